@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+# Everything on a fresh Debian 12 with git, python3 and make:  make demo   make test
+# `make bootstrap` installs from Debian and PyPI (into .venv) what is missing; every other target needs it first.
+
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+# A private mount and pid namespace: a killed run takes its servers and its mounts with it.
+SANDBOX := .ci/sandbox
+
+.PHONY: demo test unit mount fuzz check format bootstrap clean
+
+demo: bootstrap
+	$(PYTHON) -m runtime.demo
+
+test: check
+	$(SANDBOX) $(PYTEST) -n 4 --dist loadgroup tests
+
+unit: bootstrap
+	$(PYTEST) tests/unit
+
+mount: bootstrap
+	$(SANDBOX) $(PYTEST) -n 4 tests/mount
+
+# The model test for as long as FUZZ_SECONDS says; a failure prints the operations that lead to it.
+FUZZ_SECONDS ?= 1800
+fuzz: bootstrap
+	UNIONFS_FUZZ_SECONDS=$(FUZZ_SECONDS) $(SANDBOX) $(PYTEST) -n 2 --timeout 0 tests/model
+
+# Lint, format, types.
+check: bootstrap
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+format: bootstrap
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+bootstrap:
+	@.ci/bootstrap
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

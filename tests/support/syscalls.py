@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The few system calls that the tests need and Python 3.11 lacks; independent of the code under test."""
+
+import ctypes
+import os
+
+CLONE_NEWNS = 0x20000
+MS_RDONLY = 1
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_PRIVATE = 1 << 18
+MNT_DETACH = 2
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+RENAME_WHITEOUT = 4
+AT_FDCWD = -100
+FALLOC_FL_KEEP_SIZE = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, path: str | bytes | None = None) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces that `flags` name, for the calling thread and what it starts."""
+    _check(_libc.unshare(flags))
+
+
+def mount(source: str, target: str, kind: str | None, flags: int = 0, data: str = "") -> None:
+    """Mount as mount(2) does."""
+    encoded = kind.encode() if kind else None
+    _check(
+        _libc.mount(source.encode(), target.encode(), encoded, ctypes.c_ulong(flags), data.encode()), target
+    )
+
+
+def umount2(target: str, flags: int = 0) -> None:
+    """Unmount as umount2(2) does."""
+    _check(_libc.umount2(os.fsencode(target), flags), target)
+
+
+def renameat2(old: str | bytes, new: str | bytes, flags: int) -> None:
+    """Rename as renameat2(2) does, both names relative to the working directory."""
+    _check(_libc.renameat2(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags), os.fsencode(old))
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """Allocate as fallocate(2) does; posix_fallocate cannot keep the size."""
+    _check(_libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)))
