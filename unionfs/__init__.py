@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A union filesystem with AUFS' semantics in user space.
+
+`with unionfs.mounted([unionfs.Branch("work", "rw"), unionfs.Branch("base")]) as path: ...`
+Names are imported when they are first used, so that small programs start fast.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unionfs.api import mounted
+    from unionfs.branch import Branch
+    from unionfs.errors import UserError
+    from unionfs.options import Options
+
+__all__ = ["Branch", "Options", "UserError", "mounted"]
+
+_HOMES = {"Branch": "branch", "Options": "options", "UserError": "errors", "mounted": "api"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'unionfs' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"unionfs.{_HOMES[name]}"), name)

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A branch: a directory that takes part in a union, its permission and attributes, and its open descriptor.
+
+Owns the syntax `DIR=PERM+ATTR`, the defaults and the checks of one directory. It must not know the other branches'
+content nor how they are stacked; relations between branches (overlap) are checked in `surgery`.
+"""
+
+import errno
+import logging
+import os
+import stat
+import zlib
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from unionfs import syscalls
+
+log = logging.getLogger(__name__)
+
+PERMISSIONS = ("rw", "ro", "rr")
+ICEX = ("icexsec", "icexsys", "icextr", "icexusr", "icexoth")
+# In the order in which AUFS prints them. `fhsm` and `unpin` are accepted and ignored.
+ATTRIBUTES = ("coo_reg", "coo_all", "moo", "fhsm", "icex", *ICEX, "wh", "nolwh", "ovl")
+_IGNORED = ("fhsm", "unpin")
+_ONLY_FOR = {"wh": ("ro", "rr"), "nolwh": ("rw",), "moo": ("rw",)}
+_COPY_ON_OPEN = ("coo_reg", "coo_all", "moo")
+
+# Filesystems that cannot change: their default permission is rr.
+_READ_ONLY_KINDS = {
+    0x73717368: "squashfs",
+    0x9660: "iso9660",
+    0x28CD3D45: "cramfs",
+    0x7275: "romfs",
+    0xE0F5E1E2: "erofs",
+}
+_REFUSED_KINDS = {
+    0x9FA0: "procfs",
+    0x62656572: "sysfs",
+    0x62656570: "configfs",
+    0x64626720: "debugfs",
+    0x73636673: "securityfs",
+    0x858458F6: "ramfs",
+    0x61756673: "aufs",
+    0xF15F: "ecryptfs",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A directory with the permission and attributes that the user gave it.
+
+    `permission` is "rw", "ro", "rr" or None (decide by position and filesystem); `attributes` are AUFS' words without "+".
+    """
+
+    path: str
+    permission: str | None = None
+    attributes: frozenset[str] = field(default_factory=frozenset)
+
+    @classmethod
+    def parse(cls, text: str) -> "Branch":
+        """Read `DIR[=PERM[+ATTR]...]`; an unknown permission becomes ro with a warning, as in AUFS."""
+        path, separator, words = text.rpartition("=")
+        if not separator:
+            return cls(text)
+        permission, attributes = parse_permission(words)
+        return cls(path, permission, attributes)
+
+    def __str__(self) -> str:
+        """Return the canonical form `DIR=PERM+ATTR`, as in AUFS' br<N> files."""
+        words = [self.permission or "ro"]
+        icex = self.attributes.issuperset(ICEX)
+        for word in ATTRIBUTES:
+            if (word in ICEX and icex) or (word == "icex" and not icex):
+                continue
+            if word == "icex" or word in self.attributes:
+                words.append(word)
+        return f"{self.path}={'+'.join(words)}"
+
+
+def parse_permission(text: str) -> tuple[str, frozenset[str]]:
+    """Read `PERM[+ATTR]...` and return (permission, attributes) with what does not fit dropped and warned about.
+
+    Source: AUFS' br_perm_val: parsing stops at the first unknown attribute; the last of coo_reg, coo_all, moo wins.
+    """
+    permission, *words = text.split("+")
+    if permission not in PERMISSIONS:
+        log.warning("unknown branch permission %r, taken as ro", permission)
+        permission = "ro"
+    chosen: set[str] = set()
+    for word in words:
+        if word in _IGNORED:
+            log.info("branch attribute %s has no effect", word)
+        elif word not in ATTRIBUTES:
+            log.warning("unknown branch attribute %r, the rest of %r is ignored", word, text)
+            break
+        elif permission not in _ONLY_FOR.get(word, PERMISSIONS):
+            log.warning("branch attribute %s does not fit %s, ignored", word, permission)
+        else:
+            if word in _COPY_ON_OPEN:
+                chosen.difference_update(_COPY_ON_OPEN)
+            chosen.update(ICEX if word == "icex" else (word,))
+    return permission, frozenset(chosen)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenBranch:
+    """A branch in use: its value, its root descriptor (O_PATH) and what its filesystem can do.
+
+    `id` is AUFS' branch id, stable for the life of the branch in a mount. Equality is identity; `mod` replaces the object
+    and keeps the descriptor.
+    """
+
+    branch: Branch
+    id: int
+    root: int
+    device: int
+    root_ino: int
+    number_prefix: int
+    writable: bool
+    whable: bool  # AUFS' whiteouts and opaque marks count here
+    overlay: bool  # overlayfs' whiteouts and opaque marks count here
+    links: bool  # whiteouts are hard links of one base file
+    copy_on_open: str  # "", "coo_reg", "coo_all" or "moo"
+    watch: bool  # somebody may change it behind our back
+
+    @property
+    def path(self) -> str:
+        """Return the directory as the user gave it, made absolute."""
+        return self.branch.path
+
+    @property
+    def permission(self) -> str:
+        """Return "rw", "ro" or "rr"."""
+        return self.branch.permission or "ro"
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        """Return the attributes in effect."""
+        return self.branch.attributes
+
+    @property
+    def marks(self) -> bool:
+        """Tell whether any whiteout or opaque mark counts on this branch."""
+        return self.whable or self.overlay
+
+    def __str__(self) -> str:
+        return str(self.branch)
+
+    def with_permission(self, permission: str, attributes: frozenset[str]) -> "OpenBranch":
+        """Return this branch with another permission, on the same descriptor; EINVAL if it cannot be writable."""
+        if permission == "rw":
+            check_writable(self.root, self.path)
+        return replace(
+            self,
+            branch=replace(self.branch, permission=permission, attributes=attributes),
+            **_rules(permission, attributes),
+        )
+
+    def close(self) -> None:
+        """Close the root descriptor."""
+        os.close(self.root)
+
+
+def _rules(
+    permission: str, attributes: frozenset[str]
+) -> dict[str, Any]:  # Any: keyword arguments of OpenBranch
+    return {
+        "writable": permission == "rw",
+        "whable": permission == "rw" or "wh" in attributes,
+        "overlay": "ovl" in attributes,
+        "links": "nolwh" not in attributes,
+        "copy_on_open": next((word for word in _COPY_ON_OPEN if word in attributes), ""),
+        "watch": permission != "rr",
+    }
+
+
+def open_branch(branch: Branch, *, index: int, id: int, union_read_only: bool = False) -> OpenBranch:
+    """Open the directory of `branch` and decide its permission (AUFS' defaults depend on `index`).
+
+    As root the descriptor is a detached copy of the mount without its sub-mounts, so that what is mounted inside a branch
+    is never reached (AUFS sees the covered directory), and a union over `/` cannot recurse into itself.
+    Raises EINVAL (with the reason as text) for whatever AUFS refuses.
+    """
+    path = os.path.abspath(branch.path)
+    root = _open_root(path)
+    try:
+        magic = syscalls.filesystem_magic(root)
+        if magic in _REFUSED_KINDS:
+            raise OSError(errno.EINVAL, f"{_REFUSED_KINDS[magic]} cannot be a branch", branch.path)
+        permission = branch.permission or _default_permission(magic, index, union_read_only)
+        if permission == "rw":
+            check_writable(root, branch.path)
+        status = os.fstat(root)
+        return OpenBranch(
+            branch=Branch(path, permission, branch.attributes),
+            id=id,
+            root=root,
+            device=status.st_dev,
+            root_ino=status.st_ino,
+            number_prefix=_number_prefix(root, status.st_dev),
+            **_rules(permission, branch.attributes),
+        )
+    except BaseException:
+        os.close(root)
+        raise
+
+
+def _open_root(path: str) -> int:
+    """Open as a detached clone where allowed (CAP_SYS_ADMIN, Linux 5.2), else plainly; what fails is EINVAL as in AUFS."""
+    try:
+        if not stat.S_ISDIR(os.stat(path).st_mode):
+            raise OSError(errno.EINVAL, "not a directory", path)
+        try:
+            return syscalls.open_tree(path, syscalls.OPEN_TREE_CLONE)
+        except OSError:
+            return os.open(path, os.O_PATH | os.O_DIRECTORY)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise
+        raise OSError(errno.EINVAL, error.strerror, path) from None
+
+
+def _default_permission(magic: int, index: int, union_read_only: bool) -> str:
+    if magic in _READ_ONLY_KINDS:
+        return "rr"
+    return "rw" if index == 0 and not union_read_only else "ro"
+
+
+def check_writable(root: int, path: str) -> None:
+    """Raise EINVAL unless the filesystem behind `root` can be a writable branch."""
+    status = os.statvfs(root)
+    if status.f_flag & os.ST_RDONLY:
+        raise OSError(errno.EINVAL, "the filesystem is read-only, rw is impossible", path)
+    if status.f_namemax < 255:
+        raise OSError(
+            errno.EINVAL, f"the filesystem allows names of {status.f_namemax} bytes, rw needs 255", path
+        )
+
+
+def _number_prefix(root: int, device: int) -> int:
+    """Return 15 bits that name the filesystem, stable over remount and (where f_fsid is) over reboot; never 0."""
+    fsid = os.statvfs(root).f_fsid or device
+    return (zlib.crc32(fsid.to_bytes(8, "little", signed=False)) % 0x7FFE) + 1

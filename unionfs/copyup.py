@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copy-up: bring a file, or a directory node, to a writable branch, whole or not at all.
+
+Order: stage (O_TMPFILE, else a `.wh..wh.` name), data, owner, xattrs, mode (setuid bits last), times, then one link or
+rename publishes it. Copying much data may take long: then `Deferred` is raised with the job, the session runs it in a
+thread and calls the operation again (docs/concurrency.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+
+from unionfs import stage, whiteout
+from unionfs.branch import OpenBranch
+from unionfs.copydata import CopyJob, Deferred
+from unionfs.handles import FileHandle
+from unionfs.links import add_plink
+from unionfs.metadata import copy_metadata
+from unionfs.nodes import Node
+from unionfs.policy import Policies
+from unionfs.union import Union
+
+Place = tuple[Node, bytes]  # parent and name
+
+
+class CopyUps:
+    """Copy-ups of one union, at most one at a time for a node."""
+
+    def __init__(self, union: Union, policies: Policies) -> None:
+        self._union = union
+        self._policies = policies
+        self._jobs: dict[Node, CopyJob] = {}
+        # The most bytes that are copied inside a request; None: everything (no session, or already in a thread).
+        self.inline_limit: int | None = None
+        self.finished = 0
+
+    # -- deciding -----------------------------------------------------------------------------------------------
+
+    def target(self, node: Node) -> OpenBranch:
+        """Return the branch a node's copy is to be on to be changed; EROFS if there is none."""
+        assert node.branch is not None
+        if node.branch.writable:
+            return node.branch
+        union = self._union
+        parent = node.parent if node.parent is not None else union.root
+        return self._policies.for_copy_up(union.branches, union.dirs(parent), node.branch)
+
+    def ensure(self, node: Node, *, length: int | None = None) -> None:
+        """Make a node's visible copy writable; of a regular file's data only the first `length` bytes are kept.
+
+        Raises EROFS, ENOSPC, EDQUOT, EIO … with the old state in place, or `Deferred` when the copy goes to a thread.
+        """
+        assert node.branch is not None
+        if node.branch.writable:
+            return
+        target = self.target(node)
+        if target is not node.branch:
+            self.to_branch(node, target, length=length)
+
+    def to_branch(
+        self, node: Node, target: OpenBranch, *, length: int | None = None, place: Place | None = None
+    ) -> None:
+        """Copy a node to `target`, whether or not its own branch is writable.
+
+        With `place` the copy gets that new name, and the old names stay what they are: AUFS' link(2) of a lower file.
+        """
+        if node.is_directory:
+            self.directory_on(node, target)
+            return
+        union = self._union
+        source = union.open_path(node)
+        try:
+            status = os.fstat(source)
+            if stat.S_ISREG(status.st_mode):
+                self._copy_regular(node, target, source, status, length, place)
+            else:
+                self._copy_special(node, target, source, status, place)
+        finally:
+            os.close(source)
+        self.finished += 1
+
+    # -- directories --------------------------------------------------------------------------------------------
+
+    def directory_on(self, node: Node, branch: OpenBranch) -> int:
+        """Return the descriptor of a directory on `branch`, made there (with its parents, children not) if missing."""
+        union = self._union
+        chain = []
+        current = node
+        fd = union.fd_on(current, branch)
+        while fd is None:
+            chain.append(current)
+            assert current.parent is not None
+            current = current.parent
+            fd = union.fd_on(current, branch)
+        for directory in reversed(chain):
+            fd = self._copy_directory(directory, branch, fd)
+        return fd
+
+    def _copy_directory(self, node: Node, branch: OpenBranch, parent_fd: int) -> int:
+        union = self._union
+        assert node.parent is not None
+        source = union.dirs(node)[0]
+        up = union.index(branch) < union.index(source[0])
+        status = os.fstat(source[1])
+        parent_status = os.fstat(parent_fd)
+        hidden = whiteout.is_whited_out(branch, parent_fd, node.name)
+        staging = union.stage_dir(branch, parent_fd)
+        name = stage.stage_name(node.name)
+        os.mkdir(name, 0o700, dir_fd=staging)
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
+            try:
+                copy_metadata(source[1], fd, status, branch, times=up)
+                if up:
+                    union.record_number(node.ino, fd, node.parent, branch, parent_fd)
+                if hidden:
+                    whiteout.make_opaque(branch, fd, union.options.whiteout)
+                    whiteout.remove(branch, parent_fd, node.name, union.options.whiteout)
+                os.rename(name, node.name, src_dir_fd=staging, dst_dir_fd=parent_fd)
+            finally:
+                os.close(fd)
+        except BaseException:
+            stage.discard(staging, name)
+            raise
+        restore_times(parent_fd, parent_status)
+        result = os.open(
+            node.name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd
+        )
+        union.add_layer(node, branch, result)
+        return result
+
+    # -- regular files ------------------------------------------------------------------------------------------
+
+    def _copy_regular(
+        self,
+        node: Node,
+        target: OpenBranch,
+        source: int,
+        status: os.stat_result,
+        length: int | None,
+        place: Place | None,
+    ) -> None:
+        """Copy a regular file in two halves: data into a stage (maybe in a thread), then attributes and publication."""
+        size = status.st_size if length is None else min(length, status.st_size)
+        job = self._jobs.get(node)
+        if job is not None:
+            if not job.done:
+                raise Deferred(job)
+            del self._jobs[node]
+            if job.failed or job.length < size or job.target is not target or job.source_id != node.identity:
+                failure = job.error
+                job.close()
+                if failure is not None:
+                    raise failure
+                job = None
+        if job is None:
+            job = self._start(node, target, source, status, size)
+        try:
+            self._publish(node, target, job, source, status, place)
+        finally:
+            job.close()
+
+    def _start(
+        self, node: Node, target: OpenBranch, source: int, status: os.stat_result, size: int
+    ) -> CopyJob:
+        union = self._union
+        parent_fd = target.root if node.parent is None else self.directory_on(node.parent, target)
+        staging = union.stage_dir(target, parent_fd)
+        data = os.open(whiteout.proc_path(source), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            job = CopyJob.create(
+                data,
+                staging,
+                node.name,
+                size,
+                whole=size == status.st_size,
+                target=target,
+                source_id=node.identity,
+                sync=union.options.fsync and size > 0,
+            )
+        except BaseException:
+            os.close(data)
+            raise
+        if self.inline_limit is not None and size > 0 and (size > self.inline_limit or job.sync):
+            self._jobs[node] = job
+            raise Deferred(job)
+        job.run()
+        if job.error is not None:
+            job.close()
+            raise job.error
+        return job
+
+    def _publish(
+        self,
+        node: Node,
+        target: OpenBranch,
+        job: CopyJob,
+        source: int,
+        status: os.stat_result,
+        place: Place | None,
+    ) -> None:
+        union = self._union
+        copy_metadata(source, job.fd, status, target)
+        if place is not None:
+            parent, name = place
+        elif node.parent is not None:
+            parent, name = node.parent, node.name
+        else:  # removed while open: the copy lives as long as its descriptors
+            self._switch(node, target, job.fd, os.dup(job.fd))
+            return
+        parent_fd = self.directory_on(parent, target)
+        parent_status = os.fstat(parent_fd)
+        if union.options.plink or status.st_nlink == 1:
+            union.record_number(node.ino, job.fd, parent, target, parent_fd)
+        if self._shared(node, status, place):
+            add_plink(union, node, target, job.fd, status)
+        job.link(parent_fd, name)
+        restore_times(parent_fd, parent_status)
+        if status.st_nlink > 1 and not union.options.plink and node.aliases:
+            self._split(node)
+        self._switch(node, target, job.fd, -1)
+        if place is not None:
+            node.make_home(parent, name)
+
+    def _shared(self, node: Node, status: os.stat_result, place: Place | None) -> bool:
+        """Tell whether names on lower branches will go on meaning this file, so that a pseudo-link is needed."""
+        if not self._union.options.plink:
+            return False
+        return place is not None or status.st_nlink - node.hidden_links > 1
+
+    def _split(self, node: Node) -> None:
+        """Without pseudo-links the other names keep the old data: they become files of their own at their next lookup."""
+        for parent, name in list(node.aliases or ()):
+            node.remove_name(parent, name)
+            self._union.on_change(parent, name)
+
+    def _switch(self, node: Node, target: OpenBranch, fd: int, dead_fd: int) -> None:
+        """Let the node and its open handles use the new copy."""
+        status = os.fstat(fd)
+        node.branch = target
+        node.identity = (status.st_dev, status.st_ino)
+        node.hidden_links = 0
+        if dead_fd >= 0:
+            if node.dead_fd >= 0:
+                os.close(node.dead_fd)
+            node.dead_fd = dead_fd
+        for handle in node.handles or ():
+            if isinstance(handle, FileHandle):
+                handle.switch(fd, writable=True)
+
+    # -- links and special files --------------------------------------------------------------------------------
+
+    def _copy_special(
+        self, node: Node, target: OpenBranch, source: int, status: os.stat_result, place: Place | None
+    ) -> None:
+        """Copy a symbolic link, FIFO, socket or device node, which is never opened."""
+        union = self._union
+        if place is None and node.parent is None:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        assert node.parent is not None
+        parent, final = place or (node.parent, node.name)
+        parent_fd = self.directory_on(parent, target)
+        parent_status = os.fstat(parent_fd)
+        staging = union.stage_dir(target, parent_fd)
+        name = stage.stage_name(node.name)
+        if stat.S_ISLNK(status.st_mode):
+            directory, entry = union.home(node)
+            os.symlink(os.readlink(entry, dir_fd=directory), name, dir_fd=staging)
+        else:
+            os.mknod(name, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev, dir_fd=staging)
+        try:
+            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
+            try:
+                copy_metadata(source, fd, status, target)
+                union.record_number(node.ino, fd, parent, target, parent_fd)
+                if self._shared(node, status, place):
+                    add_plink(union, node, target, fd, status)
+                os.rename(name, final, src_dir_fd=staging, dst_dir_fd=parent_fd)
+                restore_times(parent_fd, parent_status)
+                self._switch(node, target, fd, -1)
+                if place is not None:
+                    node.make_home(parent, final)
+            finally:
+                os.close(fd)
+        except BaseException:
+            stage.discard(staging, name)
+            raise
+
+    def close(self) -> None:
+        """Drop jobs that nobody came back for."""
+        for job in self._jobs.values():
+            job.close()
+        self._jobs.clear()
+
+
+def restore_times(fd: int, status: os.stat_result) -> None:
+    """Give a directory its times back: internal work must not show in the union (AUFS §3.3)."""
+    with contextlib.suppress(PermissionError):  # an unprivileged server and somebody else's directory
+        os.utime(whiteout.proc_path(fd), ns=(status.st_atime_ns, status.st_mtime_ns))

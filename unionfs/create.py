@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Create files, directories, symbolic links and special files in the union.
+
+AUFS' order: make the entry, then remove the old whiteout. Modes, default ACLs and set-group-ID directories are left to the
+branch filesystem, which applies its own rules; the owner is set afterwards since the server is the one that creates.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import NamedTuple
+
+from unionfs import stage, syscalls, whiteout
+from unionfs.branch import OpenBranch
+from unionfs.copyup import CopyUps
+from unionfs.lookup import Found
+from unionfs.nodes import Attributes, Node
+from unionfs.policy import Policies
+from unionfs.union import Union
+
+_SERVER_UID = os.geteuid()
+_SERVER_GID = os.getegid()
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+
+
+class Caller(NamedTuple):
+    """Who asks: the process behind a request."""
+
+    uid: int
+    gid: int
+    pid: int
+    umask: int = 0
+
+
+class Creator:
+    """Creates entries in one union."""
+
+    def __init__(self, union: Union, policies: Policies, copyups: CopyUps) -> None:
+        self._union = union
+        self._policies = policies
+        self._copyups = copyups
+
+    # -- public operations --------------------------------------------------------------------------------------
+
+    def file(self, parent: Node, name: bytes, mode: int, caller: Caller) -> tuple[Attributes, int]:
+        """Create a regular file and return its attributes and a read-write descriptor of it; EEXIST, EROFS …"""
+        branch, fd = self._place(parent, name)
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        hidden = self._is_hidden(branch, fd, name)
+        if hidden and self._union.options.whiteout == "overlay":
+            return self._file_over_whiteout(parent, branch, fd, name, mode, caller)
+        previous = os.umask(caller.umask)
+        try:
+            created = os.open(name, flags, stat.S_IMODE(mode), dir_fd=fd)
+        finally:
+            os.umask(previous)
+        try:
+            self._give(created, fd, mode, caller)
+            if hidden:
+                whiteout.remove(branch, fd, name, "aufs")
+            return self._enter(parent, branch, fd, name), created
+        except BaseException:
+            os.close(created)
+            _undo(fd, name)
+            raise
+
+    def directory(self, parent: Node, name: bytes, mode: int, caller: Caller) -> Attributes:
+        """Create a directory; opaque if the name was whited out on its branch or `diropq=always`."""
+        branch, fd = self._place(parent, name, directory=True)
+        hidden = self._is_hidden(branch, fd, name)
+        overlay = self._union.options.whiteout == "overlay"
+        staged = stage.stage_name(name) if hidden and overlay else name
+        self._masked(caller, lambda: os.mkdir(staged, stat.S_IMODE(mode), dir_fd=fd))
+        try:
+            created = os.open(staged, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            try:
+                self._give(created, fd, mode, caller)
+                if hidden or self._union.options.diropq == "a":
+                    whiteout.make_opaque(branch, created, self._union.options.whiteout)
+            finally:
+                os.close(created)
+            if staged != name:
+                syscalls.renameat2(staged, name, src_dir_fd=fd, dst_dir_fd=fd, flags=syscalls.RENAME_EXCHANGE)
+                os.unlink(staged, dir_fd=fd)
+            elif hidden:
+                whiteout.remove(branch, fd, name, "aufs")
+            return self._enter(parent, branch, fd, name)
+        except BaseException:
+            stage.discard(fd, staged)
+            raise
+
+    def symlink(self, parent: Node, name: bytes, target: bytes, caller: Caller) -> Attributes:
+        """Create a symbolic link to `target`."""
+        branch, fd = self._place(parent, name)
+        return self._special(
+            parent, branch, fd, name, caller, lambda entry: os.symlink(target, entry, dir_fd=fd)
+        )
+
+    def special(self, parent: Node, name: bytes, mode: int, rdev: int, caller: Caller) -> Attributes:
+        """Create a FIFO, socket, device or regular file by mknod; EPERM for a 0:0 device where that is a whiteout."""
+        branch, fd = self._place(parent, name)
+        if stat.S_ISCHR(mode) and rdev == 0 and branch.overlay:
+            raise OSError(errno.EPERM, "a 0:0 character device is a whiteout here")
+        return self._special(
+            parent, branch, fd, name, caller,
+            lambda entry: self._masked(caller, lambda: os.mknod(entry, mode, rdev, dir_fd=fd)), mode,
+        )  # fmt: skip
+
+    # -- parts --------------------------------------------------------------------------------------------------
+
+    def _place(self, parent: Node, name: bytes, *, directory: bool = False) -> tuple[OpenBranch, int]:
+        """Return the branch and the parent's descriptor there for a new name; EEXIST, EROFS, ENOENT."""
+        union = self._union
+        union.check_name(name)
+        if name.startswith(whiteout.PREFIX):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        if union.find(parent, name) is not None:
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        branch = self._policies.for_create(union.branches, union.dirs(parent), name, directory=directory)
+        return branch, self._copyups.directory_on(parent, branch)
+
+    def _is_hidden(self, branch: OpenBranch, fd: int, name: bytes) -> bool:
+        return whiteout.is_whited_out(branch, fd, name)
+
+    def _masked(self, caller: Caller, make: object) -> None:
+        """Run `make` under the caller's umask: the branch applies it unless the directory has a default ACL."""
+        previous = os.umask(caller.umask)
+        try:
+            make()  # type: ignore[operator]
+        finally:
+            os.umask(previous)
+
+    def _give(self, created: int, parent_fd: int, mode: int, caller: Caller) -> None:
+        """Make the caller the owner; the group stays the directory's where that has the set-group-ID bit."""
+        if caller.uid == _SERVER_UID and caller.gid == _SERVER_GID:
+            return
+        if _SERVER_UID != 0:
+            return  # an unprivileged server cannot give files away; docs/semantics.md
+        inherits = os.fstat(parent_fd).st_mode & stat.S_ISGID
+        path = whiteout.proc_path(created)
+        status = os.fstat(created)
+        os.chown(path, caller.uid, -1 if inherits else caller.gid)
+        if status.st_mode & _SET_ID and not stat.S_ISDIR(status.st_mode):  # chown has cleared them
+            os.chmod(path, stat.S_IMODE(status.st_mode))
+
+    def _special(
+        self,
+        parent: Node,
+        branch: OpenBranch,
+        fd: int,
+        name: bytes,
+        caller: Caller,
+        make: object,
+        mode: int = 0,
+    ) -> Attributes:
+        hidden = self._is_hidden(branch, fd, name)
+        overlay = hidden and self._union.options.whiteout == "overlay"
+        entry = stage.stage_name(name) if overlay else name
+        make(entry)  # type: ignore[operator]
+        try:
+            created = os.open(entry, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            try:
+                self._give(created, fd, mode, caller)
+            finally:
+                os.close(created)
+            if overlay:
+                os.rename(entry, name, src_dir_fd=fd, dst_dir_fd=fd)
+            elif hidden:
+                whiteout.remove(branch, fd, name, "aufs")
+            return self._enter(parent, branch, fd, name)
+        except BaseException:
+            _undo(fd, entry)
+            raise
+
+    def _file_over_whiteout(
+        self, parent: Node, branch: OpenBranch, fd: int, name: bytes, mode: int, caller: Caller
+    ) -> tuple[Attributes, int]:
+        """Overlayfs' whiteout has the name itself: the new file replaces it by one rename."""
+        staged = stage.stage_name(name)
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        previous = os.umask(caller.umask)
+        try:
+            created = os.open(staged, flags, stat.S_IMODE(mode), dir_fd=fd)
+        finally:
+            os.umask(previous)
+        try:
+            self._give(created, fd, mode, caller)
+            os.rename(staged, name, src_dir_fd=fd, dst_dir_fd=fd)
+            return self._enter(parent, branch, fd, name), created
+        except BaseException:
+            os.close(created)
+            _undo(fd, staged)
+            raise
+
+    def _enter(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> Attributes:
+        union = self._union
+        found = Found([(branch, os.stat(name, dir_fd=fd, follow_symlinks=False))])
+        union.drop_stale_child(parent, name)
+        node = union.node_for(parent, name, found)
+        union.touched(parent, branch, fd)
+        return union.attributes_of(node, found)
+
+
+def _undo(fd: int, name: bytes) -> None:
+    try:
+        os.unlink(name, dir_fd=fd)
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,415 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The union filesystem as a session sees it: one synchronous method per request, with numbers for nodes and handles.
+
+Knows nothing of pyfuse3, trio or wire formats. Methods raise `OSError`, or `Deferred` with a job to run in a thread before
+the same call is made again. Nothing here awaits, so each call is atomic with respect to the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from unionfs import stage, surgery, whiteout
+from unionfs.attributes import AttributeChanger, Changes
+from unionfs.branch import Branch, OpenBranch
+from unionfs.copyup import CopyUps
+from unionfs.create import Caller, Creator
+from unionfs.handles import DirectoryHandle, FileHandle, HandleTable, branch_flags
+from unionfs.inspect import Inspector
+from unionfs.links import link_file, not_permitted, recover_plinks
+from unionfs.movedown import move_down
+from unionfs.nodes import Attributes, Node
+from unionfs.onopen import OnOpen
+from unionfs.options import Options
+from unionfs.plinks import PlinkFlusher
+from unionfs.policy import Policies
+from unionfs.readdir import Entry, Listing
+from unionfs.remove import Remover
+from unionfs.rename import Renamer
+from unionfs.union import Union
+
+log = logging.getLogger(__name__)
+
+
+class UnionFilesystem:
+    """One mounted union: branches, nodes, handles and the operations on them."""
+
+    def __init__(self, branches: Sequence[OpenBranch], options: Options) -> None:
+        self.options = options
+        self.union = Union(branches, options)
+        self.handles = HandleTable()
+        self.policies = Policies(options)
+        self.copyups = CopyUps(self.union, self.policies)
+        self._create = Creator(self.union, self.policies, self.copyups)
+        self._remove = Remover(self.union, self.policies, self.copyups)
+        self._rename = Renamer(self.union, self.policies, self.copyups, self._remove)
+        self._change = AttributeChanger(self.union, self.copyups)
+        self._on_open = OnOpen(self.union, self.copyups)
+        self._flusher = PlinkFlusher(self.union, self.copyups)
+        self._inspect = Inspector(self.union, self.handles)
+        # Set by the session: drop what the kernel cached (everything after branch surgery, or one name).
+        self.invalidate_all: Callable[[], None] = lambda: None
+
+    @classmethod
+    def open(
+        cls,
+        branches: Sequence[Branch],
+        options: Options,
+        *,
+        mountpoint: str | None = None,
+        read_only: bool = False,
+        overlap_ok: bool = False,
+    ) -> UnionFilesystem:
+        """Open and check the branches (AUFS §1.4), make their bookkeeping, sweep what a killed server left.
+
+        Raises OSError with AUFS' errno and the reason as text; nothing stays open then.
+        """
+        opened = surgery.open_branches(
+            branches, mountpoint=mountpoint, read_only=read_only or options.read_only, overlap_ok=overlap_ok,
+            overlay=options.whiteout == "overlay",
+        )  # fmt: skip
+        try:
+            for branch in opened:
+                surgery.prepare(branch, options)
+            filesystem = cls(opened, options)
+            recover_plinks(filesystem.union)
+        except BaseException:
+            for branch in opened:
+                branch.close()
+            raise
+        surgery.warn(opened, options)
+        return filesystem
+
+    # -- names --------------------------------------------------------------------------------------------------
+
+    def node(self, nodeid: int) -> Node:
+        """Return the node of a number from the kernel; ESTALE if it is unknown."""
+        node = self.union.nodes.get(nodeid)
+        if node is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return node
+
+    def lookup(self, parent: Node, name: bytes, caller: Caller | None = None) -> Attributes:
+        """Find a name; the session counts a lookup on the node it reports to the kernel."""
+        self.union.trim()
+        if not self.options.dirperm1 and caller is not None:
+            self._inspect.check_search(parent, caller)
+        if name == b".":
+            return self.union.attributes(parent)
+        if name == b"..":
+            return self.union.attributes(parent.parent or parent)
+        return self.union.lookup(parent, name)
+
+    def forget(self, nodeid: int, count: int) -> None:
+        """Take back lookups; an unknown number is ignored, as there is nobody to tell."""
+        node = self.union.nodes.get(nodeid)
+        if node is not None:
+            self.union.nodes.forget(node, count)
+
+    def getattr(self, node: Node, handle: int | None = None) -> Attributes:
+        """Return a node's attributes."""
+        return self.union.attributes(node)
+
+    def setattr(self, node: Node, changes: Changes, handle: int | None = None) -> Attributes:
+        """Change a node's attributes."""
+        opened = self.handles[handle] if handle is not None else None
+        return self._change.change(node, changes, opened if isinstance(opened, FileHandle) else None)
+
+    def readlink(self, node: Node) -> bytes:
+        """Return a symbolic link's text."""
+        if node.removed:
+            return os.readlink(b"", dir_fd=self.union.held_fd(node))
+        fd, name = self.union.home(node)
+        return os.readlink(name, dir_fd=fd)
+
+    # -- changes of names ---------------------------------------------------------------------------------------
+
+    def mknod(self, parent: Node, name: bytes, mode: int, rdev: int, caller: Caller) -> Attributes:
+        """Create a special (or regular) file."""
+        return self._create.special(parent, name, mode, rdev, caller)
+
+    def mkdir(self, parent: Node, name: bytes, mode: int, caller: Caller) -> Attributes:
+        """Create a directory."""
+        return self._create.directory(parent, name, mode, caller)
+
+    def symlink(self, parent: Node, name: bytes, target: bytes, caller: Caller) -> Attributes:
+        """Create a symbolic link."""
+        return self._create.symlink(parent, name, target, caller)
+
+    def create(
+        self, parent: Node, name: bytes, mode: int, flags: int, caller: Caller
+    ) -> tuple[Attributes, int]:
+        """Create and open a regular file; return its attributes and the handle's number."""
+        attributes, fd = self._create.file(parent, name, mode, caller)
+        return attributes, self._add_handle(FileHandle(attributes.node, fd, flags, caller.pid))
+
+    def unlink(self, parent: Node, name: bytes) -> None:
+        """Remove a file's name."""
+        self._remove.unlink(parent, name)
+
+    def rmdir(self, parent: Node, name: bytes) -> None:
+        """Remove an empty directory."""
+        self._remove.rmdir(parent, name)
+
+    def rename(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int = 0) -> None:
+        """Rename, with renameat2's flags."""
+        self._rename.rename(parent, name, new_parent, new_name, flags)
+
+    def link(self, node: Node, parent: Node, name: bytes) -> Attributes:
+        """Make a hard link; a lower file is copied up under the new name and both names stay one file."""
+        if node.is_directory:
+            raise not_permitted()
+        union = self.union
+        union.check_name(name)
+        if name.startswith(whiteout.PREFIX):
+            raise not_permitted()
+        if union.find(parent, name) is not None:
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        assert node.branch is not None
+        target = self.policies.lifted(union.branches, union.dirs(parent), name, self.copyups.target(node))
+        if target is not node.branch and not self.options.plink:
+            self.copyups.to_branch(node, target)
+        fd = self.copyups.directory_on(parent, target)
+        with contextlib.ExitStack() as undo:
+            overlay = self.options.whiteout == "overlay" and whiteout.is_whited_out(target, fd, name)
+            if overlay:
+                whiteout.remove(target, fd, name, "overlay")
+                undo.callback(whiteout.make, target, fd, name, "overlay")
+            if target is not node.branch:
+                self.copyups.to_branch(node, target, place=(parent, name))
+            else:
+                source_fd, source = union.home(node) if not node.removed else (-1, b"")
+                link_file(union, node, source_fd, source, fd, name)
+            undo.pop_all()
+        plink = union.plinks.get(node.ino)
+        if plink is not None:
+            plink.nlink += 1
+        whiteout.remove(target, fd, name, "aufs")
+        union.drop_stale_child(parent, name)
+        node.add_name(parent, name)
+        if node.removed is False and node.dead_fd >= 0:
+            os.close(node.dead_fd)
+            node.dead_fd = -1
+        union.keep_number(node, parent, target, fd)
+        union.touched(parent, target, fd)
+        return union.attributes(node)
+
+    # -- files --------------------------------------------------------------------------------------------------
+
+    def open_file(self, node: Node, flags: int, caller: Caller) -> int:
+        """Open a regular file and return the handle's number. Copies up only for O_TRUNC, coo and moo."""
+        if not stat.S_ISREG(node.kind):
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        self._on_open.prepare_file(node)
+        if flags & os.O_ACCMODE:
+            self.copyups.target(node)  # EROFS now, not at the first write
+        if flags & os.O_TRUNC:
+            self.copyups.ensure(node, length=0)
+            if caller.uid != 0:
+                self._change.strip_set_id(node)
+        assert node.branch is not None
+        path = self.union.open_path(node)
+        try:
+            opened = branch_flags(flags, writable=node.branch.writable)
+            if node.removed and not node.branch.writable:
+                opened = branch_flags(flags, writable=False)
+            fd = os.open(whiteout.proc_path(path), opened)
+        finally:
+            os.close(path)
+        try:
+            if flags & os.O_TRUNC:
+                os.truncate(fd, 0)
+        except BaseException:
+            os.close(fd)
+            raise
+        return self._add_handle(FileHandle(node, fd, flags, caller.pid))
+
+    def _add_handle(self, handle: FileHandle | DirectoryHandle) -> int:
+        if isinstance(handle, FileHandle):
+            if handle.node.handles is None:
+                handle.node.handles = set()
+            handle.node.handles.add(handle)
+        else:
+            handle.node.opens += 1
+        return self.handles.add(handle)
+
+    def file(self, number: int) -> FileHandle:
+        """Return an open file; EBADF for any other number."""
+        handle = self.handles[number]
+        if not isinstance(handle, FileHandle):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return handle
+
+    def writable_file(self, number: int) -> FileHandle:
+        """Return an open file ready to be written to: the first write is what copies up."""
+        handle = self.file(number)
+        assert handle.node.branch is not None
+        if not handle.node.branch.writable:
+            self.copyups.ensure(handle.node)
+        return handle
+
+    def read(self, number: int, offset: int, size: int) -> bytes:
+        """Read up to `size` bytes."""
+        return os.pread(self.file(number).fd, size, offset)
+
+    def write(self, number: int, offset: int, data: bytes) -> int:
+        """Write all of `data`, unless the branch runs full; return how much was written."""
+        fd = self.writable_file(number).fd
+        written = os.pwrite(fd, data, offset)
+        while written < len(data):
+            view = memoryview(data)[written:]
+            try:
+                count = os.pwrite(fd, view, offset + written)
+            except OSError:
+                break  # report the short count now; the next write gets the error
+            if count == 0:
+                break
+            written += count
+        return written
+
+    def fsync(self, number: int, *, data_only: bool) -> None:
+        """Write a file (or directory) back; may block for long, so sessions call it in a thread."""
+        handle = self.handles[number]
+        if isinstance(handle, DirectoryHandle):
+            for branch, fd in handle.listing.descriptors:
+                if branch.writable:
+                    os.fsync(fd)
+        elif data_only:
+            os.fdatasync(handle.fd)
+        else:
+            os.fsync(handle.fd)
+
+    def release(self, number: int) -> None:
+        """Close a handle."""
+        handle = self.handles.pop(number)
+        handle.close()
+        node = handle.node
+        if isinstance(handle, FileHandle):
+            if node.handles is not None:
+                node.handles.discard(handle)
+                if not node.handles:
+                    node.handles = None
+        else:
+            node.opens -= 1
+        self.union.nodes.release(node)
+
+    # -- directories --------------------------------------------------------------------------------------------
+
+    def open_directory(self, node: Node, caller: Caller) -> int:
+        """Open a directory for listing and return the handle's number."""
+        self.union.trim()
+        self._on_open.prepare_directory(node)
+        if not self.options.dirperm1:
+            self._inspect.check_read(node, caller)
+        return self._add_handle(DirectoryHandle(node, Listing(self.union, node), caller.pid))
+
+    def read_directory(self, number: int, offset: int) -> Iterator[Entry]:
+        """Yield the entries from `offset`."""
+        handle = self.handles[number]
+        if not isinstance(handle, DirectoryHandle):
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        return handle.listing.read(offset)
+
+    # -- the rest -----------------------------------------------------------------------------------------------
+
+    def statfs(self) -> os.statvfs_result:
+        """Return the first branch's numbers, or with `sum` the total over distinct filesystems; f_namemax is ours."""
+        return self._inspect.statfs()
+
+    def getxattr(self, node: Node, name: str) -> bytes:
+        """Return an extended attribute."""
+        return self._change.get_xattr(node, name)
+
+    def listxattr(self, node: Node) -> list[str]:
+        """Return the names of the extended attributes."""
+        return self._change.list_xattrs(node)
+
+    def setxattr(self, node: Node, name: str, value: bytes, flags: int = 0) -> None:
+        """Set an extended attribute."""
+        self._change.set_xattr(node, name, value, flags)
+
+    def removexattr(self, node: Node, name: str) -> None:
+        """Remove an extended attribute."""
+        self._change.remove_xattr(node, name)
+
+    # -- branches and maintenance -------------------------------------------------------------------------------
+
+    @property
+    def branches(self) -> tuple[OpenBranch, ...]:
+        """Return the branches, top first."""
+        return self.union.branches
+
+    def add_branch(self, index: int | None, branch: Branch) -> None:
+        """Insert a branch at `index` (None: append); one that is there already is accepted silently. EDOM, EINVAL."""
+        self.flush_plinks()
+        if surgery.add(self.union, index, branch, self.options):
+            self.invalidate_all()
+
+    def delete_branch(self, path: str) -> None:
+        """Remove a branch; EBUSY while a file or directory on it is open, or if it is the last one."""
+        if surgery.find_branch(self.union, path) is not None:
+            self.flush_plinks()
+        if surgery.delete(self.union, path, self.busy(path)):
+            self.invalidate_all()
+
+    def modify_branch(self, path: str, text: str) -> None:
+        """Change a branch's permission and attributes (`rw`, `ro+wh` …)."""
+        self.flush_plinks()
+        if surgery.modify(self.union, path, text, self.options):
+            self.invalidate_all()
+
+    def busy(self, path: str) -> list[tuple[int, str]]:
+        """Return (pid, path in the union) of what keeps a branch busy."""
+        return self._inspect.busy(surgery.find_branch(self.union, path))
+
+    def flush_plinks(self) -> int:
+        """Turn pseudo-links into real links; return how many names were linked."""
+        return self._flusher.flush()
+
+    def plinks(self) -> list[list[str]]:
+        """Return, for each pseudo-linked file, the names that share it."""
+        return self._flusher.names()
+
+    def which(self, path: bytes) -> list[dict[str, Any]]:
+        """Return per branch what it has at `path` (relative to the union's root) and why it shows or not."""
+        return self._inspect.which(path)
+
+    def move_down(self, path: bytes, *, overwrite: bool = False, keep: bool = False) -> str:
+        """Move a file from its top branch to the next lower writable one; return that branch (AUFS' mvdown)."""
+        result = move_down(self.union, self.copyups, path, overwrite=overwrite, keep=keep)
+        self.invalidate_all()
+        return result
+
+    def counters(self) -> dict[str, int]:
+        """Return sizes of the tables, for status and tests."""
+        return {
+            "nodes": len(self.union.nodes),
+            "handles": len(self.handles),
+            "descriptors": self.union.descriptors,
+            "plinks": len(self.union.plinks),
+            "copy_ups": self.copyups.finished,
+        }
+
+    def set_background(self, *, inline_limit: int | None, delete_later: Callable[[int, bytes], None]) -> None:
+        """Let a session take over long work: bigger copies are deferred, big deletions are handed to `delete_later`."""
+        self.copyups.inline_limit = inline_limit
+        self._remove.delete_later = delete_later
+
+    def close(self) -> None:
+        """Flush pseudo-links and close every descriptor."""
+        self.copyups.inline_limit = None
+        self._remove.delete_later = stage.discard
+        try:
+            self.flush_plinks()
+        except OSError as error:
+            log.error("pseudo-links are not flushed: %s", error)
+        self.copyups.close()
+        for handle in self.handles:
+            handle.close()
+        self.union.close()

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open files and directories: what a FUSE handle number stands for.
+
+A handle owns one descriptor on a branch. After a copy-up the descriptor is switched in place (`dup2`), so readers that
+were there before see the new data, as AUFS promises.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from unionfs import whiteout
+from unionfs.nodes import Node
+
+if TYPE_CHECKING:
+    from unionfs.readdir import Listing
+
+# What of the caller's flags reaches the branch. O_DIRECT would demand aligned buffers of us; O_APPEND would override the
+# offset that the kernel computed; O_SYNC and O_DSYNC are kept, they are the caller's promise of durability.
+_KEPT_FLAGS = os.O_ACCMODE | os.O_SYNC | os.O_DSYNC
+
+
+class FileHandle:
+    """An open regular file."""
+
+    __slots__ = ("fd", "flags", "node", "number", "pid")
+
+    def __init__(self, node: Node, fd: int, flags: int, pid: int) -> None:
+        self.node = node
+        self.fd = fd
+        self.flags = flags
+        self.pid = pid
+        self.number = 0
+
+    @property
+    def writes(self) -> bool:
+        """Tell whether the file was opened for writing."""
+        return bool(self.flags & os.O_ACCMODE)
+
+    def switch(self, source_fd: int, *, writable: bool) -> None:
+        """Point the descriptor at the file behind `source_fd`, opened with the caller's access mode."""
+        fd = os.open(whiteout.proc_path(source_fd), branch_flags(self.flags, writable=writable))
+        os.dup2(fd, self.fd, inheritable=False)
+        os.close(fd)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.fd)
+
+
+class DirectoryHandle:
+    """An open directory with its merged listing."""
+
+    __slots__ = ("listing", "node", "number", "pid")
+
+    def __init__(self, node: Node, listing: Listing, pid: int) -> None:
+        self.node = node
+        self.listing = listing
+        self.pid = pid
+        self.number = 0
+
+    def close(self) -> None:
+        """Close the listing's descriptors."""
+        self.listing.close()
+
+
+def branch_flags(flags: int, *, writable: bool) -> int:
+    """Return the flags to open the branch file with; read-only where it may not be written (yet)."""
+    kept = flags & _KEPT_FLAGS
+    if not writable:
+        kept = (kept & ~os.O_ACCMODE) | os.O_RDONLY
+    return kept | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+Handle = FileHandle | DirectoryHandle
+
+
+class HandleTable:
+    """Handles by number; numbers are never reused within a mount."""
+
+    def __init__(self) -> None:
+        self._handles: dict[int, Handle] = {}
+        self._next = 1
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def __iter__(self) -> Iterator[Handle]:
+        return iter(list(self._handles.values()))
+
+    def __getitem__(self, number: int) -> Handle:
+        return self._handles[number]
+
+    def add(self, handle: Handle) -> int:
+        """Enter a handle and return its number."""
+        handle.number = self._next
+        self._next += 1
+        self._handles[handle.number] = handle
+        return handle.number
+
+    def pop(self, number: int) -> Handle:
+        """Take a handle out of the table."""
+        return self._handles.pop(number)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find a name in a directory of the union (AUFS' lookup rules, docs/semantics.md).
+
+Pure reading: a directory comes in as the (branch, descriptor) pairs that contribute to it, top first; out comes where
+the name is. Knows nothing of nodes.
+"""
+
+import errno
+import os
+import stat
+from typing import NamedTuple
+
+from unionfs import whiteout
+from unionfs.branch import OpenBranch
+from unionfs.whiteout import Layers
+
+_S_IFMT = 0o170000
+
+
+class Found(NamedTuple):
+    """Where a visible name is: one entry for a file, one for each contributing branch (top first) for a directory."""
+
+    entries: list[tuple[OpenBranch, os.stat_result]]
+
+    @property
+    def branch(self) -> OpenBranch:
+        """Return the topmost branch that shows the name."""
+        return self.entries[0][0]
+
+    @property
+    def status(self) -> os.stat_result:
+        """Return the topmost entry's stat."""
+        return self.entries[0][1]
+
+    @property
+    def is_directory(self) -> bool:
+        """Tell whether the name is a directory."""
+        return stat.S_ISDIR(self.entries[0][1].st_mode)
+
+
+def check_name(name: bytes, limit: int = whiteout.MAX_NAME, *, shwh: bool = False) -> None:
+    """Refuse names that no union can hold: ENAMETOOLONG over `limit` bytes, EPERM for the reserved prefix `.wh.`."""
+    if len(name) > limit:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), os.fsdecode(name))
+    if name.startswith(b".wh.") and not shwh:
+        raise OSError(errno.EPERM, "names with the prefix .wh. are reserved", os.fsdecode(name))
+
+
+def find(layers: Layers, name: bytes, *, trust: bool = False) -> Found | None:
+    """Return where `name` is visible in the directory `layers`, or None.
+
+    EIO if the topmost branch has both the entry and its whiteout and nothing else shows the name (unless `trust`:
+    udba=none), or if a whiteout is not a regular file.
+    """
+    entries: list[tuple[OpenBranch, os.stat_result]] = []
+    kind = 0
+    corrupt = False
+    for position, (branch, fd) in enumerate(layers):
+        try:
+            status: os.stat_result | None = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            status = None
+        if branch.overlay and status is not None and whiteout.is_overlay_whiteout(fd, name, status):
+            break
+        if branch.whable and whiteout.has_mark(fd, name):
+            corrupt = status is not None and position == 0
+            break
+        if status is None:
+            continue
+        found = status.st_mode & _S_IFMT
+        if not entries:
+            entries.append((branch, status))
+            kind = found
+            if kind != stat.S_IFDIR:
+                return Found(entries)
+        elif found == kind:
+            # Opaque marks matter only when a second directory would join; so one stat a level is saved in the usual case.
+            if _opaque_above(layers, name, entries[-1][0]):
+                break
+            entries.append((branch, status))
+        elif branch.overlay:
+            break  # overlayfs stops at an entry of another type; AUFS goes on
+    if entries:
+        return Found(entries)
+    if corrupt and not trust:
+        raise OSError(errno.EIO, "both the entry and its whiteout are in one branch", os.fsdecode(name))
+    return None
+
+
+def _opaque_above(layers: Layers, name: bytes, branch: OpenBranch) -> bool:
+    if not branch.marks:
+        return False
+    parent = next(fd for candidate, fd in layers if candidate is branch)
+    fd = open_directory(parent, name)
+    try:
+        return whiteout.is_opaque(branch, fd)
+    finally:
+        os.close(fd)
+
+
+def open_directory(parent: int, name: bytes) -> int:
+    """Open the directory `name` (one component, never through a symbolic link) as an O_PATH descriptor."""
+    return os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+
+
+def is_visible_below(layers: Layers, name: bytes, branch: OpenBranch) -> bool:
+    """Tell whether a branch lower than `branch` still shows `name` (any type), so that hiding it needs a whiteout."""
+    position = next((index for index, (candidate, _) in enumerate(layers) if candidate is branch), None)
+    if position is None:
+        return find(layers, name, trust=True) is not None
+    return find(layers[position + 1 :], name, trust=True) is not None
+
+
+def hidden_from(layers: Layers, name: bytes) -> list[OpenBranch]:
+    """Return the branches of `layers` that hold a whiteout of `name`, top first."""
+    return [branch for branch, fd in layers if branch.marks and whiteout.is_whited_out(branch, fd, name)]

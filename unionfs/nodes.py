@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes: what the kernel knows of the union, with the numbers that it sees, and the table that holds them.
+
+A node is a file or directory of the union, not of a branch: names of one file share a node, and copy-up changes a node's
+branch but neither its number nor its handles. Owns numbers, names and lookup counts; knows nothing of branches' content.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from unionfs.branch import OpenBranch
+
+if TYPE_CHECKING:
+    from unionfs.handles import FileHandle
+
+ROOT_NODEID = 1  # FUSE_ROOT_ID
+ROOT_INO = 2  # what AUFS shows for its root
+
+_INO_BITS = 48
+_INO_MASK = (1 << _INO_BITS) - 1
+
+Identity = tuple[int, int]  # (st_dev, st_ino) on a branch
+
+
+@dataclass(slots=True)
+class Plink:
+    """A pseudo-link: the copy of a hard-linked lower file, which names on lower branches share (AUFS' plink).
+
+    The copy is `name` in the pseudo-link directory of `branch`; `nlink` is what the union shows.
+    """
+
+    branch: OpenBranch
+    name: bytes
+    nlink: int
+    origin: Identity
+
+
+class Attributes(NamedTuple):
+    """A node with the stat of its visible copy; st_nlink comes from `nlink` and st_ino from the node."""
+
+    node: Node
+    status: os.stat_result
+    nlink: int
+
+
+class Node:
+    """A file or directory of the union.
+
+    `parent` and `name` are one name that exists physically on `branch` (the home); further names of a hard-linked file
+    are in `aliases`. A node without a parent is removed: `dead_fd` keeps its last copy reachable until the kernel forgets it.
+    """
+
+    __slots__ = (
+        "aliases",
+        "branch",
+        "children",
+        "dead_fd",
+        "dirs",
+        "epoch",
+        "generation",
+        "handles",
+        "hidden_links",
+        "identity",
+        "impure",
+        "ino",
+        "kind",
+        "layers",
+        "lookups",
+        "name",
+        "nodeid",
+        "opens",
+        "parent",
+    )
+
+    def __init__(self, nodeid: int, ino: int, kind: int, parent: Node | None, name: bytes) -> None:
+        self.nodeid = nodeid
+        self.ino = ino
+        self.generation = 0
+        self.kind = kind  # S_IFMT of the mode
+        self.parent = parent
+        self.name = name
+        self.aliases: dict[tuple[Node, bytes], None] | None = None
+        self.lookups = 0
+        self.branch: OpenBranch | None = None
+        self.identity: Identity = (0, 0)
+        self.handles: set[FileHandle] | None = None
+        self.opens = 0  # open directories
+        self.dead_fd = -1
+        self.hidden_links = 0  # names removed by whiteouts, which the branch still counts in st_nlink
+        # Directories only:
+        self.layers: tuple[OpenBranch, ...] = ()
+        self.dirs: tuple[tuple[OpenBranch, int], ...] | None = None
+        self.children: dict[bytes, Node] | None = {} if kind == stat.S_IFDIR else None
+        self.impure: dict[int, bool] | None = (
+            None  # branch id -> some child there carries a number of its own
+        )
+        self.epoch = 0
+
+    def __repr__(self) -> str:
+        return f"<Node {self.nodeid} {self.path()!r}>"
+
+    @property
+    def is_directory(self) -> bool:
+        """Tell whether this is a directory."""
+        return self.kind == stat.S_IFDIR
+
+    @property
+    def removed(self) -> bool:
+        """Tell whether the node has no name any more (the root has none either, but is not removed)."""
+        return self.parent is None and self.nodeid != ROOT_NODEID
+
+    def path(self) -> bytes:
+        """Return one path from the union's root, for people and for the control commands."""
+        if self.removed:
+            return b"(removed)"
+        parts: list[bytes] = []
+        node: Node = self
+        while node.parent is not None:
+            parts.append(node.name)
+            node = node.parent
+        return b"/" + b"/".join(reversed(parts))
+
+    def names(self) -> Iterator[tuple[Node, bytes]]:
+        """Yield every known (parent, name), the home first."""
+        if self.parent is not None:
+            yield self.parent, self.name
+        if self.aliases:
+            yield from list(self.aliases)
+
+    def add_name(self, parent: Node, name: bytes) -> None:
+        """Record a name."""
+        assert parent.children is not None
+        parent.children[name] = self
+        if self.parent is None:
+            self.parent, self.name = parent, name
+        elif self.parent is not parent or self.name != name:
+            if self.aliases is None:
+                self.aliases = {}
+            self.aliases[parent, name] = None
+
+    def remove_name(self, parent: Node, name: bytes) -> None:
+        """Forget a name; if it was the home, another known name takes its place."""
+        if parent.children is not None and parent.children.get(name) is self:
+            del parent.children[name]
+        if self.aliases:
+            self.aliases.pop((parent, name), None)
+        if self.parent is parent and self.name == name:
+            self.parent = None
+            if self.aliases:
+                self.parent, self.name = next(iter(self.aliases))
+                del self.aliases[self.parent, self.name]
+
+    def make_home(self, parent: Node, name: bytes) -> None:
+        """Make a known or new name the one that is physically on the branch."""
+        if self.parent is parent and self.name == name:
+            return
+        if self.aliases:
+            self.aliases.pop((parent, name), None)
+        if self.parent is not None:
+            if self.aliases is None:
+                self.aliases = {}
+            self.aliases[self.parent, self.name] = None
+        self.parent, self.name = parent, name
+        assert parent.children is not None
+        parent.children[name] = self
+
+
+def number(prefix: int, ino: int) -> int:
+    """Return the union's number of inode `ino` on the filesystem `prefix`: 15 bits of filesystem, 48 bits of inode.
+
+    Two branches on different filesystems thus never share numbers, and a number does not depend on the order of branches.
+    """
+    if ino > _INO_MASK:
+        ino = (ino ^ ((ino >> _INO_BITS) * 0x9E3779B97F4B)) & _INO_MASK
+    return prefix << _INO_BITS | ino
+
+
+class NodeTable:
+    """Nodes by nodeid, with lookup counts."""
+
+    def __init__(self, root: Node) -> None:
+        self.root = root
+        self._nodes: dict[int, Node] = {root.nodeid: root}
+        self._next_private = 1 << 63
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(list(self._nodes.values()))
+
+    def get(self, nodeid: int) -> Node | None:
+        """Return the node of a nodeid, or None."""
+        return self._nodes.get(nodeid)
+
+    def __getitem__(self, nodeid: int) -> Node:
+        return self._nodes[nodeid]
+
+    def add(self, node: Node) -> None:
+        """Enter a node."""
+        self._nodes[node.nodeid] = node
+
+    def replace(self, stale: Node, node: Node) -> None:
+        """Let `node` take the nodeid of one whose file was replaced behind our back; the generation tells them apart."""
+        node.generation = stale.generation + 1
+        node.lookups = stale.lookups
+        stale.lookups = 0
+        self._nodes[node.nodeid] = node
+
+    def private_number(self, wanted: int) -> int:
+        """Return a free number near the one that is taken by another live file."""
+        candidate = (wanted * 0x9E3779B97F4A7C15 + 1) & ((1 << 63) - 1)
+        while candidate in self._nodes or candidate <= ROOT_INO:
+            candidate = (candidate + 1) & ((1 << 63) - 1)
+        return candidate
+
+    def forget(self, node: Node, count: int) -> None:
+        """Take back `count` lookups and drop the node, and parents that were only held by it, when nothing needs it."""
+        node.lookups = max(0, node.lookups - count)
+        self.release(node)
+
+    def release(self, node: Node) -> None:
+        """Drop the node if it has no lookups, children or handles left; then its parents likewise."""
+        current: Node | None = node
+        while current is not None and not self._in_use(current):
+            names = list(current.names())
+            for parent, name in names:
+                current.remove_name(parent, name)
+            self._discard(current)
+            for parent, _ in names[1:]:
+                self.release(parent)
+            current = names[0][0] if names else None
+
+    def _in_use(self, node: Node) -> bool:
+        return bool(node.lookups or node.children or node.handles or node.opens or node is self.root)
+
+    def _discard(self, node: Node) -> None:
+        if self._nodes.get(node.nodeid) is node:
+            del self._nodes[node.nodeid]
+        if node.dead_fd >= 0:
+            os.close(node.dead_fd)
+            node.dead_fd = -1
+        self.on_discard(node)
+
+    def on_discard(self, node: Node) -> None:
+        """Release what the union holds for the node; set by the union."""

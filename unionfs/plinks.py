@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flush pseudo-links: give every name of a copied-up hard link its real link, then drop the entries (AUFS' auplink)."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from unionfs import whiteout
+from unionfs.copyup import CopyUps, restore_times
+from unionfs.links import drop_entry
+from unionfs.lookup import find
+from unionfs.nodes import Node
+from unionfs.readdir import open_list, raw_entries
+from unionfs.union import Union
+
+log = logging.getLogger(__name__)
+
+_DT_DIR = 4
+_DT_UNKNOWN = 0
+
+
+class PlinkFlusher:
+    """Flushes and lists the pseudo-links of one union."""
+
+    def __init__(self, union: Union, copyups: CopyUps) -> None:
+        self._union = union
+        self._copyups = copyups
+
+    def flush(self) -> int:
+        """Make real links for all names that are still on lower branches; return how many were made.
+
+        A name that cannot be linked keeps its pseudo-link, and the first error is raised in the end.
+        """
+        union = self._union
+        if not union.plinks:
+            return 0
+        made = 0
+        failed: dict[int, OSError] = {}
+        for ino, names in self._lower_names().items():
+            plink = union.plinks[ino]
+            for parent, name in names:
+                try:
+                    fd = self._copyups.directory_on(parent, plink.branch)
+                    status = os.fstat(fd)
+                    directory = union.plink_dir(plink.branch)
+                    os.link(plink.name, name, src_dir_fd=directory, dst_dir_fd=fd, follow_symlinks=False)
+                    union.mark_number(ino, plink, parent, fd)
+                    restore_times(fd, status)
+                    made += 1
+                except OSError as error:
+                    failed.setdefault(ino, error)
+        for ino in [ino for ino in union.plinks if ino not in failed]:
+            node = union.nodes.get(ino)
+            if node is not None:
+                self._rehome(node)
+            drop_entry(union, ino)
+        if failed:
+            raise next(iter(failed.values()))
+        return made
+
+    def names(self) -> list[list[str]]:
+        """Return, for each pseudo-linked file, its names on lower branches."""
+        lower = self._lower_names()
+        result = []
+        for ino in self._union.plinks:
+            node = self._union.nodes.get(ino)
+            known = {
+                os.fsdecode(parent.path().rstrip(b"/") + b"/" + name) for parent, name in lower.get(ino, [])
+            }
+            if node is not None:
+                known.update(
+                    os.fsdecode(parent.path().rstrip(b"/") + b"/" + name) for parent, name in node.names()
+                )
+            result.append(sorted(known))
+        return result
+
+    def _rehome(self, node: Node) -> None:
+        """Let the node's home be a name that physically is its copy, now that the pseudo-link goes."""
+        union = self._union
+        for parent, name in list(node.names()):
+            fd = union.fd_on(parent, node.branch)
+            status = whiteout.exists(fd, name) if fd is not None else None
+            if status is not None and (status.st_dev, status.st_ino) == node.identity:
+                node.make_home(parent, name)
+                return
+        union.bury(node)
+
+    def _lower_names(self) -> dict[int, list[tuple[Node, bytes]]]:
+        """Walk the union's directories and return the names whose visible copy is a pseudo-linked lower file.
+
+        Files are compared by the inode number in their listing; only candidates are looked up.
+        """
+        union = self._union
+        wanted = set(union.plinks)
+        result: dict[int, list[tuple[Node, bytes]]] = {}
+        if not wanted:
+            return result
+        pending = [union.root]
+        while pending:
+            directory = pending.pop()
+            if not directory.removed:
+                pending.extend(self._scan(directory, wanted, result))
+            union.nodes.release(directory)
+            union.trim()
+        return result
+
+    def _scan(
+        self, directory: Node, wanted: set[int], result: dict[int, list[tuple[Node, bytes]]]
+    ) -> list[Node]:
+        union = self._union
+        names: dict[bytes, bool] = {}
+        layers = union.dirs(directory)
+        for _, fd in layers:
+            readable = open_list(fd)
+            try:
+                device = os.fstat(readable).st_dev
+                for ino, _, kind, name in raw_entries(readable):
+                    if name in (b".", b"..") or name.startswith(whiteout.PREFIX):
+                        continue
+                    if kind in (_DT_DIR, _DT_UNKNOWN) or union.number(device, ino) in wanted:
+                        names.setdefault(name, True)
+            finally:
+                os.close(readable)
+        below = []
+        for name in names:
+            found = find(layers, name, trust=True)
+            if found is None:
+                continue
+            if found.is_directory:
+                child = union.node_for(directory, name, found)
+                below.append(child)
+                continue
+            number = union.number(found.status.st_dev, found.status.st_ino)
+            if number in wanted and not found.branch.writable:
+                result.setdefault(number, []).append((directory, name))
+        return below

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Remove names: unlink and rmdir, by whiteout where a lower branch would show the name again.
+
+AUFS' order: make the whiteout, then remove the entry; one branch only is changed. In overlayfs' form the whiteout replaces
+the entry by one rename.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+
+from unionfs import stage, whiteout
+from unionfs.branch import OpenBranch
+from unionfs.copyup import CopyUps
+from unionfs.links import drop_name
+from unionfs.lookup import Found, is_visible_below
+from unionfs.nodes import Node
+from unionfs.policy import Policies
+from unionfs.readdir import count_marks, is_empty
+from unionfs.union import Union
+
+
+class Remover:
+    """Removes entries of one union."""
+
+    def __init__(self, union: Union, policies: Policies, copyups: CopyUps) -> None:
+        self._union = union
+        self._policies = policies
+        self._copyups = copyups
+        # Called with (descriptor, name) of a staged tree that may take long to delete.
+        self.delete_later: Callable[[int, bytes], None] = stage.discard
+
+    def unlink(self, parent: Node, name: bytes) -> Node | None:
+        """Remove a name that is not a directory; return the node that lost it, if the kernel knew it."""
+        union = self._union
+        found = self._find(parent, name)
+        if found.is_directory:
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        node = union.node_for(parent, name, found)
+        target = self._target(parent, found)
+        fd = self._copyups.directory_on(parent, target)
+        self.bury(node)
+        if target is found.branch:
+            self._hide_entry(parent, target, fd, name)
+        else:
+            whiteout.make(target, fd, name, union.options.whiteout)
+        self.lose_name(node, parent, name, physical=target is found.branch)
+        union.touched(parent, target, fd)
+        return node
+
+    def rmdir(self, parent: Node, name: bytes) -> Node | None:
+        """Remove a directory that is empty in the union (it may hold whiteouts); ENOTEMPTY, ENOTDIR."""
+        union = self._union
+        found = self._find(parent, name)
+        if not found.is_directory:
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        node = union.node_for(parent, name, found)
+        if not is_empty(union.dirs(node)):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        target = self._target(parent, found)
+        fd = self._copyups.directory_on(parent, target)
+        self.bury(node)
+        if target is found.branch:
+            self._remove_directory(parent, target, fd, name)
+        else:
+            whiteout.make(target, fd, name, union.options.whiteout)
+        self.lose_name(node, parent, name, physical=True)
+        union.touched(parent, target, fd)
+        return node
+
+    # -- parts, also used by rename -----------------------------------------------------------------------------
+
+    def bury(self, node: Node) -> None:
+        """Before the last known name goes: keep the file reachable for those who hold it."""
+        if node.parent is not None and not node.aliases:
+            self._union.bury(node)
+
+    def lose_name(self, node: Node, parent: Node, name: bytes, *, physical: bool) -> None:
+        """Take a name off a node after it was removed; `physical`: from its own branch, so that st_nlink counts it."""
+        union = self._union
+        if node.ino in union.plinks:
+            drop_name(union, node)
+        elif not physical:
+            node.hidden_links += 1
+        node.remove_name(parent, name)
+        if node.is_directory:
+            union.forget_children(node)
+        union.nodes.release(node)
+
+    def set_aside(self, branch: OpenBranch, fd: int, name: bytes) -> tuple[int, bytes]:
+        """Move an entry out of sight by one rename; return where it is."""
+        staging = self._union.stage_dir(branch, fd)
+        staged = stage.stage_name(name)
+        os.rename(name, staged, src_dir_fd=fd, dst_dir_fd=staging)
+        return staging, staged
+
+    def delete(self, staging: int, staged: bytes) -> None:
+        """Delete a directory that was set aside, later if it holds more than `dirwh` whiteouts."""
+        if count_marks(staging, staged, self._union.options.dirwh + 1) > self._union.options.dirwh:
+            self.delete_later(staging, staged)
+        else:
+            stage.discard(staging, staged)
+
+    def _find(self, parent: Node, name: bytes) -> Found:
+        union = self._union
+        union.check_name(name)
+        found = union.find(parent, name)
+        if found is None:
+            union.drop_stale_child(parent, name)
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return found
+
+    def _target(self, parent: Node, found: Found) -> OpenBranch:
+        union = self._union
+        return self._policies.for_copy_up(union.branches, union.dirs(parent), found.branch)
+
+    def _hide_entry(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> None:
+        union = self._union
+        if not is_visible_below(union.dirs(parent), name, branch):
+            os.unlink(name, dir_fd=fd)
+        elif union.options.whiteout == "overlay":
+            self._replace_by_device(branch, fd, name)
+        else:
+            whiteout.make(branch, fd, name, "aufs")
+            try:
+                os.unlink(name, dir_fd=fd)
+            except BaseException:
+                whiteout.remove(branch, fd, name, "aufs")
+                raise
+
+    def _replace_by_device(self, branch: OpenBranch, fd: int, name: bytes) -> None:
+        staging = self._union.stage_dir(branch, fd)
+        staged = stage.stage_name(name)
+        os.mknod(staged, stat.S_IFCHR, 0, dir_fd=staging)
+        try:
+            os.rename(staged, name, src_dir_fd=staging, dst_dir_fd=fd)
+        except BaseException:
+            stage.discard(staging, staged)
+            raise
+
+    def _remove_directory(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> None:
+        union = self._union
+        form = union.options.whiteout
+        hide = is_visible_below(union.dirs(parent), name, branch)
+        if hide and form == "aufs":
+            whiteout.make(branch, fd, name, form)
+        try:
+            staging, staged = self.set_aside(branch, fd, name)
+        except BaseException:
+            if hide and form == "aufs":
+                whiteout.remove(branch, fd, name, form)
+            raise
+        if hide and form == "overlay":
+            try:
+                whiteout.make(branch, fd, name, form)
+            except BaseException:
+                os.rename(staged, name, src_dir_fd=staging, dst_dir_fd=fd)
+                raise
+        self.delete(staging, staged)

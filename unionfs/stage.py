@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Temporary names: what is being made lies under `.wh..wh.NAME.XXXX` until one rename or link publishes it.
+
+Stages lie in the branch's `.wh..wh.orph` directory (in its root where overlayfs' form is written), so users' directories
+never hold a half-made entry, their times do not move, and the sweep at mount reads one directory and not the branch.
+Owns naming, removal and the sweep of what a killed server left. Knows nothing of what is staged.
+"""
+
+import contextlib
+import itertools
+import logging
+import os
+import re
+import shutil
+import stat
+
+from unionfs import whiteout
+from unionfs.branch import OpenBranch
+
+log = logging.getLogger(__name__)
+
+_counter = itertools.count(int.from_bytes(os.urandom(2), "little"))
+# NAME.XXXX after the prefix; the bookkeeping names and `.opq` do not look like this.
+_STAGE = re.compile(rb"\A\.wh\.\.wh\.(?!\.opq\Z).+\.[0-9a-f]{4}\Z", re.DOTALL)
+
+
+def stage_name(name: bytes) -> bytes:
+    """Return the next temporary name for `name`, AUFS' way; shortened to fit 255 bytes."""
+    return b"%b%b.%04x" % (whiteout.META_PREFIX, name[: whiteout.MAX_NAME], next(_counter) & 0xFFFF)
+
+
+def is_stage(name: bytes) -> bool:
+    """Tell whether a name of a branch is a leftover stage."""
+    return _STAGE.match(name) is not None
+
+
+def remove_tree(dirfd: int, name: bytes) -> None:
+    """Remove a staged entry, whatever it is, following no link; a missing one is fine."""
+    status = whiteout.exists(dirfd, name)
+    if status is None:
+        return
+    if stat.S_ISDIR(status.st_mode):
+        shutil.rmtree(name, dir_fd=dirfd)
+    else:
+        os.unlink(name, dir_fd=dirfd)
+
+
+def discard(dirfd: int, name: bytes) -> None:
+    """Remove a stage on an error path, where a second error must not hide the first; the next mount sweeps."""
+    try:
+        remove_tree(dirfd, name)
+    except OSError as error:
+        log.warning("cannot remove the temporary %s: %s", os.fsdecode(name), error.strerror)
+
+
+def sweep_directory(fd: int) -> int:
+    """Remove leftover stages from one directory; return how many."""
+    count = 0
+    with os.scandir(fd) as entries:
+        names = [os.fsencode(entry.name) for entry in entries]
+    for name in names:
+        if is_stage(name):
+            remove_tree(fd, name)
+            count += 1
+    return count
+
+
+def sweep_root(branch: OpenBranch) -> int:
+    """Remove leftover stages and orphans of a writable branch; return how many."""
+    root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=branch.root)
+    try:
+        count = sweep_directory(root)
+        with contextlib.suppress(FileNotFoundError):
+            orphans = os.open(
+                whiteout.ORPHAN_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root
+            )
+            try:
+                for entry in os.listdir(orphans):
+                    remove_tree(orphans, os.fsencode(entry))
+                    count += 1
+            finally:
+                os.close(orphans)
+        return count
+    finally:
+        os.close(root)

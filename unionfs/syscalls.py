@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""System calls that Python's `os` lacks. The only module of `unionfs` that may use ctypes.
+
+Each wrapper keeps the name of its call, sets close-on-exec, retries EINTR and raises `OSError(errno, text, path)`.
+It knows nothing of branches or FUSE.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+
+# Numbers of the generic table, equal on every architecture; the older ones come from libc by name.
+_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR, _OPENAT2 = 428, 429, 442, 437
+
+AT_FDCWD = -100
+AT_RECURSIVE = 0x8000
+AT_EMPTY_PATH = 0x1000
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH = 0x4
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
+
+RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
+
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_SYNCHRONOUS = 1, 2, 4, 8, 16
+MS_REMOUNT, MS_MANDLOCK, MS_DIRSYNC, MS_NOATIME, MS_NODIRATIME = 32, 64, 128, 1024, 2048
+MS_BIND, MS_MOVE, MS_REC, MS_SILENT = 4096, 8192, 16384, 32768
+MS_UNBINDABLE, MS_PRIVATE, MS_SLAVE, MS_SHARED = 1 << 17, 1 << 18, 1 << 19, 1 << 20
+MS_RELATIME, MS_STRICTATIME = 1 << 21, 1 << 24
+MNT_FORCE, MNT_DETACH, MNT_EXPIRE, UMOUNT_NOFOLLOW = 1, 2, 4, 8
+
+_FICLONE = 0x40049409
+
+_IN_CLOEXEC, _IN_NONBLOCK = os.O_CLOEXEC, os.O_NONBLOCK
+IN_MODIFY, IN_ATTRIB, IN_MOVED_FROM, IN_MOVED_TO = 0x2, 0x4, 0x40, 0x80
+IN_CREATE, IN_DELETE, IN_DELETE_SELF, IN_MOVE_SELF = 0x100, 0x200, 0x400, 0x800
+IN_Q_OVERFLOW, IN_IGNORED, IN_ONLYDIR, IN_EXCL_UNLINK = 0x4000, 0x8000, 0x01000000, 0x04000000
+
+Path = str | bytes
+
+
+def _check(result: int, path: Path | None = None) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return result
+
+
+def openat2(name: Path, flags: int, *, dir_fd: int, mode: int = 0, resolve: int | None = None) -> int:
+    """Open `name` beneath `dir_fd`, following no symbolic or magic link, and return the descriptor.
+
+    Raises ELOOP for a link in the path, EXDEV for a path that leaves `dir_fd`, ENOSYS before Linux 5.6.
+    """
+    if resolve is None:
+        resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
+    while True:
+        try:
+            return _check(_syscall(_OPENAT2, dir_fd, ctypes.c_char_p(os.fsencode(name)), how, 24), name)
+        except InterruptedError:
+            continue
+        except BlockingIOError:  # EAGAIN: a rename raced with the walk; the kernel asks for another try
+            continue
+
+
+def renameat2(old: bytes, new: bytes, *, src_dir_fd: int, dst_dir_fd: int, flags: int = 0) -> None:
+    """Rename with `flags` (RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT)."""
+    _check(_libc.renameat2(src_dir_fd, ctypes.c_char_p(old), dst_dir_fd, ctypes.c_char_p(new), flags), old)
+
+
+def mount(
+    source: Path | None, target: Path, fstype: str | None, flags: int = 0, data: Path | None = None
+) -> None:
+    """Mount as mount(2) does."""
+
+    def encode(value: Path | None) -> bytes | None:
+        return None if value is None else os.fsencode(value)
+
+    arguments = (encode(source), encode(target), encode(fstype), ctypes.c_ulong(flags), encode(data))
+    _check(_libc.mount(*arguments), target)
+
+
+def umount2(target: Path, flags: int = 0) -> None:
+    """Unmount `target`; MNT_DETACH makes it lazy."""
+    _check(_libc.umount2(os.fsencode(target), flags), target)
+
+
+def open_tree(path: Path, flags: int, *, dir_fd: int = AT_FDCWD) -> int:
+    """Return an O_PATH descriptor of a mount; with OPEN_TREE_CLONE of a detached copy (without AT_RECURSIVE: no sub-mounts)."""
+    name = ctypes.c_char_p(os.fsencode(path))
+    return _check(_syscall(_OPEN_TREE, dir_fd, name, flags | OPEN_TREE_CLOEXEC), path)
+
+
+def move_mount(source_fd: int, target: Path, *, dir_fd: int = AT_FDCWD) -> None:
+    """Attach the mount behind `source_fd` at `target`."""
+    name = ctypes.c_char_p(os.fsencode(target))
+    _check(
+        _syscall(_MOVE_MOUNT, source_fd, ctypes.c_char_p(b""), dir_fd, name, MOVE_MOUNT_F_EMPTY_PATH), target
+    )
+
+
+def filesystem_magic(fd: int) -> int:
+    """Return f_type of the filesystem behind `fd` (`os.statvfs` leaves it out)."""
+    buffer = ctypes.create_string_buffer(256)
+    _check(_libc.fstatfs(fd, buffer))
+    return int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], "little") & 0xFFFFFFFF
+
+
+def clone_file(target_fd: int, source_fd: int) -> None:
+    """Share all of `source_fd`'s blocks with `target_fd` (FICLONE); EOPNOTSUPP, EXDEV or EINVAL where that is impossible."""
+    fcntl.ioctl(target_fd, _FICLONE, source_fd)
+
+
+# struct linux_dirent64 without its name: d_ino, d_off, d_reclen, d_type.
+_DIRENT = struct.Struct("=QqHB")
+_DIRENT_SIZE = 19
+
+
+class DirectoryReader:
+    """Read raw directory entries of a descriptor with getdents64, in buffers of `size` bytes."""
+
+    def __init__(self, size: int = 32768) -> None:
+        self._buffer = ctypes.create_string_buffer(size)
+        self._size = size
+
+    def read(self, fd: int) -> list[tuple[int, int, int, bytes]]:
+        """Return the next entries as (ino, offset of the next one, type, name); an empty list at the end."""
+        count = _check(_libc.getdents64(fd, self._buffer, self._size))
+        data = self._buffer.raw[:count]
+        entries = []
+        position = 0
+        while position < count:
+            ino, offset, length, kind = _DIRENT.unpack_from(data, position)
+            start = position + _DIRENT_SIZE
+            entries.append((ino, offset, kind, data[start : data.index(b"\0", start)]))
+            position += length
+        return entries
+
+
+def inotify_init() -> int:
+    """Return a non-blocking inotify descriptor."""
+    return _check(_libc.inotify_init1(_IN_CLOEXEC | _IN_NONBLOCK))
+
+
+def inotify_add_watch(fd: int, path: Path, mask: int) -> int:
+    """Watch `path` and return the watch number; ENOSPC when the user's limit of watches is reached."""
+    return _check(
+        _libc.inotify_add_watch(fd, ctypes.c_char_p(os.fsencode(path)), ctypes.c_uint32(mask)), path
+    )
+
+
+def inotify_rm_watch(fd: int, watch: int) -> None:
+    """Drop a watch."""
+    _check(_libc.inotify_rm_watch(fd, watch))
+
+
+def inotify_events(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yield (watch, mask, name) of what was read from an inotify descriptor."""
+    position = 0
+    while position + 16 <= len(data):
+        watch, mask, _cookie, length = struct.unpack_from("=iIII", data, position)
+        yield watch, mask, data[position + 16 : position + 16 + length].rstrip(b"\0")
+        position += 16 + length
+
+
+def is_unsupported(error: OSError) -> bool:
+    """Tell whether `error` says that a filesystem or kernel lacks the operation (and not that it failed)."""
+    return error.errno in (
+        errno.EOPNOTSUPP,
+        errno.ENOSYS,
+        errno.EINVAL,
+        errno.EXDEV,
+        errno.ENOTTY,
+        errno.EPERM,
+    )

@@ -1,0 +1,503 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The union as a tree of nodes over branches: resolve names, keep directory descriptors, tell where a node's copy lies.
+
+The operations (create, remove, rename, links, copyup, attributes) work on this; it knows nothing of FUSE, handles' numbers
+or threads. All paths are single components relative to descriptors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import resource
+import stat
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from unionfs import whiteout
+from unionfs.branch import OpenBranch
+from unionfs.lookup import Found, check_name, find, open_directory
+from unionfs.nodes import ROOT_INO, ROOT_NODEID, Attributes, Identity, Node, NodeTable, Plink, number
+from unionfs.options import Options
+
+log = logging.getLogger(__name__)
+
+_PRIVILEGED = os.geteuid() == 0
+ORIGIN_XATTR = ("trusted" if _PRIVILEGED else "user") + ".unionfs.origin"
+IMPURE_XATTR = ("trusted" if _PRIVILEGED else "user") + ".unionfs.impure"
+
+
+def stale(node: Node) -> OSError:
+    """Return ESTALE: a branch was changed behind our back and the kernel should look the name up again."""
+    return OSError(errno.ESTALE, os.strerror(errno.ESTALE), os.fsdecode(node.path()))
+
+
+class Union:
+    """Branches, options and nodes of one mounted union."""
+
+    def __init__(self, branches: Sequence[OpenBranch], options: Options) -> None:
+        self.branches = tuple(branches)
+        self.options = options
+        self.epoch = 0
+        self.read_only = options.read_only
+        self.name_max = whiteout.MAX_NAME if options.whiteout == "aufs" else 255
+        self.root = Node(ROOT_NODEID, ROOT_INO, stat.S_IFDIR, None, b"")
+        self.root.lookups = 1
+        self.nodes = NodeTable(self.root)
+        self.nodes.on_discard = self._release_descriptors  # type: ignore[method-assign]  # the hook is meant to be set
+        self.plinks: dict[int, Plink] = {}
+        self._bookkeeping: dict[tuple[int, bytes], int] = {}
+        # Numbers of copied-up files on filesystems that keep no xattrs; lost at umount, as in AUFS.
+        self.origins: dict[Identity, int] = {}
+        self._prefixes = {branch.device: branch.number_prefix for branch in self.branches}
+        self._open: OrderedDict[Node, int] = OrderedDict()
+        self._descriptors = 0
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._descriptor_limit = max(64, soft // 2)
+        self.on_change: Callable[[Node, bytes], None] = lambda parent, name: None
+        self.on_directory: Callable[[Node, OpenBranch, int], None] | None = None
+        self._open_root()
+
+    # -- directories --------------------------------------------------------------------------------------------
+
+    def _open_root(self) -> None:
+        self.root.layers = self.branches
+        self.root.branch = self.branches[0]
+        self.root.dirs = tuple((branch, branch.root) for branch in self.branches)
+        self.root.identity = (self.branches[0].device, self.branches[0].root_ino)
+        self.root.impure = None
+        self.root.epoch = self.epoch
+
+    def set_branches(self, branches: Sequence[OpenBranch]) -> None:
+        """Replace the branch list; every cached directory is looked up again at its next use."""
+        self.branches = tuple(branches)
+        self.epoch += 1
+        self._prefixes.update({branch.device: branch.number_prefix for branch in self.branches})
+        for node in list(self._open):
+            self._close_directory(node)
+        by_id = {branch.id: branch for branch in self.branches}
+        for node in self.nodes:
+            if node.branch is not None and node is not self.root:
+                node.branch = by_id.get(node.branch.id, node.branch)
+        self._open_root()
+
+    def dirs(self, node: Node) -> tuple[tuple[OpenBranch, int], ...]:
+        """Return the (branch, descriptor) pairs that contribute to a directory, top first; ENOENT if it was removed."""
+        if node.dirs is not None:
+            if node is not self.root:
+                self._open.move_to_end(node)
+            return node.dirs
+        return self._open_directories(node)
+
+    def _open_directories(self, node: Node) -> tuple[tuple[OpenBranch, int], ...]:
+        """Open a directory and those ancestors that are not open, iteratively: trees may be deeper than Python's stack."""
+        chain = []
+        current = node
+        while current.dirs is None:
+            if current.parent is None:
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            chain.append(current)
+            current = current.parent
+        for directory in reversed(chain):
+            assert directory.parent is not None and directory.parent.dirs is not None
+            self._open_one(directory, directory.parent.dirs)
+        assert node.dirs is not None
+        return node.dirs
+
+    def _open_one(self, node: Node, parents: tuple[tuple[OpenBranch, int], ...]) -> None:
+        if node.epoch != self.epoch:
+            found = find(parents, node.name, trust=True)
+            if found is None or not found.is_directory:
+                raise stale(node)
+            self.set_layers(node, found)
+        opened: list[tuple[OpenBranch, int]] = []
+        try:
+            for branch, parent in parents:
+                if branch in node.layers:
+                    opened.append((branch, open_directory(parent, node.name)))
+        except OSError as error:
+            for _, fd in opened:
+                os.close(fd)
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise stale(node) from None
+            raise
+        if not opened:
+            raise stale(node)
+        node.dirs = tuple(opened)
+        if self.on_directory is not None:
+            for branch, fd in opened:
+                self.on_directory(node, branch, fd)
+        self._open[node] = len(opened)
+        self._descriptors += len(opened)
+
+    def set_layers(self, node: Node, found: Found) -> None:
+        """Record which branches contribute to a directory."""
+        layers = tuple(branch for branch, _ in found.entries)
+        status = found.status
+        identity = (status.st_dev, status.st_ino)
+        if layers != node.layers or identity != node.identity:
+            self._close_directory(node)
+            node.layers, node.identity, node.impure = layers, identity, None
+        node.branch = layers[0]
+        node.epoch = self.epoch
+
+    def _close_directory(self, node: Node) -> None:
+        if node.dirs is None or node is self.root:
+            return
+        self._descriptors -= self._open.pop(node)
+        for _, fd in node.dirs:
+            os.close(fd)
+        node.dirs = None
+
+    def _release_descriptors(self, node: Node) -> None:
+        self._close_directory(node)
+
+    def trim(self) -> None:
+        """Close the directories that were not used for longest when too many are open. Call between operations only."""
+        while self._descriptors > self._descriptor_limit and len(self._open) > 1:
+            self._close_directory(next(iter(self._open)))
+
+    def add_layer(self, node: Node, branch: OpenBranch, fd: int) -> None:
+        """Let `branch` contribute to a directory through the descriptor `fd` (which the node now owns)."""
+        dirs = self.dirs(node)
+        order = {candidate: index for index, candidate in enumerate(self.branches)}
+        node.dirs = tuple(sorted((*dirs, (branch, fd)), key=lambda pair: order[pair[0]]))
+        node.layers = tuple(candidate for candidate, _ in node.dirs)
+        self._open[node] = len(node.dirs)
+        self._descriptors += 1
+        if node.dirs[0][0] is branch:
+            status = os.fstat(fd)
+            node.branch, node.identity = branch, (status.st_dev, status.st_ino)
+
+    def fd_on(self, node: Node, branch: OpenBranch | None) -> int | None:
+        """Return the descriptor of a directory on `branch`, None if it does not contribute."""
+        for candidate, fd in self.dirs(node):
+            if candidate is branch:
+                return fd
+        return None
+
+    # -- names --------------------------------------------------------------------------------------------------
+
+    def check_name(self, name: bytes) -> None:
+        """Refuse reserved and overlong names (EPERM, ENAMETOOLONG)."""
+        if len(name) > self.name_max or name[:4] == b".wh.":
+            check_name(name, self.name_max, shwh=self.options.shwh)
+
+    def find(self, parent: Node, name: bytes) -> Found | None:
+        """Return where `name` is visible in `parent`."""
+        return find(self.dirs(parent), name, trust=self.options.udba == "none")
+
+    def lookup(self, parent: Node, name: bytes) -> Attributes:
+        """Return the node of a name; ENOENT, ENAMETOOLONG, EPERM or EIO as AUFS answers them."""
+        self.check_name(name)
+        found = self.find(parent, name)
+        if found is None:
+            self.drop_stale_child(parent, name)
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return self.attributes_of(self.node_for(parent, name, found), found)
+
+    def drop_stale_child(self, parent: Node, name: bytes) -> None:
+        """Forget a name that disappeared from the branches behind our back."""
+        child = parent.children.get(name) if parent.children else None
+        if child is not None and not child.is_directory:
+            child.remove_name(parent, name)
+            self.nodes.release(child)
+
+    def node_for(self, parent: Node, name: bytes, found: Found) -> Node:
+        """Return the node of what was found at a name: the known one, another name's one (hard link), or a new one."""
+        status, branch = found.status, found.branch
+        identity = (status.st_dev, status.st_ino)
+        kind = stat.S_IFMT(status.st_mode)
+        assert parent.children is not None
+        child = parent.children.get(name)
+        if child is not None and child.kind == kind:
+            if kind == stat.S_IFDIR:
+                self.set_layers(child, found)
+                return child
+            if child.identity == identity:
+                child.branch = branch
+                return child
+            plink = self.plinks.get(child.ino)
+            if (
+                plink is not None
+                and status.st_nlink > 1
+                and self.number_of(parent, branch, name, status) == child.ino
+            ):
+                return child
+        if child is not None:
+            child.remove_name(parent, name)
+            self.nodes.release(child)
+        return self._enter(parent, name, found, identity, kind)
+
+    def _enter(self, parent: Node, name: bytes, found: Found, identity: Identity, kind: int) -> Node:
+        ino = self.number_of(parent, found.branch, name, found.status)
+        plink = self.plinks.get(ino)
+        node = self.nodes.get(ino)
+        if node is not None:
+            if (
+                kind != stat.S_IFDIR
+                and node.kind == kind
+                and (node.identity == identity or plink is not None)
+            ):
+                if node.removed:
+                    # Every name was gone but the file is held open; a direct change gave it a name again.
+                    node.dead_fd = self._close_dead(node)
+                node.add_name(parent, name)
+                return node
+            if self._is_live(node):
+                ino = self.nodes.private_number(ino)
+                node = None
+        fresh = Node(ino, ino, kind, None, b"")
+        if node is not None:
+            self.nodes.replace(node, fresh)
+        else:
+            self.nodes.add(fresh)
+        fresh.identity, fresh.branch = identity, found.branch
+        fresh.add_name(parent, name)
+        if kind == stat.S_IFDIR:
+            self.set_layers(fresh, found)
+        return fresh
+
+    def _close_dead(self, node: Node) -> int:
+        if node.dead_fd >= 0:
+            os.close(node.dead_fd)
+        return -1
+
+    def _is_live(self, node: Node) -> bool:
+        """Tell whether a node's file still is what it was, so that another file needs another number."""
+        if node.removed or node.handles or node.opens or node.is_directory:
+            return True
+        try:
+            status = self.status(node)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == node.identity
+
+    # -- numbers ------------------------------------------------------------------------------------------------
+
+    def number_of(self, parent: Node, branch: OpenBranch, name: bytes, status: os.stat_result) -> int:
+        """Return the union's number of an entry: the recorded one of a copied-up file, else one made from its own."""
+        if self.is_impure(parent, branch):
+            fd = self.fd_on(parent, branch)
+            recorded = whiteout.read_xattr(fd, ORIGIN_XATTR, name) if fd is not None else None
+            if recorded is not None and recorded.isdigit():
+                return int(recorded) & ((1 << 63) - 1)
+        if self.origins:
+            known = self.origins.get((status.st_dev, status.st_ino))
+            if known is not None:
+                return known
+        return self.number(status.st_dev, status.st_ino)
+
+    def number(self, device: int, ino: int) -> int:
+        """Return the union's number of an inode of a branch filesystem."""
+        prefix = self._prefixes.get(device)
+        if (
+            prefix is None
+        ):  # a filesystem inside the branch (a btrfs subvolume, a covered mount of an ordinary user)
+            prefix = self._prefixes[device] = zlib.crc32(device.to_bytes(8, "little")) % 0x7FFE + 1
+        return number(prefix, ino)
+
+    def is_impure(self, parent: Node, branch: OpenBranch) -> bool:
+        """Tell whether some entry of `parent` on `branch` may have a recorded number (saves an xattr read per lookup)."""
+        if parent.impure is None:
+            parent.impure = {}
+        known = parent.impure.get(branch.id)
+        if known is None:
+            fd = self.fd_on(parent, branch)
+            known = fd is not None and whiteout.read_xattr(fd, IMPURE_XATTR) is not None
+            parent.impure[branch.id] = known
+        return known
+
+    def record_number(self, node_ino: int, fd: int, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
+        """Record on the copy behind `fd` (and on its directory that there is such a child) the number the union shows."""
+        status = os.fstat(fd)
+        try:
+            os.setxattr(whiteout.proc_path(fd), ORIGIN_XATTR, b"%d" % node_ino)
+            self.mark_impure(parent, branch, parent_fd)
+        except OSError:
+            self.origins[status.st_dev, status.st_ino] = node_ino
+
+    def mark_impure(self, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
+        """Mark a directory as holding children with recorded numbers."""
+        if parent.impure is None or not parent.impure.get(branch.id):
+            os.setxattr(whiteout.proc_path(parent_fd), IMPURE_XATTR, b"y")
+            if parent.impure is None:
+                parent.impure = {}
+            parent.impure[branch.id] = True
+
+    def mark_number(self, ino: int, plink: Plink, parent: Node, parent_fd: int) -> None:
+        """After a link of a pseudo-linked copy was made in `parent`: let lookups there read the recorded number."""
+        with contextlib.suppress(OSError):
+            self.mark_impure(parent, plink.branch, parent_fd)
+
+    def keep_number(self, node: Node, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
+        """After a rename or link into `parent`: mark it if the node's number is not the one its inode would give."""
+        if self.number(*node.identity) != node.ino:
+            with contextlib.suppress(OSError):
+                self.mark_impure(parent, branch, parent_fd)
+
+    # -- the visible copy ---------------------------------------------------------------------------------------
+
+    def home(self, node: Node) -> tuple[int, bytes]:
+        """Return (directory descriptor, name) of the node's copy on its branch; a pseudo-link if no name is there."""
+        plink = self.plinks.get(node.ino)
+        if plink is not None:
+            return self.plink_dir(plink.branch), plink.name
+        assert node.parent is not None
+        fd = self.fd_on(node.parent, node.branch)
+        if fd is None:
+            raise stale(node)
+        return fd, node.name
+
+    def plink_dir(self, branch: OpenBranch) -> int:
+        """Return the descriptor of a branch's pseudo-link directory, made if it is missing."""
+        return self._bookkeeping_dir(branch, whiteout.PLINK_DIR)
+
+    def stage_dir(self, branch: OpenBranch, dirfd: int) -> int:
+        """Return the directory in which an entry for `dirfd` is staged: on the same filesystem, out of users' sight."""
+        if os.fstat(dirfd).st_dev != branch.device:
+            return dirfd  # a subvolume or a mount inside the branch: a rename could not cross
+        if self.options.whiteout == "overlay":
+            return branch.root
+        return self._bookkeeping_dir(branch, whiteout.ORPHAN_DIR)
+
+    def _bookkeeping_dir(self, branch: OpenBranch, name: bytes) -> int:
+        fd = self._bookkeeping.get((branch.id, name))
+        if fd is None:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=branch.root)
+            fd = self._bookkeeping[branch.id, name] = open_directory(branch.root, name)
+        return fd
+
+    def drop_bookkeeping(self, branch: OpenBranch) -> None:
+        """Close the bookkeeping directories of a branch that is no longer written to."""
+        for key in [key for key in self._bookkeeping if key[0] == branch.id]:
+            os.close(self._bookkeeping.pop(key))
+
+    def status(self, node: Node) -> os.stat_result:
+        """Return the stat of a node's visible copy."""
+        if node.is_directory:
+            if node.removed:
+                return os.fstat(node.dead_fd)
+            return os.fstat(self.dirs(node)[0][1])
+        if node.parent is not None:
+            fd, name = self.home(node)
+            return os.stat(name, dir_fd=fd, follow_symlinks=False)
+        return os.fstat(self.held_fd(node))
+
+    def held_fd(self, node: Node) -> int:
+        """Return a descriptor of a removed file: the kept one, or that of an open handle; ESTALE if there is none."""
+        if node.dead_fd >= 0:
+            return node.dead_fd
+        if node.handles:
+            return next(iter(node.handles)).fd
+        raise stale(node)
+
+    def open_path(self, node: Node) -> int:
+        """Return a new O_PATH descriptor of the node's visible copy; ESTALE if another file is in its place."""
+        if node.is_directory:
+            return os.dup(node.dead_fd if node.removed else self.dirs(node)[0][1])
+        if node.parent is None:
+            return os.dup(self.held_fd(node))
+        fd, name = self.home(node)
+        result = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        status = os.fstat(result)
+        if (status.st_dev, status.st_ino) != node.identity:
+            os.close(result)
+            raise stale(node)
+        return result
+
+    def attributes(self, node: Node) -> Attributes:
+        """Return a node's attributes, read from its branch now."""
+        try:
+            status = self.status(node)
+        except FileNotFoundError:
+            raise stale(node) from None
+        return self._attributes(node, status)
+
+    def attributes_of(self, node: Node, found: Found) -> Attributes:
+        """Return a node's attributes from what a lookup has just read."""
+        if node.is_directory:
+            nlink = found.status.st_nlink
+            for _, status in found.entries[1:]:
+                nlink += max(0, status.st_nlink - 2)
+            return Attributes(node, found.status, nlink)
+        status = found.status
+        if (status.st_dev, status.st_ino) != node.identity:  # another name of a pseudo-linked file
+            return self.attributes(node)
+        return self._attributes(node, status)
+
+    def _attributes(self, node: Node, status: os.stat_result) -> Attributes:
+        if node.removed:
+            return Attributes(node, status, 0)
+        if not node.is_directory:
+            plink = self.plinks.get(node.ino)
+            if plink is not None:
+                return Attributes(node, status, plink.nlink)
+            return Attributes(node, status, max(1, status.st_nlink - node.hidden_links))
+        nlink = status.st_nlink
+        for _, fd in self.dirs(node)[1:]:
+            nlink += max(0, os.fstat(fd).st_nlink - 2)
+        if node is self.root:
+            nlink -= sum(
+                2 for branch in self.branches if branch.permission == "rw" and self.options.whiteout == "aufs"
+            )
+        return Attributes(node, status, max(nlink, 2 if status.st_nlink > 1 else 1))
+
+    def forget_children(self, node: Node) -> None:
+        """Drop what was known below a removed directory (names that went away behind our back)."""
+        for name, child in list((node.children or {}).items()):
+            child.remove_name(node, name)
+            self.nodes.release(child)
+        self._close_directory(node)
+
+    def reparent(self, node: Node, parent: Node, name: bytes, branch: OpenBranch) -> None:
+        """Give a directory its new place after a rename on `branch`, which alone holds it from then on."""
+        if node.parent is not None:
+            node.remove_name(node.parent, node.name)
+        node.add_name(parent, name)
+        self._close_directory(node)
+        status = os.stat(name, dir_fd=self.fd_on(parent, branch), follow_symlinks=False)
+        self.set_layers(node, Found([(branch, status)]))
+
+    # -- relations ----------------------------------------------------------------------------------------------
+
+    def index(self, branch: OpenBranch) -> int:
+        """Return a branch's position, 0 being the top."""
+        return self.branches.index(branch)
+
+    def bury(self, node: Node) -> None:
+        """Keep the last copy of a file reachable after its last name goes (the kernel may hold it open or as a cwd)."""
+        if node.lookups or node.handles or node.opens:
+            fd = self.open_path(node)
+            self._close_dead(node)
+            node.dead_fd = fd
+
+    def touched(self, parent: Node, branch: OpenBranch, fd: int) -> None:
+        """After a change in a lower copy of a directory: bring its time to the top copy, so that the union shows it."""
+        top, top_fd = self.dirs(parent)[0]
+        if top is branch or not top.writable:
+            return
+        changed = os.fstat(fd)
+        shown = os.fstat(top_fd)
+        if changed.st_mtime_ns > shown.st_mtime_ns:
+            with contextlib.suppress(OSError):
+                os.utime(whiteout.proc_path(top_fd), ns=(shown.st_atime_ns, changed.st_mtime_ns))
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        for node in list(self._open):
+            self._close_directory(node)
+        for node in self.nodes:
+            node.dead_fd = self._close_dead(node)
+        for branch in self.branches:
+            self.drop_bookkeeping(branch)
+            branch.close()
+
+    @property
+    def descriptors(self) -> int:
+        """Return how many directory descriptors are cached."""
+        return self._descriptors + len(self.branches)

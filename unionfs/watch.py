@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""udba=notify: watch the branch directories that are in use and tell the kernel what changed behind the union's back."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+
+import trio
+
+from unionfs import syscalls, whiteout
+from unionfs.branch import OpenBranch
+from unionfs.fuse.notify import Notifier
+from unionfs.nodes import Node
+from unionfs.union import Union
+
+log = logging.getLogger(__name__)
+
+_MASK = (
+    syscalls.IN_MODIFY
+    | syscalls.IN_ATTRIB
+    | syscalls.IN_MOVED_FROM
+    | syscalls.IN_MOVED_TO
+    | syscalls.IN_CREATE
+    | syscalls.IN_DELETE
+    | syscalls.IN_ONLYDIR
+    | syscalls.IN_EXCL_UNLINK
+)
+_NAMES = syscalls.IN_MOVED_FROM | syscalls.IN_MOVED_TO | syscalls.IN_CREATE | syscalls.IN_DELETE
+
+
+class Watcher:
+    """Watches every directory copy whose descriptor the union opens, on branches that may change (not rr)."""
+
+    def __init__(self, union: Union, notifier: Notifier) -> None:
+        self._union = union
+        self._notifier = notifier
+        self._fd = syscalls.inotify_init()
+        self._nodes: dict[int, Node] = {}
+        self._full = False
+        union.on_directory = self.watch
+        for branch, fd in union.dirs(union.root):
+            self.watch(union.root, branch, fd)
+
+    def watch(self, node: Node, branch: OpenBranch, fd: int) -> None:
+        """Watch one copy of a directory; when the user's limit is reached say so once and go on."""
+        if not branch.watch or self._full:
+            return
+        try:
+            watch = syscalls.inotify_add_watch(self._fd, whiteout.proc_path(fd), _MASK)
+            self._nodes[watch] = node
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                self._full = True
+                log.warning(
+                    "no more inotify watches: raise fs.inotify.max_user_watches; other directories go unwatched"
+                )
+            elif error.errno != errno.ENOENT:
+                raise
+
+    async def run(self) -> None:
+        """Read events until cancelled."""
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(self._fd)
+                data = os.read(self._fd, 1 << 16)
+                await trio.to_thread.run_sync(functools.partial(self._invalidate, data))
+        finally:
+            os.close(self._fd)
+
+    def _invalidate(self, data: bytes) -> None:
+        """Tell the kernel, in a thread since it may wait for a directory's lock. Nodes are only read here."""
+        for watch, mask, name in syscalls.inotify_events(data):
+            node = self._nodes.get(watch)
+            if mask & syscalls.IN_Q_OVERFLOW:
+                self._notifier.epoch()
+                continue
+            if mask & syscalls.IN_IGNORED:
+                self._nodes.pop(watch, None)
+                continue
+            if node is None or not name:
+                continue
+            shown = name[len(whiteout.PREFIX) :] if name.startswith(whiteout.PREFIX) else name
+            if mask & _NAMES:
+                self._notifier.entry(node.nodeid, shown)
+                self._notifier.attributes(node.nodeid)
+            child = (node.children or {}).get(shown)
+            if child is not None:
+                self._notifier.data(child.nodeid)
