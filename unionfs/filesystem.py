@@ -173,7 +173,9 @@ class UnionFilesystem:
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
         assert node.branch is not None
         target = self.policies.lifted(union.branches, union.dirs(parent), name, self.copyups.target(node))
-        if target is not node.branch and not self.options.plink:
+        # Overlayfs copies the old name up; AUFS gives the copy the new name only and remembers the old one as a pseudo-link.
+        pseudo = self.options.plink and self.options.whiteout == "aufs"
+        if target is not node.branch and not pseudo:
             self.copyups.to_branch(node, target)
         fd = self.copyups.directory_on(parent, target)
         with contextlib.ExitStack() as undo:
@@ -203,7 +205,7 @@ class UnionFilesystem:
     # -- files --------------------------------------------------------------------------------------------------
 
     def open_file(self, node: Node, flags: int, caller: Caller) -> int:
-        """Open a regular file and return the handle's number. Copies up only for O_TRUNC, coo and moo."""
+        """Open a regular file and return the handle's number. Copies up only for O_TRUNC, coo, moo and overlayfs' way."""
         if not stat.S_ISREG(node.kind):
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
         self._on_open.prepare_file(node)
@@ -213,21 +215,19 @@ class UnionFilesystem:
             self.copyups.ensure(node, length=0)
             if caller.uid != 0:
                 self._change.strip_set_id(node)
+        elif flags & os.O_ACCMODE and self.options.whiteout == "overlay":
+            self.copyups.ensure(node)  # overlayfs copies up at open, AUFS at the first write
         assert node.branch is not None
         path = self.union.open_path(node)
         try:
+            if flags & os.O_TRUNC:  # by path: the caller may have opened for reading only
+                os.truncate(whiteout.proc_path(path), 0)
             opened = branch_flags(flags, writable=node.branch.writable)
             if node.removed and not node.branch.writable:
                 opened = branch_flags(flags, writable=False)
             fd = os.open(whiteout.proc_path(path), opened)
         finally:
             os.close(path)
-        try:
-            if flags & os.O_TRUNC:
-                os.truncate(fd, 0)
-        except BaseException:
-            os.close(fd)
-            raise
         return self._add_handle(FileHandle(node, fd, flags, caller.pid))
 
     def _add_handle(self, handle: FileHandle | DirectoryHandle) -> int:

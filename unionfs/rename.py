@@ -99,8 +99,13 @@ class Renamer:
         return self._policies.lifted(union.branches, union.dirs(new.parent), new.name, chosen)
 
     def _check_directory(self, node: Node, target: OpenBranch) -> None:
-        """Refuse with EXDEV a directory that would leave entries of lower branches behind."""
+        """Refuse with EXDEV a directory that would leave entries of lower branches behind.
+
+        AUFS lets logically empty ones pass; overlayfs (without redirects) refuses whatever has a lower copy.
+        """
         layers = self._union.dirs(node)
+        if self._union.options.whiteout == "overlay" and (len(layers) > 1 or layers[0][0] is not target):
+            raise _error(errno.EXDEV)
         if layers[0][0] is target:
             if len(layers) == 1 or is_covered(layers[0], layers[1:]):
                 return
