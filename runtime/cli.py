@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program `unionbox`: reads the command line and calls the engine. Nothing else lives here."""
+
+import argparse
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+from runtime.engine import container as containers
+from runtime.engine import foreground, request
+from runtime.oci import cgroup, console
+from runtime.oci.spec import ContainerSpec, Limits, Process
+from unionfs.errors import UserError
+
+FAILED = 125
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+_EXAMPLES = """\
+examples:
+  unionbox run -it -- bash                         a shell on this machine's own root; its changes vanish
+  unionbox run --rw changes -- apt-get install x   the same, but keep the changes in ./changes
+  unionbox run --rootfs layer2:layer1 -- /bin/sh   unpacked image layers, the top one first
+  unionbox run --memory 64m --cpus 0.5 --pids 100 -- make
+
+exit status: the command's own, 128+N if signal N killed it, 125 if the container could not be started,
+126 if the command cannot be executed, 127 if it was not found.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    logging.basicConfig(level=logging.WARNING, format="unionbox: %(message)s")
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as end:  # argparse has printed what was wrong
+        return FAILED if end.code else 0
+    try:
+        return _run(options)
+    except UserError as error:
+        print(f"unionbox: {error.line()}", file=sys.stderr)
+    except OSError as error:
+        where = f" ({os.fsdecode(error.filename)})" if error.filename else ""
+        print(f"unionbox: {error.strerror or error}{where}", file=sys.stderr)
+    return FAILED
+
+
+def parse_size(text: str) -> int:
+    """Read a size such as 64m, 1.5g or 4096 (bytes)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([bkmgt]?)b?", text.strip().lower())
+    if match is None or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 64m or 1g")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def parse_cpus(text: str) -> float:
+    """Read a number of CPUs such as 0.5."""
+    if not re.fullmatch(r"\d*\.?\d+", text) or float(text) < 0.01:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of CPUs such as 0.5 (at least 0.01)")
+    return float(text)
+
+
+def parse_count(text: str) -> int:
+    """Read a positive number."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def parse_hostname(text: str) -> str:
+    """Check a host name."""
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a host name")
+    return text
+
+
+def parse_workdir(text: str) -> str:
+    """Check a working directory."""
+    if not text.startswith("/") or ".." in text.split("/"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an absolute path without ..")
+    return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="unionbox", description="Run containers on a union filesystem.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run",
+        help="run a command in a new container",
+        description="Run a command in new namespaces, with a union as its root.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="unionbox run [OPTION...] -- COMMAND [ARG...]",
+    )
+    run.add_argument("--rootfs", metavar="DIR[:DIR...]", help="read-only layers, top first (default: /)")
+    run.add_argument(
+        "--rw", metavar="DIR", help="keep the container's changes in DIR (default: discard them)"
+    )
+    run.add_argument("--memory", "-m", type=parse_size, metavar="SIZE", help="memory limit, such as 64m")
+    run.add_argument("--cpus", type=parse_cpus, metavar="N", help="CPU limit, such as 0.5")
+    run.add_argument("--pids", type=parse_count, metavar="N", help="limit of processes and threads")
+    run.add_argument("--hostname", type=parse_hostname, metavar="NAME", help="default: the container's id")
+    run.add_argument("--network", choices=("none", "host"), default="none", help="default: none, only lo")
+    run.add_argument(
+        "--userns", action="store_true", help="own user namespace: root inside is nobody outside"
+    )
+    run.add_argument(
+        "--env", "-e", action="append", default=[], metavar="K[=V]", help="set or pass a variable"
+    )
+    run.add_argument("--workdir", "-w", type=parse_workdir, default="/", metavar="DIR")
+    run.add_argument("--user", "-u", default="0", metavar="USER[:GROUP]", help="names or numbers; default: 0")
+    run.add_argument("--no-new-privileges", action="store_true", help="setuid programs give nothing")
+    run.add_argument("-i", dest="stdin", action="store_true", help="connect standard input")
+    run.add_argument("-t", dest="terminal", action="store_true", help="give the command a terminal")
+    # For tests of the low level: a plain bind mount of DIR as root, without a union.
+    run.add_argument("--plain-rootfs", metavar="DIR", help=argparse.SUPPRESS)
+    run.add_argument("arguments", nargs="+", metavar="COMMAND")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.stdin and options.terminal and not os.isatty(0):
+        raise UserError("standard input is not a terminal", "leave out -t")
+    root = containers.default_root()
+    layout = cgroup.detect()
+    containers.sweep(root, layout)
+    container = containers.create(root, layout)
+    try:
+        wish = request.prepare(
+            _spec(options, container.id), _layers(options), options.rw, container, root=os.path.realpath(root)
+        )
+    except BaseException:
+        container.clean()
+        raise
+    return foreground.run(wish, container)
+
+
+def _layers(options: argparse.Namespace) -> list[str]:
+    if options.rootfs is None:
+        return ["/"]
+    layers = [path for path in options.rootfs.split(":") if path]
+    if not layers:
+        raise UserError("--rootfs names no directory")
+    return layers
+
+
+def _spec(options: argparse.Namespace, identity: str) -> ContainerSpec:
+    uid_map, gid_map = request.id_maps(wanted=options.userns)
+    window = console.window_of(1) if options.terminal and os.isatty(1) else None
+    environment = _environment(options.env)
+    if options.terminal and "TERM" in os.environ:
+        environment = (("TERM", os.environ["TERM"]), *environment)
+    process = Process(
+        arguments=tuple(options.arguments),
+        environment=environment,
+        directory=options.workdir,
+        user=options.user,
+        terminal=options.terminal,
+        window=window,
+        stdin=options.stdin,
+        no_new_privileges=options.no_new_privileges,
+    )
+    return ContainerSpec(
+        id=identity,
+        process=process,
+        hostname=options.hostname or identity,
+        limits=Limits(options.memory, options.cpus, options.pids),
+        host_network=options.network == "host",
+        uid_map=uid_map,
+        gid_map=gid_map,
+        plain_rootfs=options.plain_rootfs,
+    )
+
+
+def _environment(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    result = []
+    for word in words:
+        name, separator, value = word.partition("=")
+        if not name:
+            raise UserError(f"--env {word!r} names no variable", "write NAME=VALUE")
+        if separator:
+            result.append((name, value))
+        elif name in os.environ:
+            result.append((name, os.environ[name]))
+    return tuple(result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A container's traces on the host: its directory, its lock and its cgroup; how they come, go, and are swept.
+
+`ROOT/containers/ID/` holds `lock` and, unless the user named one, the rw branch. The client and the supervisor both hold
+the lock (one open file, shared over the fork), and either cleans up when the other has died. Where both were killed the
+lock is free, which is how the next run knows what to sweep.
+"""
+
+import fcntl
+import logging
+import os
+import shutil
+import time
+from dataclasses import dataclass
+
+from runtime.oci import cgroup
+
+log = logging.getLogger(__name__)
+
+_PATIENCE = 10.0  # seconds until processes that do not die are given up
+
+
+def default_root() -> str:
+    """Return where containers keep their state: $UNIONBOX_ROOT, else by user."""
+    if root := os.environ.get("UNIONBOX_ROOT"):
+        return os.path.abspath(root)
+    if os.geteuid() == 0:
+        return "/var/lib/unionbox"
+    data = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local/share")
+    return os.path.join(data, "unionbox")
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """The traces of one container, whose lock this process holds."""
+
+    id: str
+    directory: str
+    lock: int
+    group: cgroup.Cgroup
+
+    @property
+    def branch(self) -> str:
+        """Return the directory for a private rw branch."""
+        return os.path.join(self.directory, "rw")
+
+    def clean(self) -> None:
+        """Kill what is left and remove every trace. May be called twice; raises OSError (TimeoutError) if something stays."""
+        deadline = time.monotonic() + _PATIENCE
+        self.group.kill(deadline)
+        self.group.remove(deadline)
+        shutil.rmtree(self.directory, ignore_errors=False, onerror=_unless_gone)
+
+
+def _unless_gone(
+    _function: object, _path: str, error: tuple[type[BaseException], BaseException, object]
+) -> None:
+    if not isinstance(error[1], FileNotFoundError):
+        raise error[1]
+
+
+def create(root: str, layout: cgroup.Layout) -> Container:
+    """Make a container's directory under a new id and lock it."""
+    os.makedirs(os.path.join(root, "containers"), mode=0o700, exist_ok=True)
+    identity = os.urandom(6).hex()
+    directory = os.path.join(root, "containers", identity)
+    guard = _lock(os.path.join(root, "lock"))
+    try:
+        os.mkdir(directory, 0o700)
+        lock = _lock(os.path.join(directory, "lock"))
+    finally:
+        os.close(guard)
+    return Container(identity, directory, lock, cgroup.Cgroup(layout, cgroup.PREFIX + identity))
+
+
+def sweep(root: str, layout: cgroup.Layout) -> list[str]:
+    """Remove the traces of containers whose processes were all killed at once; return their ids."""
+    stale = _stale(root, layout)
+    for container in stale:
+        try:
+            container.clean()
+        except OSError as error:
+            log.warning("cannot sweep container %s: %s", container.id, error)
+        finally:
+            os.close(container.lock)
+    return [container.id for container in stale]
+
+
+def _stale(root: str, layout: cgroup.Layout) -> list[Container]:
+    """Return the containers that nobody holds, now held by us; no container is half made while we look."""
+    parent = os.path.join(root, "containers")
+    if not os.path.isdir(parent):
+        return []
+    guard = _lock(os.path.join(root, "lock"))
+    found = []
+    try:
+        for identity in os.listdir(parent):
+            directory = os.path.join(parent, identity)
+            try:
+                lock = _lock(os.path.join(directory, "lock"), wait=False)
+            except OSError:
+                continue  # alive, or just being swept by somebody else
+            found.append(
+                Container(identity, directory, lock, cgroup.Cgroup(layout, cgroup.PREFIX + identity))
+            )
+    finally:
+        os.close(guard)
+    return found
+
+
+def _lock(path: str, *, wait: bool = True) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what the user asked for to what is to be done: branches, hidden directories, id maps. Nothing is executed here."""
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from runtime.engine.container import Container
+from runtime.oci.spec import ContainerSpec, IdMap
+from unionfs.branch import Branch
+from unionfs.errors import UserError
+from unionfs.option_table import Options
+
+# Ids of a container's user namespace when the machine grants root no range: far from every real user, below 2**31.
+_SPARE_IDS = IdMap(0, 0x7FFF0000 - 65536, 65536)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A container to run: what init does (`spec`) and what the supervisor serves (`branches`)."""
+
+    spec: ContainerSpec
+    branches: tuple[Branch, ...]
+    options: Options
+
+
+def prepare(
+    spec: ContainerSpec, layers: Sequence[str], rw: str | None, container: Container, *, root: str
+) -> Request:
+    """Settle the branches of `spec`: `layers` read-only below `rw` or a private directory of the container.
+
+    Raises UserError for a directory that cannot serve.
+    """
+    lower = [os.path.realpath(_directory(path, "--rootfs")) for path in layers]
+    top = os.path.realpath(_directory(rw, "--rw")) if rw is not None else container.branch
+    for path in lower:
+        if path == top or path.startswith(top.rstrip("/") + "/"):
+            raise UserError(f"the layer {path} lies in the rw directory {top}", "give another --rw")
+    if rw is None:
+        os.mkdir(top)
+    if not os.listdir(top):
+        _like(top, lower[0])
+    permission = Branch(top, "rw")
+    whiteouts = frozenset({"wh"})
+    branches = [Branch(path, "ro", whiteouts if path != "/" else frozenset()) for path in lower]
+    hidden = {inside for path in lower for secret in (top, root) if (inside := _seen_in(path, secret))}
+    return Request(replace(spec, hidden=tuple(sorted(hidden))), (permission, *branches), Options())
+
+
+def _directory(path: str, option: str) -> str:
+    if not os.path.isdir(path):
+        what = "is not a directory" if os.path.exists(path) else "does not exist"
+        raise UserError(
+            f"{option} {path} {what}", f"make it first: mkdir -p {path}" if option == "--rw" else ""
+        )
+    return path
+
+
+def _like(directory: str, model: str) -> None:
+    """Give an empty rw branch the owner and mode of the layer below: its root becomes the container's `/`."""
+    status = os.stat(model)
+    os.chown(directory, status.st_uid, status.st_gid)
+    os.chmod(directory, stat.S_IMODE(status.st_mode))
+
+
+def _seen_in(layer: str, directory: str) -> str:
+    """Return the path under which a container on `layer` would see `directory`, empty if it would not."""
+    prefix = layer.rstrip("/") + "/"
+    return "/" + directory[len(prefix) :] if directory.startswith(prefix) else ""
+
+
+def id_maps(*, wanted: bool) -> tuple[tuple[IdMap, ...], tuple[IdMap, ...]]:
+    """Return uid and gid map of a new container; empty ones for none. Who is not root gets a namespace, with one id."""
+    if os.geteuid() != 0:
+        return (IdMap(0, os.geteuid(), 1),), (IdMap(0, os.getegid(), 1),)
+    if not wanted:
+        return (), ()
+    return (_subordinate("/etc/subuid"),), (_subordinate("/etc/subgid"),)
+
+
+def _subordinate(path: str) -> IdMap:
+    """Return root's first range of at least 65536 ids."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as stream:
+            for line in stream:
+                name, first, size = [*line.strip().split(":"), "", ""][:3]
+                if name in ("root", "0") and first.isdigit() and size.isdigit() and int(size) >= 65536:
+                    return IdMap(0, int(first), 65536)
+    except OSError:
+        pass
+    return _SPARE_IDS

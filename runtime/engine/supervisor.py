@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The supervisor: one process a container. It starts init, serves the union in the host's namespaces, and cleans up.
+
+Who notices whose death: init dies with the supervisor (PR_SET_PDEATHSIG); the supervisor sees init end on a pidfd and the
+client end on the control socket; the client sees the supervisor end on the same socket. The client hears over `control`:
+"init" + pidfd, "error STATUS TEXT", "exit STATUS".
+"""
+
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import NoReturn
+
+from runtime.engine.container import Container
+from runtime.engine.request import Request
+from runtime.oci import channel as messages
+from runtime.oci import init, namespaces
+from unionfs.errors import UserError
+
+log = logging.getLogger(__name__)
+
+FAILED = 125
+_SERVER_PATIENCE = 5.0
+
+
+def main(
+    request: Request, container: Container, control: socket.socket, terminal: socket.socket | None
+) -> NoReturn:
+    """Run the container `request` from start to end; called right after the fork. Never returns."""
+    status = FAILED
+    try:
+        os.setsid()
+        status = _Supervisor(request, container, control).run(terminal)
+    except UserError as error:
+        messages.send(control, "error", f"{FAILED} {error.line()}")
+    except OSError as error:
+        where = f" ({os.fsdecode(error.filename)})" if error.filename else ""
+        messages.send(control, "error", f"{FAILED} {error.strerror or error}{where}")
+    except BaseException as error:
+        log.exception("the supervisor failed")
+        messages.send(control, "error", f"{FAILED} {type(error).__name__}: {error}")
+    finally:
+        messages.send(control, "exit", str(status))
+        _clean(container, control)
+        os._exit(0)
+
+
+def _clean(container: Container, control: socket.socket) -> None:
+    try:
+        container.clean()
+    except OSError as error:
+        messages.send(control, "warning", f"container {container.id} could not be removed: {error}")
+
+
+class _Supervisor:
+    """The life of one container."""
+
+    def __init__(self, request: Request, container: Container, control: socket.socket) -> None:
+        self._request = request
+        self._container = container
+        self._control = control
+        self._channel, self._init_side = messages.pair()
+        self._device: int | None = None
+        self._pidfd = -1
+
+    def run(self, terminal: socket.socket | None) -> int:
+        """Start the container, serve its root until it has ended, return its exit status."""
+        self._create_cgroup()
+        stage_one = self._fork(terminal)
+        try:
+            pid = self._answer(stage_one)
+            if pid is None:
+                return FAILED
+            self._pidfd = os.pidfd_open(pid)
+            return self._attend(pid)
+        finally:
+            for child in (stage_one, None):
+                _reap(child)
+
+    def _create_cgroup(self) -> None:
+        limits = self._request.spec.limits
+        try:
+            self._container.group.create(limits)
+        except OSError as error:
+            if limits.any():
+                hint = "run as root, or without --memory, --cpus and --pids"
+                raise UserError(f"cannot set the limits: {error.strerror} ({error.filename})", hint) from None
+            log.info("no cgroup: %s", error)
+
+    def _fork(self, terminal: socket.socket | None) -> int:
+        """Fork stage 1, with every signal blocked, and let go of what only the container needs."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            if not self._request.spec.process.stdin:
+                null = os.open("/dev/null", os.O_RDONLY)
+                os.dup2(null, 0)
+            init.stage_one(self._request.spec, self._container.group.layout, self._init_side, terminal)
+        self._init_side.close()
+        if terminal is not None:
+            terminal.close()
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        os.close(null)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        return pid
+
+    def _answer(self, stage_one: int) -> int | None:
+        """Serve stage 1's wishes until it has forked init; return init's pid, None if it failed."""
+        group = self._container.group
+        spec = self._request.spec
+        while True:
+            word, text, descriptors = messages.receive(self._channel)
+            if word == "map":
+                namespaces.write_id_maps(stage_one, spec.uid_map, spec.gid_map)
+                messages.send(self._channel, "ok")
+            elif word == "join":
+                if group.exists():
+                    group.join(stage_one)
+                    group.restrict_devices()
+                messages.send(self._channel, "ok")
+            elif word == "fuse":
+                self._device = descriptors[0]
+            elif word == "init":
+                return int(text)
+            else:
+                self._report(word, text)
+                return None
+
+    def _report(self, word: str, text: str) -> None:
+        """Tell the client why the container did not start."""
+        if word != "error":
+            killed = self._container.group.exists() and self._container.group.oom_kills() > 0
+            text = "the container's init died while it was being set up"
+            text = f"{FAILED} {text}" + ("; the memory limit is too low" if killed else "")
+        messages.send(self._control, "error", text)
+
+    def _attend(self, pid: int) -> int:
+        """Let init go on, serve the union meanwhile, and return the status with which init ends."""
+        watch = _Watch(self._pidfd, self._channel, self._control, self._report)
+        try:
+            serve = self._open_union(watch)
+        except BaseException:
+            _kill(self._pidfd)
+            raise
+        messages.send(self._control, "init", "", [self._pidfd])
+        messages.send(self._channel, "go")
+        watch.start()
+        try:
+            serve()
+        finally:
+            _kill(self._pidfd)  # a server that ended by itself leaves a container without a root
+            watch.ended.wait()
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return code if code >= 0 else 128 - code
+
+    def _open_union(self, watch: "_Watch") -> Callable[[], object]:
+        """Open the branches and return the function that serves until the mount has gone."""
+        if self._device is None:
+            return watch.ended.wait
+        # Only here: the processes of the container were forked before and need not carry these modules.
+        from unionfs import server
+        from unionfs.filesystem import UnionFilesystem
+
+        filesystem = UnionFilesystem.open(self._request.branches, self._request.options, overlap_ok=True)
+        device = self._device
+
+        def serve() -> None:
+            server.run(filesystem, device, mountpoint=None, on_ready=_nothing, control=False)
+
+        return serve
+
+
+def _nothing() -> None:
+    pass
+
+
+class _Watch(threading.Thread):
+    """Waits beside the server for the end of init or of the client, and hands init's report on."""
+
+    def __init__(
+        self,
+        pidfd: int,
+        channel: socket.socket,
+        control: socket.socket,
+        report: Callable[[str, str], None],
+    ) -> None:
+        super().__init__(daemon=True)
+        self.ended = threading.Event()
+        self._pidfd = pidfd
+        self._channel = channel
+        self._control = control
+        self._report = report
+
+    def run(self) -> None:
+        """Wait for the end of init."""
+        started = False
+        poll = select.poll()
+        for source in (self._pidfd, self._channel.fileno(), self._control.fileno()):
+            poll.register(source, select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in poll.poll()}
+            if self._channel.fileno() in ready:
+                word, text, _ = messages.receive(self._channel)
+                if word == "ready":
+                    started = True
+                elif word == "error" or not started:
+                    self._report(word, text)
+                poll.unregister(self._channel)
+            if self._control.fileno() in ready:  # the client never speaks: it has died
+                _kill(self._pidfd)
+                poll.unregister(self._control)
+            if self._pidfd in ready:
+                break
+        self.ended.set()
+        threading.Timer(_SERVER_PATIENCE, _end_server).start()
+
+
+def _end_server() -> None:
+    """End a server whose mount outlives the container: somebody else has joined its mount namespace."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _kill(pidfd: int) -> None:
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _reap(pid: int | None) -> None:
+    try:
+        os.waitpid(-1 if pid is None else pid, 0 if pid is not None else os.WNOHANG)
+    except ChildProcessError:
+        pass
