@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of a mount: check, open branches, mount, become a server in the background, report when it answers."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from unionfs.branch import Branch
+from unionfs.errors import UserError
+from unionfs.options import Options
+
+_READY = b"\0"
+
+
+@dataclass(frozen=True, slots=True)
+class MountPlan:
+    """Everything that a mount needs. `flags` are words of mount(8); `subtype` "" shows the type as plain fuse."""
+
+    branches: tuple[Branch, ...]
+    target: str
+    options: Options = field(default_factory=Options)
+    flags: frozenset[str] = frozenset()
+    fsname: str = "none"
+    subtype: str = "unionfs"
+    session: str = "auto"
+    log_file: str | None = None
+    debug: bool = False
+    overlap_ok: bool = False
+
+
+def mount_in_background(plan: MountPlan) -> int:
+    """Mount and return the server's pid when the mount answers; UserError with the reason otherwise.
+
+    The server is forked before anything heavy is imported, and twice, so that it belongs to init.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        os.setsid()
+        if os.fork() != 0:
+            os._exit(0)
+        _exit(_background(plan, writing))
+    os.close(writing)
+    os.waitpid(child, 0)
+    with open(reading, "rb") as stream:
+        report = stream.read()
+    if not report.startswith(_READY):
+        raise UserError(report.decode(errors="replace") or "the server died before the mount answered")
+    return int(report[1:])
+
+
+def _exit(status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _background(plan: MountPlan, writing: int) -> int:
+    """Be the server; what goes wrong before the mount answers is sent to the parent."""
+
+    def ready() -> None:
+        os.write(writing, _READY + str(os.getpid()).encode())
+        os.close(writing)
+        _detach(plan.log_file)
+
+    try:
+        return serve(plan, ready)
+    except UserError as error:
+        message = error.line()
+    except OSError as error:
+        message = describe(error)
+    except BaseException as error:
+        logging.getLogger(__name__).exception("the server failed")
+        message = f"internal error: {error!r}"
+    with contextlib.suppress(OSError):  # after `ready` nobody listens
+        os.write(writing, message.encode())
+    return 1
+
+
+def describe(error: OSError) -> str:
+    """Return an OSError as one line with the path that was given."""
+    name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+    text = error.strerror or str(error)
+    return f"{name}: {text}" if name else text
+
+
+def _detach(log_file: str | None) -> None:
+    """Let go of the terminal; messages go to the log file."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+
+
+def _set_up_log(plan: MountPlan) -> None:
+    level = logging.DEBUG if plan.debug else logging.INFO
+    shape = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    if plan.log_file:
+        try:
+            logging.basicConfig(level=level, format=shape, filename=plan.log_file)
+        except OSError as error:
+            raise UserError(f"log file {plan.log_file}: {error.strerror}") from None
+    else:
+        logging.basicConfig(level=level if plan.debug else logging.WARNING, format="unionfs: %(message)s")
+
+
+def serve(plan: MountPlan, on_ready: Callable[[], None]) -> int:
+    """Mount and serve in this process until the mount is gone; return the exit code."""
+    _set_up_log(plan)
+    raise_descriptor_limit()
+    os.umask(0)  # the caller's umask is applied by hand, the server's must not count
+    from unionfs.fuse import device
+
+    device.check_target(plan.target)
+    target = os.path.realpath(plan.target)
+    from unionfs.filesystem import UnionFilesystem
+    from unionfs.server import choose_session, run
+
+    choose_session(plan.session)
+    try:
+        filesystem = UnionFilesystem.open(
+            plan.branches,
+            plan.options,
+            mountpoint=target,
+            read_only="ro" in plan.flags,
+            overlap_ok=plan.overlap_ok,
+        )
+    except OSError as error:
+        raise UserError(f"branch {describe(error)}") from None
+    try:
+        device_fd = _attach(plan, target)
+    except BaseException:
+        filesystem.close()
+        raise
+    os.chdir("/")
+    try:
+        return run(filesystem, device_fd, mountpoint=target, on_ready=on_ready, session=plan.session)
+    except BaseException:
+        with contextlib.suppress(UserError):
+            device.unmount(target, lazy=True)
+        raise
+
+
+def _attach(plan: MountPlan, target: str) -> int:
+    """Mount, by mount(2) where this process may and by fusermount3 elsewhere, and return the device descriptor."""
+    from unionfs.fuse import device
+
+    allow_other = "allow_other" in plan.flags
+    if not device.may_mount():
+        return device.mount_unprivileged(
+            target, fsname=plan.fsname, flags=plan.flags, allow_other=allow_other, subtype=plan.subtype
+        )
+    device_fd = device.open_device()
+    try:
+        device.mount(
+            device_fd,
+            target,
+            fsname=plan.fsname,
+            flags=plan.flags,
+            allow_other=allow_other,
+            subtype=plan.subtype,
+        )
+    except BaseException:
+        os.close(device_fd)
+        raise
+    return device_fd
+
+
+def raise_descriptor_limit() -> None:
+    """Take as many descriptors as the hard limit allows: directories and open files of all clients share them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 1 << 20) if hard != resource.RLIM_INFINITY else 1 << 20
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def default_flags(flags: frozenset[str]) -> frozenset[str]:
+    """Return mount flags with the defaults: as root others may enter and set-id bits and devices count."""
+    if os.geteuid() == 0:
+        return flags | {"allow_other"}
+    return flags
+
+
+def split_flags(words: Sequence[str]) -> frozenset[str]:
+    """Return the words of mount(8) in effect: of a pair like suid/nosuid the last one given counts."""
+    chosen: set[str] = set()
+    for word in words:
+        opposite = word.removeprefix("no") if word.startswith("no") else f"no{word}"
+        chosen.discard(opposite)
+        chosen.add(word)
+    return frozenset(chosen)

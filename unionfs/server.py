@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server process of one mount: session, control socket and signals as tasks of one nursery, until the mount is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from unionfs import control as channel
+from unionfs.branch import Branch
+from unionfs.errors import UserError
+from unionfs.filesystem import UnionFilesystem
+from unionfs.fuse import device
+from unionfs.option_table import shown
+from unionfs.rundir import RunDirectory
+from unionfs.statistics import Statistics
+
+log = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def choose_session(wanted: str) -> tuple[str, str]:
+    """Return (session, why); UserError for one that cannot run here."""
+    if wanted not in ("auto", "pyfuse3"):
+        raise UserError(f"unknown session {wanted!r}", "choose auto or pyfuse3")
+    return "pyfuse3", "asked for" if wanted == "pyfuse3" else "the only session of this version"
+
+
+def run(
+    filesystem: UnionFilesystem,
+    device_fd: int,
+    *,
+    mountpoint: str | None,
+    on_ready: Callable[[], None],
+    control: bool = True,
+    session: str = "auto",
+) -> int:
+    """Serve until the mount is gone; return the exit code. `on_ready` is called when requests are being answered.
+
+    SIGTERM, SIGINT and SIGHUP unmount `mountpoint`. With `mountpoint` None the mount lives in another mount namespace (a
+    container's): nothing is unmounted here, the end of the namespace ends the server.
+    """
+    server = _Server(filesystem, device_fd, mountpoint, on_ready, session)
+    try:
+        trio.run(server.main, control)
+    finally:
+        filesystem.close()
+        notify_manager("STOPPING=1")
+    return 0
+
+
+class _Server:
+    def __init__(
+        self,
+        filesystem: UnionFilesystem,
+        device_fd: int,
+        mountpoint: str | None,
+        on_ready: Callable[[], None],
+        session: str,
+    ) -> None:
+        self.filesystem = filesystem
+        self.device_fd = device_fd
+        self.mountpoint = mountpoint
+        self.on_ready = on_ready
+        self.session, self.why = choose_session(session)
+        self.statistics = Statistics()
+        self.directory: RunDirectory | None = None
+
+    async def main(self, with_control: bool) -> None:
+        from unionfs.fuse import pyfuse3_session
+
+        with contextlib.ExitStack() as stack:
+            async with trio.open_nursery() as nursery:
+                if with_control:
+                    self.directory = stack.enter_context(RunDirectory())
+                    self._show_branches()
+                    listening = trio.Event()
+                    nursery.start_soon(
+                        channel.serve, self.directory.socket, Commands(self).table(), listening.set
+                    )
+                    await listening.wait()
+                nursery.start_soon(self._unmount_on_signal)
+                nursery.start_soon(self._announce)
+                await pyfuse3_session.serve(self.filesystem, self.device_fd, self.statistics)
+                nursery.cancel_scope.cancel()
+
+    async def _announce(self) -> None:
+        """Ask the mount itself, in a thread, and tell those who wait for it when it answers."""
+        if self.mountpoint is not None:
+            await trio.to_thread.run_sync(os.stat, self.mountpoint, abandon_on_cancel=True)
+            if self.directory is not None:
+                self.directory.show_device(self.mountpoint)
+        self.on_ready()
+        notify_manager("READY=1")
+
+    async def _unmount_on_signal(self) -> None:
+        with trio.open_signal_receiver(*_SIGNALS) as signals:
+            async for number in signals:
+                log.info("signal %d: unmounting", number)
+                if self.mountpoint is None:
+                    continue
+                try:
+                    await trio.to_thread.run_sync(self._unmount, abandon_on_cancel=True)
+                except UserError as error:
+                    log.warning("%s", error.line())
+
+    def _unmount(self) -> None:
+        """Unmount; what is busy goes lazily, so that a stopped service leaves nothing behind."""
+        assert self.mountpoint is not None
+        try:
+            device.unmount(self.mountpoint)
+        except UserError:
+            device.unmount(self.mountpoint, lazy=True)
+
+    def _show_branches(self) -> None:
+        if self.directory is not None:
+            self.directory.show_branches(self.filesystem.branches, self.filesystem.options.xino)
+
+
+class Commands:
+    """What the control socket can be asked for."""
+
+    def __init__(self, server: _Server) -> None:
+        self._server = server
+        self._filesystem = server.filesystem
+
+    def table(self) -> dict[str, channel.Command]:
+        """Return the commands by name."""
+        names = (
+            "status",
+            "stats",
+            "add",
+            "delete",
+            "modify",
+            "busy",
+            "flush",
+            "plinks",
+            "which",
+            "move_down",
+            "refresh",
+        )
+        return {name: getattr(self, f"do_{name}") for name in names}
+
+    def do_status(self) -> dict[str, Any]:
+        """Return everything that `unionfs status` shows."""
+        server = self._server
+        return {
+            "mountpoint": server.mountpoint,
+            "id": server.directory.id if server.directory else None,
+            "run_directory": str(server.directory.path) if server.directory else None,
+            "pid": os.getpid(),
+            "session": server.session,
+            "session_reason": server.why,
+            "options": shown(self._filesystem.options, server.directory.id if server.directory else ""),
+            "branches": [
+                {"index": index, "id": branch.id, "branch": str(branch)}
+                for index, branch in enumerate(self._filesystem.branches)
+            ],
+            "counters": self._filesystem.counters(),
+        }
+
+    def do_stats(self) -> dict[str, Any]:
+        """Return request counts and latencies."""
+        return self._server.statistics.snapshot()
+
+    def do_add(self, index: int | None, branch: str) -> None:
+        """Insert a branch given as DIR[=PERM]."""
+        self._filesystem.add_branch(index, Branch.parse(branch))
+        self._server._show_branches()
+
+    def do_delete(self, path: str) -> None:
+        """Remove a branch."""
+        self._filesystem.delete_branch(path)
+        self._server._show_branches()
+
+    def do_modify(self, path: str, permission: str) -> None:
+        """Change a branch's permission."""
+        self._filesystem.modify_branch(path, permission)
+        self._server._show_branches()
+
+    def do_busy(self, path: str) -> list[tuple[int, str]]:
+        """Return who holds a branch."""
+        return self._filesystem.busy(path)
+
+    def do_flush(self) -> int:
+        """Flush pseudo-links."""
+        return self._filesystem.flush_plinks()
+
+    def do_plinks(self) -> list[list[str]]:
+        """List pseudo-links."""
+        return self._filesystem.plinks()
+
+    def do_which(self, path: str) -> list[dict[str, Any]]:
+        """Return per branch what is at a path of the union."""
+        return self._filesystem.which(os.fsencode(path))
+
+    def do_move_down(self, path: str, overwrite: bool = False, keep: bool = False) -> str:
+        """Move a file down one writable branch."""
+        return self._filesystem.move_down(os.fsencode(path), overwrite=overwrite, keep=keep)
+
+    def do_refresh(self) -> None:
+        """Forget what the kernel cached: AUFS' bare remount."""
+        self._filesystem.invalidate_all()
+
+
+def notify_manager(state: str) -> None:
+    """Tell the service manager (sd_notify's protocol) when NOTIFY_SOCKET is set; failures do not matter to the mount."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+        connection.connect(address)
+        connection.send(state.encode())

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Count requests by kind, with a histogram of their latencies, cheaply enough for the request path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_BUCKETS = 40  # bucket b holds latencies below 2**b microseconds / 8
+
+
+class Statistics:
+    """Counts and latencies since the mount."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, list[int]] = {}
+        self._seconds: dict[str, float] = {}
+
+    def count(self, kind: str, seconds: float) -> None:
+        """Record one request of `kind` that took `seconds`."""
+        histogram = self._kinds.get(kind)
+        if histogram is None:
+            histogram = self._kinds[kind] = [0] * _BUCKETS
+            self._seconds[kind] = 0.0
+        histogram[min(int(seconds * 8e6).bit_length(), _BUCKETS - 1)] += 1
+        self._seconds[kind] += seconds
+
+    def snapshot(self) -> dict[str, dict[str, Any]]:
+        """Return per kind: count, total seconds, and the 50th, 90th and 99th percentile in microseconds (upper bounds)."""
+        return {
+            kind: {
+                "count": sum(histogram),
+                "seconds": round(self._seconds[kind], 6),
+                "p50_us": _percentile(histogram, 0.50),
+                "p90_us": _percentile(histogram, 0.90),
+                "p99_us": _percentile(histogram, 0.99),
+            }
+            for kind, histogram in sorted(self._kinds.items())
+        }
+
+
+def _percentile(histogram: list[int], fraction: float) -> float:
+    wanted = sum(histogram) * fraction
+    seen = 0
+    for bucket, count in enumerate(histogram):
+        seen += count
+        if seen >= wanted:
+            return float(2**bucket / 8)
+    return float(2 ** (_BUCKETS - 1) / 8)
