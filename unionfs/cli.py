@@ -184,6 +184,7 @@ def _mount(arguments: argparse.Namespace) -> int:
 def _umount(arguments: argparse.Namespace) -> int:
     from unionfs.control import request
     from unionfs.fuse.device import unmount
+    from unionfs.mount import wait_for_end
 
     path = os.path.abspath(arguments.mountpoint)
     try:
@@ -193,7 +194,7 @@ def _umount(arguments: argparse.Namespace) -> int:
     pid = _server_pid(path)
     unmount(path, lazy=arguments.lazy)
     if pid is not None and not arguments.lazy:
-        _wait_for_end(pid)
+        wait_for_end(pid)
     return 0
 
 
@@ -204,20 +205,6 @@ def _server_pid(path: str) -> int | None:
         return int((rundir.find(path) / "pid").read_text())
     except (UserError, OSError, ValueError):
         return None
-
-
-def _wait_for_end(pid: int) -> None:
-    """Wait until the server has closed its branches, so that they can be used (or unmounted) at once."""
-    import select
-
-    try:
-        fd = os.pidfd_open(pid)
-    except OSError:
-        return
-    try:
-        select.select([fd], [], [], 10)
-    finally:
-        os.close(fd)
 
 
 def _remount(arguments: argparse.Namespace) -> int:
@@ -344,6 +331,7 @@ def _status(arguments: argparse.Namespace) -> int:
         print(json.dumps(status))
         return 0
     print(f"{status['mountpoint']}  si={status['id']}  pid {status['pid']}")
+    print(f"files     {status['run_directory']}")
     print(f"session   {status['session']} ({status['session_reason']})")
     print(f"options   {','.join(status['options'])}")
     for row in status["branches"]:

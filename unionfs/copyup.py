@@ -169,7 +169,7 @@ class CopyUps:
         union = self._union
         parent_fd = target.root if node.parent is None else self.directory_on(node.parent, target)
         staging = union.stage_dir(target, parent_fd)
-        data = os.open(whiteout.proc_path(source), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        data = open_unseen(source)
         try:
             job = CopyJob.create(
                 data,
@@ -294,6 +294,15 @@ class CopyUps:
         for job in self._jobs.values():
             job.close()
         self._jobs.clear()
+
+
+def open_unseen(source: int) -> int:
+    """Open a file for copying without moving its access time, where the owner (or root) may ask for that."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(whiteout.proc_path(source), flags | os.O_NOATIME)
+    except PermissionError:
+        return os.open(whiteout.proc_path(source), flags)
 
 
 def restore_times(fd: int, status: os.stat_result) -> None:

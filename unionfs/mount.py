@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import resource
+import select
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -197,3 +198,15 @@ def split_flags(words: Sequence[str]) -> frozenset[str]:
         chosen.discard(opposite)
         chosen.add(word)
     return frozenset(chosen)
+
+
+def wait_for_end(pid: int) -> None:
+    """Wait until the server has closed its branches, so that they can be used (or unmounted) at once."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        select.select([fd], [], [], 10)
+    finally:
+        os.close(fd)

@@ -150,11 +150,11 @@ def delete(union: Union, path: str, holders: Sequence[tuple[int, str]]) -> bool:
     if branch is None:
         return False
     if len(union.branches) == 1:
-        raise OSError(errno.EBUSY, "it is the last branch", path)
+        raise OSError(errno.EBUSY, "the branch is busy: it is the last one", path)
     if holders:
         pid, name = holders[0]
         more = f" and {len(holders) - 1} more" if len(holders) > 1 else ""
-        raise OSError(errno.EBUSY, f"in use: {name} (pid {pid}){more}", path)
+        raise OSError(errno.EBUSY, f"the branch is busy: {name} (pid {pid}){more}", path)
     union.set_branches([candidate for candidate in union.branches if candidate is not branch])
     union.drop_bookkeeping(branch)
     branch.close()
