@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's table of mounts, read from mountinfo; never by a look at a mount, which may hang or be dead."""
+
+import os
+import re
+from dataclasses import dataclass
+
+TYPES = ("fuse.unionfs", "fuse.unionfs-overlay", "fuse")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of mountinfo; `device` is "major:minor" as the kernel prints it."""
+
+    id: int
+    device: str
+    target: str
+    flags: tuple[str, ...]
+    fstype: str
+    source: str
+
+    @property
+    def is_union(self) -> bool:
+        """Tell whether the type says that this project mounted it."""
+        return self.fstype in TYPES
+
+
+def read(pid: int | str = "self") -> list[Mount]:
+    """Return the mounts that process `pid` sees, oldest first."""
+    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        return [_parse(line) for line in table]
+
+
+def _parse(line: str) -> Mount:
+    fields = line.rstrip("\n").split(" ")
+    rest = fields[fields.index("-", 6) + 1 :]
+    return Mount(
+        id=int(fields[0]),
+        device=fields[2],
+        target=_decode(fields[4]),
+        flags=tuple(fields[5].split(",")),
+        fstype=rest[0],
+        source=_decode(rest[1]),
+    )
+
+
+def _decode(text: str) -> str:
+    # The kernel writes space, tab, newline and backslash as three octal digits.
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def canonical(path: str) -> str:
+    """Return `path` absolute with the links of its parent resolved, without touching the last part itself."""
+    head, tail = os.path.split(os.path.abspath(path))
+    if not tail:
+        return head
+    head = os.path.realpath(head)
+    path = os.path.join(head, tail)
+    try:
+        is_link = os.path.islink(path)  # lstat of a dead mount fails and is no link
+    except OSError:
+        is_link = False
+    return os.path.realpath(path) if is_link else path
+
+
+def find(target: str) -> Mount | None:
+    """Return the topmost mount exactly at `target`, or None."""
+    path = canonical(target)
+    found = None
+    for mount in read():
+        if mount.target == path:
+            found = mount
+    return found
+
+
+def containing(path: str) -> Mount | None:
+    """Return the mount that `path` (absolute, without links) lies on."""
+    found = None
+    for mount in read():
+        inside = path == mount.target or path.startswith(mount.target.rstrip("/") + "/")
+        if inside and (found is None or len(mount.target) >= len(found.target)):
+            found = mount
+    return found
