@@ -115,20 +115,27 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("-t", dest="terminal", action="store_true", help="give the command a terminal")
     # For tests of the low level: a plain bind mount of DIR as root, without a union.
     run.add_argument("--plain-rootfs", metavar="DIR", help=argparse.SUPPRESS)
-    run.add_argument("arguments", nargs="+", metavar="COMMAND")
+    run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="COMMAND")
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
     if options.stdin and options.terminal and not os.isatty(0):
         raise UserError("standard input is not a terminal", "leave out -t")
+    arguments = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
+    if not arguments:
+        raise UserError("no command is given", "write: unionbox run -- COMMAND")
     root = containers.default_root()
     layout = cgroup.detect()
     containers.sweep(root, layout)
     container = containers.create(root, layout)
     try:
         wish = request.prepare(
-            _spec(options, container.id), _layers(options), options.rw, container, root=os.path.realpath(root)
+            _spec(options, arguments, container.id),
+            _layers(options),
+            options.rw,
+            container,
+            root=os.path.realpath(root),
         )
     except BaseException:
         container.clean()
@@ -145,14 +152,14 @@ def _layers(options: argparse.Namespace) -> list[str]:
     return layers
 
 
-def _spec(options: argparse.Namespace, identity: str) -> ContainerSpec:
+def _spec(options: argparse.Namespace, arguments: list[str], identity: str) -> ContainerSpec:
     uid_map, gid_map = request.id_maps(wanted=options.userns)
     window = console.window_of(1) if options.terminal and os.isatty(1) else None
     environment = _environment(options.env)
     if options.terminal and "TERM" in os.environ:
         environment = (("TERM", os.environ["TERM"]), *environment)
     process = Process(
-        arguments=tuple(options.arguments),
+        arguments=tuple(arguments),
         environment=environment,
         directory=options.workdir,
         user=options.user,

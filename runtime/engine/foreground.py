@@ -128,8 +128,8 @@ class _Client:
 
     def _finish(self) -> int:
         if self._master >= 0:
-            os.set_blocking(self._master, False)
-            while self._copy_output():  # what the terminal still holds
+            # What the terminal still holds.
+            while select.select([self._master], [], [], 0)[0] and self._copy_output():
                 pass
         if self._status is None:
             self.problem = "the container's supervisor died; the container was killed and removed"
@@ -190,7 +190,7 @@ class _Client:
         try:
             data = os.read(self._master, _CHUNK)
         except BlockingIOError:
-            return False
+            return True
         except OSError:  # EIO: the last process has closed the terminal
             return False
         while data:

@@ -35,6 +35,7 @@ def main(
     status = FAILED
     try:
         os.setsid()
+        init.set_name("unionbox-serve")
         status = _Supervisor(request, container, control).run(terminal)
     except UserError as error:
         messages.send(control, "error", f"{FAILED} {error.line()}")
@@ -87,9 +88,10 @@ class _Supervisor:
         try:
             self._container.group.create(limits)
         except OSError as error:
-            if limits.any():
-                hint = "run as root, or without --memory, --cpus and --pids"
-                raise UserError(f"cannot set the limits: {error.strerror} ({error.filename})", hint) from None
+            # Root needs the group in any case: it is what keeps a container from the machine's devices.
+            if limits.any() or os.geteuid() == 0:
+                hint = "mount the cgroup controllers" if os.geteuid() == 0 else "only root can limit, here"
+                raise UserError(f"cannot make a cgroup: {error.strerror} ({error.filename})", hint) from None
             log.info("no cgroup: %s", error)
 
     def _fork(self, terminal: socket.socket | None) -> int:
@@ -160,7 +162,13 @@ class _Supervisor:
             _kill(self._pidfd)  # a server that ended by itself leaves a container without a root
             watch.ended.wait()
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        self._tell_of_oom()
         return code if code >= 0 else 128 - code
+
+    def _tell_of_oom(self) -> None:
+        kills = self._container.group.oom_kills()
+        if kills:
+            messages.send(self._control, "warning", f"processes killed at the memory limit: {kills}")
 
     def _open_union(self, watch: "_Watch") -> Callable[[], object]:
         """Open the branches and return the function that serves until the mount has gone."""

@@ -17,6 +17,7 @@ import gc
 import os
 import signal
 import socket
+import stat
 import sys
 from typing import NoReturn
 
@@ -83,6 +84,7 @@ def stage_one(
     status = SETUP_FAILED
     try:
         _die_with_parent()
+        set_name("unionbox-init")
         freeze_importer()
         keep = {0, 1, 2, channel.fileno()} | ({terminal.fileno()} if terminal is not None else set())
         close_all_but(keep)
@@ -95,6 +97,12 @@ def stage_one(
         messages.send(channel, "error", f"{SETUP_FAILED} {type(error).__name__}: {error}")
     finally:
         os._exit(status)
+
+
+def set_name(name: str) -> None:
+    """Call this process `name` (15 bytes) in listings."""
+    with open("/proc/self/comm", "wb") as stream:
+        stream.write(name.encode())
 
 
 def close_all_but(keep: set[int]) -> None:
@@ -114,14 +122,18 @@ def _die_with_parent() -> None:
 def _stage_one(
     spec: ContainerSpec, layout: Layout, channel: socket.socket, terminal: socket.socket | None
 ) -> None:
+    node = -1
     if spec.user_namespace:
         with _Step("cannot make a user namespace"):
+            node = _open_fuse_node() if os.geteuid() == 0 and not spec.plain_rootfs else -1
             syscalls.unshare(syscalls.CLONE_NEWUSER)
             _ask(channel, "map")
             _become_root()
     # FUSE wants the device opened in the user namespace that will own the mount; and it is not among a container's devices.
-    device = None if spec.plain_rootfs else _open_fuse()
+    device = None if spec.plain_rootfs else _open_fuse(f"/proc/self/fd/{node}" if node >= 0 else "/dev/fuse")
     _ask(channel, "join")
+    if node >= 0:
+        os.close(node)
     with _Step("cannot make the namespaces"):
         syscalls.unshare(namespaces.flags(spec))
         mounts.make_private()
@@ -150,9 +162,23 @@ def _become_root() -> None:
     _die_with_parent()  # a change of ids clears it
 
 
-def _open_fuse() -> int:
+def _open_fuse_node() -> int:
+    """Return an O_PATH descriptor of a FUSE device that root of a user namespace may open too (often only root may).
+
+    The node lies on a private tmpfs in a mount namespace of our own, so nobody else can reach it.
+    """
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    mounts.make_private()
+    syscalls.mount("tmpfs", _STAGING, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NOEXEC, "mode=700,size=4k")
+    path = os.path.join(_STAGING, "fuse")
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(10, 229))
+    os.chmod(path, 0o666)
+    return os.open(path, os.O_PATH | os.O_CLOEXEC)
+
+
+def _open_fuse(path: str) -> int:
     try:
-        return os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         hint = "load the fuse module" if error.errno in (errno.ENOENT, errno.ENODEV) else "make it accessible"
         raise _Failure(SETUP_FAILED, f"cannot open /dev/fuse: {error.strerror}; {hint}") from None
