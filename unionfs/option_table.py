@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 
 from unionfs.errors import UserError
 
-IdMap = tuple[tuple[int, int, int], ...]
-
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -36,11 +34,6 @@ class Options:
     rdcache: int = 10
     read_only: bool = False
     xino: str = ""
-    uid_map: IdMap = ()
-    gid_map: IdMap = ()
-    squash: str | None = None
-    static_nlink: bool = False
-    xattrs: bool = True
 
 
 Change = Callable[[Options], Options]

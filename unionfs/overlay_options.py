@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""fuse-overlayfs' option string, read into branches and options of a union.
+
+Owns the words of that program (`lowerdir=`, `upperdir=` …). What a union cannot do is refused by name.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from unionfs.branch import Branch
+from unionfs.errors import UserError
+from unionfs.option_table import FLAG_WORDS, MOUNT_VALUES, MOUNT_WORDS, OPPOSITE, Options
+from unionfs.options import split, unescape
+
+_UPPER = frozenset(("ovl",))
+_LOWER = frozenset(("wh", "ovl"))
+# Set by containers-storage, which then expects AUFS' whiteout files in the upper directory and lays them in lower ones.
+AUFS_FORM_VARIABLE = "FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT"
+
+# Tuning of another program's threads and caches, and overlay's own words, with no effect on what a union shows.
+_IGNORED = frozenset(
+    (
+        "volatile", "clone_fd", "userxattr", "xino", "auto", "silent", "debug", "acl", "static_nlink", "lazytime",
+        "big_writes", "writeback", "relatime", "splice_read", "splice_write", "splice_move", "noforget", "intr",
+    )
+)  # fmt: skip
+_IGNORED_VALUES = frozenset(
+    (
+        "workdir", "max_idle_threads", "max_threads", "threaded", "timeout", "entry_timeout", "attr_timeout", "writeback",
+        "ino_mode", "uuid", "max_background", "congestion_threshold", "max_readahead", "static_nlink", "x-gvfs-name",
+    )
+)  # fmt: skip
+# Accepted with the one value that a union has anyway.
+_FIXED = {
+    "redirect_dir": ("off", "nofollow", "follow"),
+    "index": ("off",),
+    "metacopy": ("off",),
+    "nfs_export": ("off",),
+    "xino": ("off", "auto", "on"),
+    "noxattrs": ("0",),
+    "xattr_permissions": ("0",),
+    "plugins": ("",),
+}
+_REFUSED = frozenset(("squash_to_root", "squash_to_uid", "squash_to_gid", "noxattrs"))
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayRequest:
+    """What an option string asks for; `flag_words` keep their order for a remount."""
+
+    branches: tuple[Branch, ...]
+    options: Options
+    flags: frozenset[str]
+    flag_words: tuple[str, ...]
+    fsname: str
+    subtype: str | None
+    remount: bool
+    debug: bool
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.lower: list[str] = []
+        self.upper = ""
+        self.words: list[str] = []
+        self.fsync = True
+        self.acl = True
+        self.fsname = ""
+        self.subtype: str | None = None
+        self.remount = self.debug = False
+
+    def read(self, word: str) -> None:
+        name, separator, value = word.partition("=")
+        if separator:
+            self._read_value(name, value)
+        elif name in FLAG_WORDS:
+            self.words.append(name)
+        elif name in _REFUSED:
+            raise UserError(f"option {name} is not supported")
+        elif name in ("remount", "debug", "noacl", "volatile"):
+            self._read_switch(name)
+        elif name not in _IGNORED and name not in MOUNT_WORDS and not name.lower().startswith("x-"):
+            raise UserError(f"unknown option {word!r}")
+
+    def _read_switch(self, name: str) -> None:
+        self.remount |= name == "remount"
+        self.debug |= name == "debug"
+        self.acl &= name != "noacl"
+        self.fsync &= name != "volatile"
+
+    def _read_value(self, name: str, value: str) -> None:
+        if name == "lowerdir":
+            self.lower = [unescape(part) for part in split(value, ":")]
+        elif name == "upperdir":
+            self.upper = unescape(value)
+        elif name == "fsname":
+            self.fsname = unescape(value)
+        elif name == "subtype":
+            self.subtype = value
+        elif name == "fsync":
+            self.fsync = value != "0"
+        elif name in ("uidmapping", "gidmapping"):
+            _check_identity(name, value)
+        elif name in _FIXED:
+            if value not in _FIXED[name]:
+                raise UserError(f"option {name}={value} is not supported")
+        elif name in _REFUSED:
+            raise UserError(f"option {name} is not supported")
+        elif name not in _IGNORED_VALUES and name not in MOUNT_VALUES and not name.lower().startswith("x-"):
+            raise UserError(f"unknown option {name + '=' + value!r}")
+
+    def branches(self) -> tuple[Branch, ...]:
+        if self.remount:
+            return ()
+        if not self.lower or "" in self.lower:
+            raise UserError(
+                "lowerdir is missing or has an empty name", "write -o lowerdir=DIR[:DIR...],upperdir=DIR"
+            )
+        upper = [Branch(os.path.abspath(self.upper), "rw", _UPPER)] if self.upper else []
+        return (*upper, *(Branch(os.path.abspath(path), "ro", _LOWER) for path in self.lower))
+
+
+def _check_identity(name: str, value: str) -> None:
+    """Accept a mapping of ids to themselves; UserError for any other."""
+    numbers = value.split(":")
+    if len(numbers) % 3 or not all(number.isdigit() for number in numbers):
+        raise UserError(f"option {name}: {value!r} is not a list of ID:ID:COUNT")
+    if numbers[0::3] != numbers[1::3]:
+        raise UserError(
+            f"option {name}={value} is not supported: ids are not mapped",
+            "run it in a user namespace instead",
+        )
+
+
+def parse(text: str, environment: Mapping[str, str] = os.environ) -> OverlayRequest:
+    r"""Read `lowerdir=A:B,upperdir=U,workdir=W,...`; the leftmost lower directory is the upper one of them.
+
+    `\:` and `\,` stand for the characters in a path. Relative paths are taken from the current directory. Without upperdir
+    the union is read-only. Raises UserError that names an option nobody knows or that cannot be kept.
+    """
+    reader = _Reader()
+    for word in split(text, ","):
+        if word:
+            reader.read(word)
+    flags: set[str] = set()
+    for word in reader.words:
+        flags.discard(OPPOSITE.get(word, ""))
+        flags.add(word)
+    if not reader.upper and not reader.remount:
+        flags = (flags - {"rw"}) | {"ro"}
+    options = replace(
+        Options(),
+        whiteout="aufs" if environment.get(AUFS_FORM_VARIABLE) else "overlay",
+        udba="none",
+        warn_perm=False,
+        fsync=reader.fsync,
+        acl=reader.acl,
+        read_only="ro" in flags,
+    )
+    return OverlayRequest(
+        branches=reader.branches(),
+        options=options,
+        flags=frozenset(flags),
+        flag_words=tuple(reader.words),
+        fsname=reader.fsname,
+        subtype=reader.subtype,
+        remount=reader.remount,
+        debug=reader.debug,
+    )
