@@ -132,6 +132,7 @@ class _Supervisor:
             elif word == "fuse":
                 self._device = descriptors[0]
             elif word == "init":
+                _reap(stage_one)
                 return int(text)
             else:
                 self._report(word, text)

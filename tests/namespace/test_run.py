@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`unionbox run`: exit codes, what the command sees, and what the machine keeps."""
+
+import hashlib
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.support.box import Box, children, wait_until
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["true"], 0, ""),
+        (["sh", "-c", "exit 3"], 3, ""),
+        (["sh", "-c", "kill -KILL $$"], 137, ""),
+        (["sh", "-c", "kill -TERM $$"], 143, ""),
+        (["no-such-command"], 127, "unionbox: no-such-command: executable file not found in $PATH\n"),
+        (["/no/such/file"], 127, "unionbox: /no/such/file: no such file or directory\n"),
+        (["/etc/passwd"], 126, "unionbox: /etc/passwd: permission denied\n"),
+        (["/etc"], 126, "unionbox: /etc: is a directory\n"),
+    ],
+)
+def test_run_exit_status_is_dockers(box: Box, arguments: list[str], status: int, message: str) -> None:
+    """The command's status, 128+n, 127 for what is not found, 126 for what cannot be executed; one line says why."""
+    done = box.run("--", *arguments)
+    assert (done.returncode, done.stderr) == (status, message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rootfs", "/no/such", "--", "true"], "--rootfs /no/such does not exist"),
+        (["--rootfs", "/etc/passwd", "--", "true"], "--rootfs /etc/passwd is not a directory"),
+        (["--rw", "/no/such", "--", "true"], "make it first: mkdir -p /no/such"),
+        (["--memory", "lots", "--", "true"], "'lots' is not a size such as 64m or 1g"),
+        (["--cpus", "0", "--", "true"], "'0' is not a number of CPUs"),
+        (["--pids", "-1", "--", "true"], "'-1' is not a positive number"),
+        (["--user", "nosuchuser", "--", "true"], "no user 'nosuchuser' in /etc/passwd of the container"),
+        (["--memory", "1m", "--", "true"], "the memory limit is too low"),
+        (["--"], "no command is given"),
+        (["-i", "-t", "--", "true"], "standard input is not a terminal; leave out -t"),
+    ],
+)
+def test_run_bad_request_exits_125_with_a_reason(box: Box, arguments: list[str], message: str) -> None:
+    """Whatever keeps a container from starting gives 125 and says what to do."""
+    done = box.run(*arguments)
+    assert done.returncode == 125
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_run_namespaces_all_differ_from_the_hosts(box: Box) -> None:
+    """mnt, pid, net, ipc, uts and cgroup are new; the user namespace only when asked for."""
+    kinds = ["mnt", "pid", "net", "ipc", "uts", "cgroup", "user"]
+    script = "for kind; do readlink /proc/self/ns/$kind; done"
+    ours = [os.readlink(f"/proc/self/ns/{kind}") for kind in kinds]
+    theirs = box.run("--", "sh", "-c", script, "sh", *kinds).stdout.split()
+    assert [a == b for a, b in zip(ours, theirs, strict=True)] == [False] * 6 + [True]
+    theirs = box.run("--userns", "--", "sh", "-c", script, "sh", *kinds).stdout.split()
+    assert not set(ours) & set(theirs)
+
+
+def test_run_command_sees_a_tidy_machine(box: Box) -> None:
+    """Host name, loopback, environment, directory and processes are the container's own."""
+    script = "hostname; pwd; id -u; echo $A $HOME $container; ls /proc | grep -c '^[0-9]'; cat /proc/1/comm; ls /sys/class/net; "
+    script += "cat /sys/class/net/lo/flags"
+    done = box.run("--hostname", "inner", "-w", "/new/place", "-e", "A=b", "--", "sh", "-c", script)
+    lines = done.stdout.splitlines()
+    assert lines[:4] == ["inner", "/new/place", "0", "b /root unionbox"]
+    assert int(lines[4]) <= 4
+    assert lines[5:] == ["unionbox-init", "lo", "0x9"]
+
+
+def test_run_leaks_no_descriptor(box: Box) -> None:
+    """The command has its three standard descriptors and nothing else, and stdin is empty unless -i is given."""
+    done = box.run("--", "sh", "-c", "ls /proc/self/fd | tr '\\n' ' '; cat", stdin="secret")
+    assert done.stdout == "0 1 2 3 "  # 3 is the directory that ls reads
+    assert box.run("-i", "--", "cat", stdin="text").stdout == "text"
+
+
+def test_run_command_has_dockers_capabilities_and_cannot_look_into_init(box: Box) -> None:
+    """The bounding set is Docker's default; init's executable and descriptors cannot be reached (CVE-2019-5736)."""
+    script = "grep -h Cap /proc/self/status /proc/1/status; readlink /proc/1/exe || echo no exe; "
+    script += "mount -t tmpfs x /mnt 2>/dev/null || echo no mount; echo 1 2>/dev/null > /proc/sys/kernel/sysrq || echo no sysctl"
+    lines = box.run("--", "sh", "-c", script).stdout.splitlines()
+    allowed = 0x00000000A80425FB
+    for line in lines[:10]:
+        assert int(line.split()[1], 16) & ~allowed == 0, line
+    assert lines[10:] == ["no exe", "no mount", "no sysctl"]
+
+
+def test_run_user_and_groups_come_from_the_container(box: Box) -> None:
+    """-u takes names and numbers, sets supplementary groups and leaves no capability."""
+    script = "id; grep CapEff /proc/self/status"
+    done = box.run("-u", "nobody", "--", "sh", "-c", script)
+    assert "uid=65534(nobody) gid=65534(nogroup)" in done.stdout
+    assert "CapEff:\t0000000000000000" in done.stdout
+    assert "uid=1234 gid=5678 groups=5678" in box.run("-u", "1234:5678", "--", "id").stdout
+
+
+def test_run_user_namespace_maps_root_and_keeps_owners(box: Box) -> None:
+    """Root inside is an unused id outside; files keep the ids that the container gave them, without a copy."""
+    branch = box.directory / "rw"
+    branch.mkdir()
+    script = (
+        "cat /proc/self/uid_map; stat -c %u /etc/passwd; touch /made; chown 5:6 /made; stat -c %u:%g /made"
+    )
+    done = box.run("--userns", "--rw", str(branch), "--", "sh", "-c", script)
+    first, *rest = done.stdout.splitlines()
+    inside, outside, size = map(int, first.split())
+    assert (inside, size) == (0, 65536)
+    assert outside >= 65536
+    assert rest == ["0", "5:6"]
+    assert (branch / "made").stat().st_uid == 5
+
+
+def test_run_devices_are_the_harmless_ones(box: Box) -> None:
+    """/dev has the usual nodes; a node of the machine's disk that the container makes cannot be opened."""
+    disk = os.stat("/").st_dev
+    script = (
+        "echo x > /dev/null && head -c 4 /dev/zero | od -An -tx1; ls -d /dev/shm /dev/mqueue /dev/pts/ptmx; "
+    )
+    script += f"mknod /dev/disk b {os.major(disk)} {os.minor(disk)} && head -c 1 /dev/disk"
+    done = box.run("--", "sh", "-c", script)
+    assert done.stdout.split() == ["00", "00", "00", "00", "/dev/mqueue", "/dev/pts/ptmx", "/dev/shm"]
+    assert "Operation not permitted" in done.stderr
+
+
+def _fingerprint(*directories: str) -> str:
+    digest = hashlib.sha256()
+    for top in directories:
+        for parent, names, files in os.walk(top):
+            names.sort()
+            for name in sorted(files):
+                path = os.path.join(parent, name)
+                status = os.lstat(path)
+                digest.update(f"{path} {status.st_mode} {status.st_size} {status.st_mtime_ns}\n".encode())
+                if os.path.isfile(path) and not os.path.islink(path):
+                    digest.update(Path(path).read_bytes())
+    return digest.hexdigest()
+
+
+def test_run_on_the_machines_root_changes_nothing_of_it(box: Box) -> None:
+    """What the command writes, removes and renames in / is gone with the container; the machine's files stay as they are."""
+    before = _fingerprint("/etc", "/usr/local/bin", "/usr/sbin")
+    script = "rm -r /etc/passwd /usr/sbin; echo x >> /etc/group; mv /etc/hosts /etc/h; mkdir /etc/n; "
+    script += "ls /usr/sbin || chmod 0 /etc/fstab"
+    done = box.run("--", "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
+    assert _fingerprint("/etc", "/usr/local/bin", "/usr/sbin") == before
+    assert not Path("/etc/n").exists()
+
+
+def test_run_rw_directory_keeps_the_changes_and_is_hidden(box: Box) -> None:
+    """--rw DIR is the top branch, in AUFS' format; the container does not see it, nor other containers' directories."""
+    branch = box.directory / "rw"
+    branch.mkdir()
+    script = f"echo new > /kept; rm /etc/passwd; ls -A {branch} {box.state}"
+    done = box.run("--rw", str(branch), "--", "sh", "-c", script)
+    assert done.stdout.split() == [f"{branch}:", f"{box.state}:"]
+    assert (branch / "kept").read_text() == "new\n"
+    assert (branch / "etc/.wh.passwd").exists()
+    again = box.run("--rw", str(branch), "--", "sh", "-c", "cat /kept; test -e /etc/passwd || echo gone")
+    assert again.stdout == "new\ngone\n"
+
+
+def test_run_mounts_survive_changes_below_them(box: Box) -> None:
+    """/proc, /dev and the hidden directory stay covered when the directories around them are copied up."""
+    script = "chmod 711 /var /tmp /; mkdir /made; mv /made /moved; ls -d /proc/1 /dev/null; ls -A " + str(
+        box.state
+    )
+    done = box.run("--", "sh", "-c", script)
+    assert done.stdout.split() == ["/dev/null", "/proc/1"], done.stderr
+
+
+def test_run_rootfs_layers_are_stacked_top_first(box: Box) -> None:
+    """--rootfs A:B shows A over B, with A's whiteouts, and writes to neither."""
+    upper, lower = box.directory / "upper", box.directory / "lower"
+    for path in (upper / "etc", lower / "etc"):
+        path.mkdir(parents=True)
+    (upper / "etc/who").write_text("upper")
+    (lower / "etc/who").write_text("lower")
+    (lower / "etc/gone").write_text("x")
+    (upper / "etc/.wh.gone").touch()
+    script = "cat /etc/who; ls /etc; echo x > /etc/who"
+    done = box.run("--rootfs", f"{upper}:{lower}:/", "--", "sh", "-c", script)
+    names = done.stdout[len("upper") :].split()
+    assert done.stdout.startswith("upper")
+    assert "gone" not in names and "passwd" in names
+    assert (upper / "etc/who").read_text() == "upper"
+
+
+def test_run_base_change_is_seen_by_running_containers(box: Box) -> None:
+    """Two containers on one base see a change made to the base while they run (a union can, a snapshot cannot)."""
+    base = box.directory / "base"
+    base.mkdir()
+    script = "echo ready; read line; cat /release"
+    boxes = [box.start("--rootfs", f"{base}:/", "--", "sh", "-c", script) for _ in range(2)]
+    for process in boxes:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    (base / "release").write_text("upgraded")
+    for process in boxes:
+        output, _ = process.communicate("\n", timeout=60)
+        assert output == "upgraded"
+
+
+def test_run_signals_reach_the_command(box: Box) -> None:
+    """SIGTERM and SIGUSR1 sent to the client are the command's; without a handler it ends with 128+n."""
+    script = "trap 'echo usr1' USR1; echo ready; while :; do sleep 0.1; done"
+    process = box.start("--", "sh", "-c", script)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGUSR1)
+    assert process.stdout.readline() == "usr1\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+
+
+def test_run_pid_one_reaps_orphans(box: Box) -> None:
+    """A process whose parent has gone is reaped by init at its end."""
+    script = "(sh -c 'echo $$ > /orphan' &) ; while ! test -s /orphan; do :; done; "
+    script += "i=0; while test -d /proc/$(cat /orphan) && test $i -lt 100000; do i=$((i+1)); done; "
+    script += "test -d /proc/$(cat /orphan) && echo left || echo reaped"
+    assert box.run("--", "sh", "-c", script).stdout == "reaped\n"
+
+
+def test_run_processes_left_behind_die_with_the_command(box: Box) -> None:
+    """When the command ends everything else in the container is killed."""
+    process = box.start("--", "sh", "-c", "setsid sleep 1000 & echo ready; read line")
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    supervisor = children(process.pid)[0]
+    wait_until(lambda: children(supervisor), "init runs")
+    _output, errors = process.communicate("\n", timeout=60)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_run_compiles_and_runs_a_program(box: Box) -> None:
+    """gcc works inside, from the machine's own root."""
+    source = '#include <stdio.h>\nint main(void) { puts("built inside"); return 7; }\n'
+    done = box.run("-i", "--", "sh", "-c", "cat > /p.c && gcc -o /p /p.c && /p", stdin=source)
+    assert (done.returncode, done.stdout) == (7, "built inside\n"), done.stderr
+
+
+def test_run_installs_a_package(box: Box) -> None:
+    """apt-get installs a package inside; the machine's own dpkg does not know it afterwards."""
+    control = "Package: tiny-test\nVersion: 1.0\nArchitecture: all\nMaintainer: nobody <nobody@localhost>\nDescription: tiny\n"
+    script = (
+        "set -e; mkdir -p /t/DEBIAN /t/usr/share/tiny; cat > /t/DEBIAN/control; echo here > /t/usr/share/tiny/file; "
+        "dpkg-deb --build /t /tmp/tiny.deb >/dev/null; apt-get install -y /tmp/tiny.deb >/tmp/log 2>&1 || cat /tmp/log; "
+        "dpkg-query -W -f '${Status}\\n' tiny-test; cat /usr/share/tiny/file"
+    )
+    done = box.run("-i", "--", "sh", "-c", script, stdin=control)
+    assert done.stdout == "install ok installed\nhere\n", done.stderr
+    assert not re.search("^Package: tiny-test$", Path("/var/lib/dpkg/status").read_text(), re.MULTILINE)
