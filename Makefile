@@ -12,7 +12,7 @@ SANDBOX := .ci/sandbox
 demo: bootstrap
 	$(PYTHON) -m runtime.demo
 
-test: check
+test: bootstrap
 	$(SANDBOX) $(PYTEST) -n 4 --dist loadgroup tests
 
 unit: bootstrap
@@ -26,7 +26,7 @@ FUZZ_SECONDS ?= 1800
 fuzz: bootstrap
 	UNIONFS_FUZZ_SECONDS=$(FUZZ_SECONDS) $(SANDBOX) $(PYTEST) -n 2 --timeout 0 tests/model
 
-# Lint, format, types.
+# Lint, format, types; they are part of the tests too (tests/unit/test_quality.py).
 check: bootstrap
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .

@@ -2,6 +2,7 @@
 """Put the test process into a mount namespace of its own, so that a killed run leaves no mount, and provide unions."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,16 +23,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def union(tmp_path: Path) -> Iterator[Workshop]:
+def union() -> Iterator[Workshop]:
     """Give a workshop that mounts unions, and fail the test if one of them ends badly."""
     if not CAN_MOUNT:
         pytest.skip("mounting needs root and /dev/fuse")
-    # Branch roots of mode 0755, as every branch of a real union.
-    tmp_path.chmod(0o755)
-    shop = Workshop(tmp_path)
+    # Not tmp_path: tests that act as another user must get there.
+    root = Path(tempfile.mkdtemp(prefix="unionfs-test-"))
+    root.chmod(0o755)
+    shop = Workshop(root)
     try:
         yield shop
     finally:
-        shop.close()
-        tree.remove_tree(tmp_path)
-        tmp_path.mkdir()
+        try:
+            shop.close()
+        finally:
+            tree.remove_tree(root)

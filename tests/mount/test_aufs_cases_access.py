@@ -71,7 +71,7 @@ def test_branch_below_a_mount_is_seen_uncovered(union: Workshop) -> None:
     branch = union.directory("B1", {"sub/covered": "x"})
     syscalls.mount("none", str(branch / "sub"), "tmpfs", 0)
     try:
-        u = union.mount(B0={}, B1=branch)
+        u = union.mount(changing="B1", B0={}, B1=branch)
         assert os.listdir(u / "sub") == ["covered"]
     finally:
         syscalls.umount2(str(branch / "sub"), syscalls.MNT_DETACH)

@@ -214,7 +214,7 @@ def test_statfs_is_of_branch_0_or_the_sum(union: Workshop) -> None:
     s.stop()
     inside = {"C0": sizes["B0"] / "c", "C1": sizes["B0"] / "d"}
     inside["C0"].mkdir()
-    same = union.mount("sum,br:{C0}=rw:{C1}=ro", branches=inside)
+    same = union.mount("sum,nowarn_perm,br:{C0}=rw:{C1}=ro", branches=inside)
     assert size(same.mnt) == total["B0"].f_blocks * total["B0"].f_frsize
 
 
@@ -285,7 +285,7 @@ def test_mvdown_moves_to_the_next_writable_branch(union: Workshop) -> None:
 def test_mvdown_refuses_existing_open_and_opaque(union: Workshop) -> None:
     """Case 47: EEXIST, EBUSY and an opaque parent each leave everything where it was."""
     top: tree.Tree = {"f": "new", "g": "g", "d/.wh..wh..opq": "", "d/h": "h"}
-    u = union.mount("br:{B0}=rw:{B1}=rw", B0=top, B1={"f": "old", "d": Dir()})
+    u = union.mount("br:{B0}=rw:{B1}=rw", changing="B1", B0=top, B1={"f": "old", "d": Dir()})
     assert unionfs("mvdown", u / "f", check=False).returncode != 0
     with (u / "g").open():
         assert unionfs("mvdown", u / "g", check=False).returncode != 0

@@ -113,7 +113,8 @@ class Union:
         if process is None:
             return
         try:
-            self._unmount()
+            if process.poll() is None or is_mounted(self.mnt):
+                self._unmount()
             assert process.wait(DEADLINE) == 0, f"server exited {process.returncode}: {self.log.read_text()}"
         finally:
             if process.poll() is None:
