@@ -7,11 +7,12 @@ Its `dev` file holds the mount's major:minor, by which clients find it from a mo
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from unionfs import mount_table
@@ -42,13 +43,20 @@ class RunDirectory:
         sweep(parent)
         self.id = secrets.token_hex(8)
         self.path = parent / f"si_{self.id}"
-        self.path.mkdir(mode=0o755)
+        # Locked before it has its name: a lock, unlike a pid, is seen from every pid namespace.
+        unnamed = parent / f".si_{self.id}"
+        unnamed.mkdir(mode=0o755)
+        self._lock = os.open(unnamed, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unnamed.rename(self.path)
+        self.write("pid", f"{os.getpid()}\n")
 
     def __enter__(self) -> RunDirectory:
         return self
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
 
     @property
     def socket(self) -> Path:
@@ -58,7 +66,7 @@ class RunDirectory:
     def write(self, name: str, text: str) -> None:
         """Write a file by rename, so that readers see the old or the new one."""
         temporary = self.path / f".{name}"
-        temporary.write_text(text)
+        temporary.write_bytes(os.fsencode(text))
         temporary.chmod(0o444)
         temporary.rename(self.path / name)
 
@@ -79,27 +87,44 @@ class RunDirectory:
         device = os.stat(mountpoint).st_dev
         self.write("dev", f"{os.major(device)}:{os.minor(device)}\n")
         self.write("mountpoint", f"{escape(mountpoint)}\n")
-        self.write("pid", f"{os.getpid()}\n")
 
 
 def sweep(parent: Path) -> None:
-    """Remove directories of servers that were killed."""
+    """Remove directories of servers that were killed: nobody holds their lock."""
     for directory in parent.glob("si_*"):
-        with contextlib.suppress(OSError, ValueError):
-            pid = int((directory / "pid").read_text())
-            if not Path(f"/proc/{pid}").exists():
+        with contextlib.suppress(OSError):
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(directory, ignore_errors=True)
+            finally:
+                os.close(fd)
 
 
-def find(mountpoint: str) -> Path:
-    """Return the si_<id> directory of the union that is mounted at (or holds) `mountpoint`; UserError if there is none."""
-    device = _device_of(mountpoint)
-    if device is not None:
-        for directory in base().glob("si_*"):
+def find(path: str) -> Path:
+    """Return the si_<id> directory of the union that is mounted at (or holds) `path`; UserError if there is none.
+
+    The mount is found in the mount table, so that a dead or hung server is not asked.
+    """
+    mounted = mount_table.containing(mount_table.canonical(path))
+    if mounted is not None and mounted.fstype.startswith("fuse"):
+        for directory in _candidates():
             with contextlib.suppress(OSError):
-                if (directory / "dev").read_text().strip() == device and _answers(directory):
+                if (directory / "dev").read_text().strip() == mounted.device and _answers(directory):
                     return directory
-    raise UserError(f"{mountpoint} is not on a union mounted by unionfs", "see `mount -t fuse.unionfs`")
+        if mounted.is_union and mounted.fstype != "fuse":
+            raise UserError(
+                f"{path}: the server of this union does not answer",
+                f"run: unionfs umount --lazy {mounted.target}",
+            )
+    raise UserError(f"{path} is not on a union mounted by unionfs", "see: findmnt -t fuse.unionfs")
+
+
+def _candidates() -> Iterator[Path]:
+    yield from base().glob("si_*")
+    if os.geteuid() == 0:  # root may ask the servers of users
+        yield from Path("/run/user").glob("*/unionfs/si_*")
+        yield from Path("/tmp").glob("unionfs-*/unionfs/si_*")
 
 
 def _answers(directory: Path) -> bool:
@@ -107,14 +132,3 @@ def _answers(directory: Path) -> bool:
         probe.connect(str(directory / SOCKET))
         return True
     return False
-
-
-def _device_of(mountpoint: str) -> str | None:
-    """Return major:minor from the mount table, so that a hung server is not asked."""
-    path = mount_table.canonical(mountpoint)
-    inside = [
-        mount
-        for mount in mount_table.read()
-        if path == mount.target or path.startswith(mount.target.rstrip("/") + "/")
-    ]
-    return max(inside, key=lambda mount: (len(mount.target), mount.id)).device if inside else None
