@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The control socket: commands to a running server, one JSON object a line each way.
 
-A request is {"command": NAME, ...arguments}; the answer {"ok": true, "result": ...} or {"ok": false, "errno": N, "message": TEXT}.
+A request is {"command": NAME, ...arguments}; the answer is {"ok": true, "result": ...} or
+{"ok": false, "errno": N, "message": TEXT}.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from unionfs.errors import UserError
 
 log = logging.getLogger(__name__)
 
+_PATIENCE = 300.0  # seconds; a flush of many pseudo-links or a move of a big file takes its time
 Command = Callable[..., Any]  # Any: whatever JSON can carry
 
 
@@ -76,13 +78,15 @@ def request(mountpoint: str, command: str, **arguments: Any) -> Any:
     """Send one command to the server of `mountpoint` and return its result; OSError with its errno if it refuses."""
     directory = rundir.find(mountpoint)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_PATIENCE)
         try:
             connection.connect(str(directory / rundir.SOCKET))
+            connection.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
+            with connection.makefile("rb") as stream:
+                line = stream.readline()
         except OSError as error:
-            raise UserError(f"{mountpoint}: its server does not answer ({error.strerror})") from None
-        connection.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
-        with connection.makefile("rb") as stream:
-            line = stream.readline()
+            text = error.strerror or f"after {_PATIENCE:.0f} s"
+            raise UserError(f"{mountpoint}: its server does not answer ({text})") from None
     if not line:
         raise UserError(f"{mountpoint}: its server went away")
     reply = json.loads(line)

@@ -55,6 +55,7 @@ class UnionFilesystem:
         self._inspect = Inspector(self.union, self.handles)
         # Set by the session: drop what the kernel cached (everything after branch surgery, or one name).
         self.invalidate_all: Callable[[], None] = lambda: None
+        self.options_changed: Callable[[], None] = lambda: None
 
     @classmethod
     def open(
@@ -363,6 +364,21 @@ class UnionFilesystem:
         self.flush_plinks()
         if surgery.modify(self.union, path, text, self.options):
             self.invalidate_all()
+
+    def set_options(self, options: Options) -> None:
+        """Change options while mounted (AUFS' remount); EINVAL for what is fixed for the life of a mount."""
+        for field in ("whiteout", "acl", "xino"):
+            if getattr(options, field) != getattr(self.options, field):
+                raise OSError(errno.EINVAL, f"option {field} cannot be changed while mounted")
+        if (options.udba == "notify") != (self.options.udba == "notify"):
+            raise OSError(errno.EINVAL, "option udba=notify cannot be switched on or off while mounted")
+        if self.options.plink and not options.plink:
+            self.flush_plinks()
+        self.options = self.union.options = options
+        self.policies.set_options(options)
+        self.union.read_only = options.read_only
+        self.options_changed()
+        self.invalidate_all()
 
     def busy(self, path: str) -> list[tuple[int, str]]:
         """Return (pid, path in the union) of what keeps a branch busy."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from unionfs.branch import Branch
 from unionfs.errors import UserError
 from unionfs.options import Options
+from unionfs.program import describe
 
 _READY = b"\0"
 
@@ -83,13 +84,6 @@ def _background(plan: MountPlan, writing: int) -> int:
     with contextlib.suppress(OSError):  # after `ready` nobody listens
         os.write(writing, message.encode())
     return 1
-
-
-def describe(error: OSError) -> str:
-    """Return an OSError as one line with the path that was given."""
-    name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
-    text = error.strerror or str(error)
-    return f"{name}: {text}" if name else text
 
 
 def _detach(log_file: str | None) -> None:

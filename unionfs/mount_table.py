@@ -51,9 +51,10 @@ def _decode(text: str) -> str:
 
 def canonical(path: str) -> str:
     """Return `path` absolute with the links of its parent resolved, without touching the last part itself."""
-    head, tail = os.path.split(os.path.abspath(path))
-    if not tail:
-        return head
+    path = os.path.abspath(path)
+    head, tail = os.path.split(path)
+    if not tail or any(mount.target == path for mount in read()):
+        return path
     head = os.path.realpath(head)
     path = os.path.join(head, tail)
     try:

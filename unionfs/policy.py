@@ -41,9 +41,13 @@ class Policies:
     """The policies of one mount, with what they remember: round-robin position and free-space readings."""
 
     def __init__(self, options: Options) -> None:
-        self._options = options
         self._next = -1
         self._free: dict[int, tuple[float, int]] = {}
+        self.set_options(options)
+
+    def set_options(self, options: Options) -> None:
+        """Use other policies from now on."""
+        self._options = options
         self._create: Callable[[Sequence[OpenBranch], Layers, bytes, bool], OpenBranch] = {
             "tdp": lambda branches, layers, name, directory: top_down_parent(branches, layers),
             "rr": self._round_robin,

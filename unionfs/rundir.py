@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -32,6 +33,11 @@ def base() -> Path:
 def escape(path: str) -> str:
     """Return a path as AUFS prints it: control characters, space, backslash and DEL in octal."""
     return "".join(f"\\{ord(c):03o}" if ord(c) <= 32 or c in "\\\x7f" else c for c in path)
+
+
+def unescape(text: str) -> str:
+    """Return what `escape` was given."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
 class RunDirectory:
@@ -132,3 +138,18 @@ def _answers(directory: Path) -> bool:
         probe.connect(str(directory / SOCKET))
         return True
     return False
+
+
+def user_of(path: str) -> str | None:
+    """Return the mount point of a live union that has a branch at or above `path`, or None."""
+    real = os.path.realpath(path)
+    for directory in _candidates():
+        if not _answers(directory):
+            continue
+        for file in directory.glob("br[0-9]*"):
+            with contextlib.suppress(OSError):
+                branch = unescape(os.fsdecode(file.read_bytes()).rstrip("\n").rpartition("=")[0])
+                branch = os.path.realpath(branch)
+                if real == branch or real.startswith(branch.rstrip("/") + "/"):
+                    return unescape(os.fsdecode((directory / "mountpoint").read_bytes()).rstrip("\n"))
+    return None

@@ -19,6 +19,7 @@ from unionfs.errors import UserError
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import device
 from unionfs.option_table import shown
+from unionfs.options import parse
 from unionfs.rundir import RunDirectory
 from unionfs.statistics import Statistics
 
@@ -146,6 +147,7 @@ class Commands:
             "which",
             "move_down",
             "refresh",
+            "set_options",
         )
         return {name: getattr(self, f"do_{name}") for name in names}
 
@@ -205,6 +207,10 @@ class Commands:
     def do_move_down(self, path: str, overwrite: bool = False, keep: bool = False) -> str:
         """Move a file down one writable branch."""
         return self._filesystem.move_down(os.fsencode(path), overwrite=overwrite, keep=keep)
+
+    def do_set_options(self, text: str) -> None:
+        """Apply an option string's words to the options in force, left to right; branches are other commands' matter."""
+        self._filesystem.set_options(parse(text, remount=True).applied_to(self._filesystem.options))
 
     def do_refresh(self) -> None:
         """Forget what the kernel cached: AUFS' bare remount."""

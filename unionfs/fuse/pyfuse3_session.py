@@ -50,7 +50,9 @@ def answered(method: F) -> F:
     kind = method.__name__
 
     @functools.wraps(method)
-    async def answer(self: Operations, *arguments: Any) -> Any:  # Any: arguments and results differ by request
+    async def answer(
+        self: Operations, *arguments: Any
+    ) -> Any:  # Any: arguments and results differ by request
         start = time.perf_counter()
         try:
             return await method(self, *arguments)
@@ -81,8 +83,12 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self.filesystem = filesystem
         self.statistics = statistics
-        options = filesystem.options
-        self.enable_acl = options.acl
+        self.enable_acl = filesystem.options.acl
+        self.use_options()
+
+    def use_options(self) -> None:
+        """Take the timeouts from the options in force."""
+        options = self.filesystem.options
         short = options.udba == "reval"
         self.attr_timeout = _REVAL_SECONDS if short else FOREVER
         self.entry_timeout = 0.0 if not options.dirperm1 else self.attr_timeout
@@ -382,6 +388,7 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
 
         filesystem.set_background(inline_limit=_INLINE_COPY, delete_later=delete_later)
         filesystem.invalidate_all = invalidate_all
+        filesystem.options_changed = operations.use_options
         filesystem.union.on_change = name_changed
         if filesystem.options.udba == "notify":
             watcher = Watcher(filesystem.union, notifier)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find, in a branch that no union uses, what a crash may leave, and repair it: AUFS' auchk.
+
+Looks at names and types only. A repair never removes what may be somebody's data: of an entry and its whiteout the
+whiteout goes, and a directory with content under a reserved name is renamed.
+"""
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from unionfs import rundir
+from unionfs.errors import UserError
+from unionfs.stage import is_stage
+from unionfs.whiteout import BASE, META_PREFIX, OPAQUE, ORPHAN_DIR, PLINK_DIR, PREFIX
+
+_BOOKKEEPING_DIRS = (PLINK_DIR, ORPHAN_DIR)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: `kind` for programs, `text` for people, `remedy` what a repair does."""
+
+    kind: str
+    path: str
+    text: str
+    remedy: str
+
+
+def check_branch(path: str) -> list[Problem]:
+    """Return what is wrong in the branch; UserError if it is no directory or cannot be read."""
+    root = os.fsencode(os.path.abspath(path))
+    if not os.path.isdir(root):
+        raise UserError(f"branch {path} is not a directory")
+    return list(_walk(root))
+
+
+def _walk(root: bytes) -> Iterator[Problem]:
+    pending = [root]
+    while pending:
+        directory = pending.pop()
+        with os.scandir(directory) as scan:
+            entries = {entry.name: entry for entry in scan}
+        for name in sorted(entries):
+            path = os.path.join(directory, name)
+            if name.startswith(PREFIX):
+                is_root = directory == root
+                yield from _reserved(
+                    path, name, entries[name].stat(follow_symlinks=False), set(entries), is_root
+                )
+            elif entries[name].is_dir(follow_symlinks=False):
+                pending.append(path)
+
+
+def _reserved(
+    path: bytes, name: bytes, status: os.stat_result, names: set[bytes], is_root: bool
+) -> Iterator[Problem]:
+    """Judge one name that starts with `.wh.`."""
+    if is_root and name in _BOOKKEEPING_DIRS and stat.S_ISDIR(status.st_mode):
+        yield from _leftovers(path, name)
+    elif name.startswith(META_PREFIX):
+        yield from _meta(path, name, status, is_root)
+    elif not stat.S_ISREG(status.st_mode):
+        yield _problem("type", path, "a whiteout that is no regular file", "removed, or renamed if not empty")
+    elif name[len(PREFIX) :] in names:
+        yield _problem("pair", path, "whiteout of an entry that is there", "whiteout removed")
+
+
+def _meta(path: bytes, name: bytes, status: os.stat_result, is_root: bool) -> Iterator[Problem]:
+    if name in (OPAQUE, BASE):
+        if not stat.S_ISREG(status.st_mode):
+            yield _problem("type", path, "a mark that is no regular file", "removed, or renamed if not empty")
+        elif name == BASE and not is_root:
+            yield _problem("stray", path, "whiteout base outside the root", "removed")
+    elif is_stage(name):
+        yield _problem("stage", path, "leftover of an unfinished operation", "removed")
+    else:
+        yield _problem("stray", path, "unknown reserved name", "removed, or renamed if not empty")
+
+
+def _leftovers(path: bytes, name: bytes) -> Iterator[Problem]:
+    for entry in sorted(os.listdir(path)):
+        if name == PLINK_DIR:
+            text = "pseudo-link that was not flushed (mounting the union again recovers it)"
+            yield _problem("plink", os.path.join(path, entry), text, "removed")
+        else:
+            yield _problem("orphan", os.path.join(path, entry), "orphan of a killed server", "removed")
+
+
+def _problem(kind: str, path: bytes, text: str, remedy: str) -> Problem:
+    return Problem(kind, os.fsdecode(path), text, remedy)
+
+
+def repair(problem: Problem) -> None:
+    """Put one problem right; OSError when that fails, UserError while a union uses the branch."""
+    user = rundir.user_of(problem.path)
+    if user is not None:
+        raise UserError(f"{problem.path} belongs to a branch of the union at {user}", "unmount it first")
+    path = os.fsencode(problem.path)
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        os.unlink(path)
+    elif problem.kind in ("stage", "orphan"):
+        shutil.rmtree(path)
+    else:
+        _remove_or_keep(path)
+
+
+def _remove_or_keep(path: bytes) -> None:
+    """Remove an empty directory; rename one with content to a name without the reserved prefix."""
+    try:
+        os.rmdir(path)
+        return
+    except OSError:
+        if not os.listdir(path):
+            raise
+    head, name = os.path.split(path)
+    base = b"recovered." + name.removeprefix(META_PREFIX).removeprefix(PREFIX)
+    for number in range(1000):
+        new = os.path.join(head, base + (b".%d" % number if number else b""))
+        if not os.path.lexists(new):
+            os.rename(path, new)
+            return

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What commands do to a mounted union: requests to its server, in AUFS' order, with the checks only a client can make.
+
+The server must never look at a path inside its own mount, as it would wait for itself; so such paths are refused here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from unionfs import mount_table
+from unionfs.branch import Branch
+from unionfs.control import request
+from unionfs.errors import UserError
+from unionfs.options import MountRequest, Surgery, parse
+
+
+def locate(path: str) -> tuple[str, str]:
+    """Return (mount point, path from its root) of a path on a union; the last part is not followed if it is a link."""
+    full = mount_table.canonical(path)
+    mounted = mount_table.containing(full)
+    if mounted is None:
+        raise UserError(f"{path} is on no mount")
+    return mounted.target, os.path.relpath(full, mounted.target).removeprefix(".")
+
+
+def add_branch(mountpoint: str, index: int | None, branch: Branch) -> None:
+    """Insert a branch (index None: append); OSError with EDOM, EINVAL …"""
+    text = _text(Branch(_outside(mountpoint, branch.path), branch.permission, branch.attributes))
+    request(mountpoint, "add", index=index, branch=text)
+
+
+def delete_branch(mountpoint: str, path: str) -> None:
+    """Remove a branch; OSError with EBUSY when something holds it."""
+    request(mountpoint, "delete", path=_outside(mountpoint, path))
+
+
+def modify_branch(mountpoint: str, path: str, permission: str) -> None:
+    """Change a branch's permission."""
+    request(mountpoint, "modify", path=_outside(mountpoint, path), permission=permission)
+
+
+def busy(mountpoint: str, path: str) -> list[tuple[int, str]]:
+    """Return (pid, path in the union) of what holds a branch."""
+    holders = request(mountpoint, "busy", path=_outside(mountpoint, path))
+    return [(int(pid), str(name)) for pid, name in holders]
+
+
+def _text(branch: Branch) -> str:
+    # A path may hold "=", so a branch without permission cannot always be written: AUFS' own default is asked for then.
+    return str(branch) if branch.permission else branch.path
+
+
+def _outside(mountpoint: str, path: str) -> str:
+    """Return `path` made absolute; UserError when it lies on the union itself."""
+    path = os.path.abspath(path)
+    union = mount_table.containing(mount_table.canonical(mountpoint))
+    inside = mount_table.containing(os.path.realpath(path))
+    if union is not None and inside is not None and union.device == inside.device:
+        raise UserError(f"{path} is inside the union at {mountpoint}, it cannot be a branch of it")
+    return path
+
+
+def remount(mountpoint: str, text: str) -> None:
+    """Do what `-o remount,TEXT` says: branch surgery left to right, then options and the mount's own flags.
+
+    What was applied before an error stays, as in AUFS. A bare remount drops what the kernel cached.
+    """
+    wanted = parse(text, remount=True)
+    for step in wanted.surgery:
+        _operate(mountpoint, step)
+    if "ro" in wanted.mount_flags:
+        _set_flags(mountpoint, wanted)
+    if wanted.changes:
+        request(mountpoint, "set_options", text=_words_of_options(text))
+    if "ro" not in wanted.mount_flags:
+        _set_flags(mountpoint, wanted)
+    if not wanted.surgery and not wanted.changes:
+        request(mountpoint, "refresh")
+
+
+def _set_flags(mountpoint: str, wanted: MountRequest) -> None:
+    if wanted.flag_words:
+        from unionfs.fuse import device
+
+        device.remount(mountpoint, wanted.flag_words)
+
+
+def _words_of_options(text: str) -> str:
+    from unionfs.options import split
+
+    surgery = re.compile(r"(add|ins|append|prepend|del|mod)[:=]")
+    return ",".join(word for word in split(text, ",") if not surgery.match(word))
+
+
+def _operate(mountpoint: str, step: Surgery) -> None:
+    if step.action == "del":
+        delete_branch(mountpoint, step.branch.path)
+    elif step.action == "mod":
+        modify_branch(mountpoint, step.branch.path, step.permission)
+    else:
+        index = {"append": None, "prepend": 0}.get(step.action, step.index)
+        add_branch(mountpoint, index, step.branch)
+
+
+def unmount(target: str, *, lazy: bool) -> None:
+    """Flush pseudo-links, unmount and wait for the server's end; a dead mount is detached."""
+    from unionfs import rundir
+    from unionfs.fuse import device
+    from unionfs.mount import wait_for_end
+
+    mounted = mount_table.find(target)
+    if mounted is None or not mounted.fstype.startswith("fuse"):
+        raise UserError(f"{target} is not the mount point of a union")
+    if device.is_dead(mounted.target):
+        device.unmount(mounted.target, lazy=True)
+        return
+    pid = None
+    try:
+        pid = int((rundir.find(mounted.target) / "pid").read_text())
+        request(mounted.target, "flush")
+    except (UserError, ValueError):
+        pass  # a server without a control socket, or a hung one: nothing can be flushed
+    except OSError:
+        if not lazy:
+            raise
+    device.unmount(mounted.target, lazy=lazy)
+    if pid is not None and not lazy:
+        wait_for_end(pid)

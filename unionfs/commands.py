@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of `unionfs` that change something; each takes the parsed command line and returns the exit code.
+
+Modules that are slow to import are imported where they are used: the program must start fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from unionfs.errors import UserError
+
+
+def mount(arguments: argparse.Namespace) -> int:
+    """Mount a union, in the background unless told otherwise."""
+    from unionfs.mount import MountPlan, default_flags, mount_in_background, raise_descriptor_limit, serve
+    from unionfs.options import initial_branches, parse
+
+    request = parse(",".join(arguments.options))
+    plan = MountPlan(
+        branches=initial_branches(request),
+        target=arguments.mountpoint,
+        options=request.options,
+        flags=default_flags(request.mount_flags),
+        fsname=request.fsname or arguments.source,
+        session=arguments.session,
+        debug=arguments.debug,
+        log_file=os.path.abspath(arguments.log_file) if arguments.log_file else None,
+    )
+    clear_dead(arguments.mountpoint, ask=not arguments.clear_dead)
+    raise_descriptor_limit()
+    if arguments.foreground:
+        return serve(plan, lambda: None)
+    mount_in_background(plan)
+    return 0
+
+
+def clear_dead(target: str, *, ask: bool) -> None:
+    """Detach a dead mount at `target`: after a question on a terminal, or at once with `ask` False.
+
+    Without a terminal nobody can be asked, and the mount fails with a hint.
+    """
+    from unionfs.fuse import device
+
+    if not device.is_dead(target):
+        return
+    if ask:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return
+        print(f"{target} is a dead mount: its server is gone. Unmount it? [y/N] ", end="", file=sys.stderr)
+        sys.stderr.flush()
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            return
+    device.unmount(target, lazy=True)
+
+
+def umount(arguments: argparse.Namespace) -> int:
+    """Flush and unmount."""
+    from unionfs import client
+
+    client.unmount(arguments.mountpoint, lazy=arguments.lazy)
+    return 0
+
+
+def remount(arguments: argparse.Namespace) -> int:
+    """Change branches and options."""
+    from unionfs import client
+
+    client.remount(arguments.mountpoint, ",".join(arguments.options))
+    return 0
+
+
+def branch_add(arguments: argparse.Namespace) -> int:
+    """Insert a branch at an index."""
+    return _add(arguments, arguments.index)
+
+
+def branch_append(arguments: argparse.Namespace) -> int:
+    """Add a branch at the bottom."""
+    return _add(arguments, None)
+
+
+def branch_prepend(arguments: argparse.Namespace) -> int:
+    """Add a branch on top."""
+    return _add(arguments, 0)
+
+
+def _add(arguments: argparse.Namespace, index: int | None) -> int:
+    from unionfs import client
+    from unionfs.branch import Branch
+
+    client.add_branch(arguments.mountpoint, index, Branch.parse(arguments.branch))
+    return 0
+
+
+def branch_del(arguments: argparse.Namespace) -> int:
+    """Remove a branch."""
+    from unionfs import client
+
+    client.delete_branch(arguments.mountpoint, arguments.branch)
+    return 0
+
+
+def branch_mod(arguments: argparse.Namespace) -> int:
+    """Change a branch's permission."""
+    from unionfs import client
+
+    path, separator, permission = arguments.branch.rpartition("=")
+    if not separator:
+        raise UserError(f"{arguments.branch}: no permission given", "write DIR=PERM", status=2)
+    client.modify_branch(arguments.mountpoint, path, permission)
+    return 0
+
+
+def flush(arguments: argparse.Namespace) -> int:
+    """Turn pseudo-links into hard links."""
+    from unionfs.control import request
+
+    request(arguments.mountpoint, "flush")
+    return 0
+
+
+def mvdown(arguments: argparse.Namespace) -> int:
+    """Move files down one writable branch."""
+    from unionfs import client
+    from unionfs.control import request
+
+    for file in arguments.file:
+        mountpoint, path = client.locate(file)
+        request(mountpoint, "move_down", path=path, overwrite=arguments.overwrite, keep=arguments.keep)
+    return 0
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Check unmounted branches; exit 1 when something is wrong and was not repaired."""
+    from unionfs import views
+    from unionfs.check import check_branch, repair
+
+    found = []
+    for branch in arguments.branch:
+        problems = check_branch(branch)
+        found += problems
+        if arguments.repair:
+            for problem in problems:
+                repair(problem)
+    views.problems(found, repaired=arguments.repair, as_json=arguments.json)
+    return 1 if found and not arguments.repair else 0
+
+
+def commit(arguments: argparse.Namespace) -> int:
+    """Fold the top branch into a lower one."""
+    from unionfs.commit import commit as fold
+
+    summary = fold(arguments.mountpoint, arguments.target, keep_top=arguments.copy)
+    if sys.stdout.isatty():
+        print(f"{summary.copied} copied, {summary.removed} removed, {summary.whiteouts} whiteouts kept")
+    return 0

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of `unionfs` that only show something: as JSON, as lines for scripts, with colours on a terminal only."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unionfs.check import Problem
+
+
+def _paint(text: str, code: str) -> str:
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return f"\033[{code}m{text}\033[0m"
+
+
+def printable(path: str) -> str:
+    """Return a path that prints on any terminal; bytes that are no text are escaped."""
+    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def branch_list(arguments: argparse.Namespace) -> int:
+    """List the branches."""
+    from unionfs.control import request
+
+    branches = request(arguments.mountpoint, "status")["branches"]
+    if arguments.json:
+        print(json.dumps(branches))
+        return 0
+    for row in branches:
+        print(f"{row['index']:>3}  {printable(row['branch'])}")
+    return 0
+
+
+def busy(arguments: argparse.Namespace) -> int:
+    """Show who holds a branch."""
+    from unionfs import client
+
+    holders = client.busy(arguments.mountpoint, arguments.branch)
+    if arguments.json:
+        rows = [{"pid": pid, "command": _command_of(pid), "path": path} for pid, path in holders]
+        print(json.dumps(rows))
+        return 0
+    for pid, path in holders:
+        print(f"{pid:>8}  {_command_of(pid):<16} {printable(path)}")
+    return 0
+
+
+def _command_of(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as stream:
+            return stream.read().strip()
+    except OSError:
+        return "?"
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Show everything about a mount."""
+    from unionfs.control import request
+
+    state = request(arguments.mountpoint, "status")
+    if arguments.json:
+        print(json.dumps(state))
+        return 0
+    print(f"{_paint(printable(state['mountpoint']), '1')}  si={state['id']}  pid {state['pid']}")
+    print(f"files     {state['run_directory']}")
+    print(f"session   {state['session']} ({state['session_reason']})")
+    print(f"options   {','.join(state['options'])}")
+    for row in state["branches"]:
+        print(f"br{row['index']:<7} {printable(row['branch'])}  (brid {row['id']})")
+    for name, value in state["counters"].items():
+        print(f"{name:<12} {value}")
+    return 0
+
+
+def stats(arguments: argparse.Namespace) -> int:
+    """Show request counts and latencies."""
+    from unionfs.control import request
+
+    kinds = request(arguments.mountpoint, "stats")
+    if arguments.json:
+        print(json.dumps(kinds))
+        return 0
+    head = f"{'request':<14}{'count':>10}{'p50 us':>10}{'p90 us':>10}{'p99 us':>10}{'total s':>10}"
+    print(_paint(head, "1"))
+    for kind, row in kinds.items():
+        times = "".join(f"{row[key]:>10.0f}" for key in ("p50_us", "p90_us", "p99_us"))
+        print(f"{kind:<14}{row['count']:>10}{times}{row['seconds']:>10.3f}")
+    return 0
+
+
+def which(arguments: argparse.Namespace) -> int:
+    """Show where paths come from; exit 1 if one is not in the union."""
+    from unionfs import client
+    from unionfs.control import request
+
+    results: dict[str, list[dict[str, Any]]] = {}  # Any: what JSON carries
+    for path in arguments.path:
+        mountpoint, inside = client.locate(path)
+        results[path] = request(mountpoint, "which", path=inside)
+    if arguments.json:
+        print(json.dumps(results))
+    else:
+        for path, rows in results.items():
+            if len(results) > 1:
+                print(f"{printable(path)}:")
+            _show_rows(path, rows)
+    return 0 if all(any(row["visible"] for row in rows) for rows in results.values()) else 1
+
+
+def _show_rows(path: str, rows: list[dict[str, Any]]) -> None:
+    shown = [row for row in rows if row["present"] or row["whiteout"] or row["opaque"]]
+    for row in shown:
+        print(_row(row))
+    if not shown:
+        print(f"unionfs: {printable(path)}: no branch has it", file=sys.stderr)
+
+
+def _row(row: dict[str, Any]) -> str:
+    notes = [str(row["kind"])] if row["kind"] else []
+    notes += ["whiteout: hides what is below"] if row["whiteout"] else []
+    notes += ["opaque: hides what is below"] if row["opaque"] else []
+    notes += [] if row["visible"] or row["whiteout"] else ["hidden"]
+    mark = "*" if row["visible"] else " "
+    line = f"{mark} {row['index']:>3}  {printable(row['path'])}  ({', '.join(notes)})"
+    return _paint(line, "32") if row["visible"] else line
+
+
+def problems(found: Sequence[Problem], *, repaired: bool, as_json: bool) -> None:
+    """Show what `check` found."""
+    if as_json:
+        print(json.dumps([dataclasses.asdict(problem) for problem in found]))
+        return
+    for problem in found:
+        done = f"; {problem.remedy}" if repaired else ""
+        print(f"{printable(problem.path)}: {problem.text}{done}")
