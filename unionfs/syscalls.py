@@ -134,7 +134,12 @@ class DirectoryReader:
 
     def read(self, fd: int) -> list[tuple[int, int, int, bytes]]:
         """Return the next entries as (ino, offset of the next one, type, name); an empty list at the end."""
-        count = _check(_libc.getdents64(fd, self._buffer, self._size))
+        try:
+            count = _check(_libc.getdents64(fd, self._buffer, self._size))
+        except OSError as error:
+            if error.errno == errno.ENOENT:  # a directory that was removed while open holds nothing
+                return []
+            raise
         data = self._buffer.raw[:count]
         entries = []
         position = 0
