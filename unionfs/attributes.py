@@ -76,6 +76,16 @@ class AttributeChanger:
         finally:
             os.close(fd)
 
+    def strip_set_gid(self, node: Node) -> None:
+        """Clear set-group-ID, as setting an ACL does for a caller who is not in the file's group."""
+        fd = self._union.open_path(node)
+        try:
+            mode = os.fstat(fd).st_mode
+            if mode & stat.S_ISGID:
+                os.chmod(whiteout.proc_path(fd), stat.S_IMODE(mode) & ~stat.S_ISGID)
+        finally:
+            os.close(fd)
+
     # -- extended attributes ------------------------------------------------------------------------------------
 
     def get_xattr(self, node: Node, name: str) -> bytes:

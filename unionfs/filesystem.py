@@ -331,9 +331,17 @@ class UnionFilesystem:
         """Return the names of the extended attributes."""
         return self._change.list_xattrs(node)
 
-    def setxattr(self, node: Node, name: str, value: bytes, flags: int = 0) -> None:
-        """Set an extended attribute."""
+    def setxattr(
+        self, node: Node, name: str, value: bytes, flags: int = 0, *, caller: Caller | None = None
+    ) -> None:
+        """Set an extended attribute; an ACL set by a caller outside the file's group costs the set-group-ID bit."""
         self._change.set_xattr(node, name, value, flags)
+        if (
+            name == "system.posix_acl_access"
+            and caller is not None
+            and not self._inspect.is_in_group(node, caller)
+        ):
+            self._change.strip_set_gid(node)
 
     def removexattr(self, node: Node, name: str) -> None:
         """Remove an extended attribute."""

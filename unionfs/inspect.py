@@ -134,6 +134,10 @@ class Inspector:
         """EACCES unless every copy of the directory may be listed."""
         self._check(node, caller, 4)
 
+    def is_in_group(self, node: Node, caller: Caller) -> bool:
+        """Tell whether the caller is root or in the file's group, so that set-group-ID may stay."""
+        return caller.uid == 0 or self._union.status(node).st_gid in _groups(caller)
+
     def _check(self, node: Node, caller: Caller, wanted: int) -> None:
         if caller.uid == 0:
             return

@@ -351,7 +351,9 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        await self.call(self.filesystem.setxattr, self.node(inode), os.fsdecode(name), value)
+        await self.call(
+            self.filesystem.setxattr, self.node(inode), os.fsdecode(name), value, caller=_caller(ctx)
+        )
 
     @answered
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
