@@ -8,6 +8,7 @@ client end on the control socket; the client sees the supervisor end on the same
 
 import logging
 import os
+import resource
 import select
 import signal
 import socket
@@ -159,6 +160,11 @@ class _Supervisor:
         watch.start()
         try:
             serve()
+        except BaseException:
+            # A container that dies while the server starts, or in mid-request, is no failure of the server.
+            if not watch.ended.wait(_SERVER_PATIENCE):
+                raise
+            log.debug("the server of a dead container ended badly", exc_info=True)
         finally:
             _kill(self._pidfd)  # a server that ended by itself leaves a container without a root
             watch.ended.wait()
@@ -179,6 +185,12 @@ class _Supervisor:
         from unionfs import server
         from unionfs.filesystem import UnionFilesystem
 
+        for name in ("pyfuse3", "pyfuse3._pyfuse3"):
+            logging.getLogger(name).addFilter(_is_news)
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (most, most)
+        )  # every node that is in use holds descriptors
         filesystem = UnionFilesystem.open(self._request.branches, self._request.options, overlap_ok=True)
         device = self._device
 
@@ -186,6 +198,11 @@ class _Supervisor:
             server.run(filesystem, device, mountpoint=None, on_ready=_nothing, control=False)
 
         return serve
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Drop what pyfuse3 says of answers to processes that were killed while they waited: with a container that is usual."""
+    return "fuse_reply_* failed" not in record.getMessage()
 
 
 def _nothing() -> None:

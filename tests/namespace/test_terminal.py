@@ -21,6 +21,7 @@ class _Terminal:
     def __init__(self, master: int, client: Popen[bytes]) -> None:
         self.master = master
         self.client = client
+        self._unread = ""
 
     def resize(self, rows: int, columns: int) -> None:
         ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -30,12 +31,15 @@ class _Terminal:
         os.write(self.master, text.encode())
 
     def read_until(self, text: str) -> str:
-        seen = ""
+        """Return what comes up to and with `text`; what follows is kept for the next call."""
         deadline = time.monotonic() + PATIENCE
-        while text not in seen:
+        while text not in self._unread:
             left = deadline - time.monotonic()
-            assert left > 0 and select.select([self.master], [], [], left)[0], f"no {text!r} in {seen!r}"
-            seen += os.read(self.master, 4096).decode()
+            ready = left > 0 and select.select([self.master], [], [], left)[0]
+            assert ready, f"no {text!r} in {self._unread!r}"
+            self._unread += os.read(self.master, 4096).decode()
+        end = self._unread.index(text) + len(text)
+        seen, self._unread = self._unread[:end], self._unread[end:]
         return seen
 
 
