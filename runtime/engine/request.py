@@ -60,7 +60,8 @@ def _directory(path: str, option: str) -> str:
 def _like(directory: str, model: str) -> None:
     """Give an empty rw branch the owner and mode of the layer below: its root becomes the container's `/`."""
     status = os.stat(model)
-    os.chown(directory, status.st_uid, status.st_gid)
+    if os.geteuid() == 0:
+        os.chown(directory, status.st_uid, status.st_gid)
     os.chmod(directory, stat.S_IMODE(status.st_mode))
 
 
