@@ -1,0 +1,455 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs as people call them: what they print, their exit codes, and that a failure leaves nothing behind."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CAN_MOUNT
+from tests.support import syscalls
+from tests.support.union import Workshop, eventually, is_mounted, program, unionfs
+
+pytestmark = pytest.mark.skipif(not CAN_MOUNT, reason="mounting needs root and /dev/fuse")
+
+PROGRAMS = {
+    "mount.unionfs": "unionfs.mount_helper",
+    "unionfs-overlay": "unionfs.overlay_cli",
+}
+
+
+def call(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run one of the other programs."""
+    argv = [*program(name, PROGRAMS[name]), *map(str, arguments)]
+    return subprocess.run(
+        argv, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, check=False
+    )
+
+
+class Place:
+    """Two branches and a mount point, unmounted at the end whatever happened."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.rw, self.ro, self.mnt = root / "rw", root / "ro", root / "mnt"
+        for path in (self.rw, self.ro, self.mnt):
+            path.mkdir()
+            path.chmod(0o755)
+        (self.ro / "file").write_text("low\n")
+        self.options = f"br:{self.rw}=rw:{self.ro}=ro+wh"
+
+    def clean(self) -> None:
+        """Detach whatever is still mounted."""
+        while is_mounted(self.mnt):
+            syscalls.umount2(str(self.mnt), syscalls.MNT_DETACH)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """Give two branches and a mount point."""
+    tmp_path.chmod(0o755)
+    made = Place(tmp_path)
+    try:
+        yield made
+    finally:
+        made.clean()
+
+
+def refused(done: subprocess.CompletedProcess[str], words: str, status: int = 1) -> None:
+    """Fail unless the program ended with one line that holds `words` and with this exit code."""
+    assert done.returncode == status, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# -- mount and umount -----------------------------------------------------------------------------------------------
+
+
+def test_mount_returns_when_the_mount_answers(place: Place) -> None:
+    """After `unionfs mount` the union is there; after umount the mount and its server are gone."""
+    done = unionfs("mount", "-o", place.options, place.mnt)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert (place.mnt / "file").read_text() == "low\n"
+    status = json.loads(unionfs("status", "--json", place.mnt).stdout)
+    assert Path(status["run_directory"]).is_dir()
+    unionfs("umount", place.mnt)
+    assert not is_mounted(place.mnt)
+    eventually(lambda: not Path(f"/proc/{status['pid']}").exists(), "the server to be reaped")
+    assert not Path(status["run_directory"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("br:{root}/missing=rw", "missing"),
+        ("br:{ro}/file=ro", "directory"),
+        ("br:{rw}=rw:{rw}/sub=ro", "overlaps"),
+        ("br:{rw}=rw:{mnt}/inside=ro", "inside the mount point"),
+        ("br:{rw}=rw:/proc=ro", "procfs"),
+        ("br:{rw}=rw,nonsense", "'nonsense'"),
+        ("br:{rw}=rw,create=pdmfs", "create"),
+        ("br:{rw}=rw,create=mfsrr", "create"),
+        ("br:{rw}=rw,rdcache=4000", "rdcache"),
+        ("udba=none", "no branch"),
+        ("br:{rw}=rw:{rw}=ro", "same directory"),
+    ],
+)
+def test_mount_bad_option_is_one_line_and_leaves_nothing(place: Place, options: str, words: str) -> None:
+    """Each bad input gets one clear line and exit code 1."""
+    (place.rw / "sub").mkdir()
+    (place.mnt / "inside").mkdir()
+    text = options.format(root=place.root, rw=place.rw, ro=place.ro, mnt=place.mnt)
+    refused(unionfs("mount", "-o", text, place.mnt, check=False), words)
+    assert not is_mounted(place.mnt)
+    assert sorted(os.listdir(place.rw)) == ["sub"]
+
+
+def test_mount_read_only_filesystem_as_rw_is_refused(place: Place) -> None:
+    """A filesystem that is mounted read-only cannot be a writable branch."""
+    syscalls.mount("none", str(place.rw), "tmpfs", syscalls.MS_RDONLY)
+    try:
+        refused(unionfs("mount", "-o", place.options, place.mnt, check=False), "read-only")
+    finally:
+        syscalls.umount2(str(place.rw))
+
+
+def test_mount_on_missing_or_wrong_mount_point_is_refused(place: Place) -> None:
+    """The mount point must be a directory."""
+    refused(unionfs("mount", "-o", place.options, place.root / "nowhere", check=False), "nowhere")
+    refused(unionfs("mount", "-o", place.options, place.ro / "file", check=False), "not a directory")
+
+
+def test_mount_on_a_union_is_busy(place: Place) -> None:
+    """A second union at the same place is refused and the first goes on."""
+    unionfs("mount", "-o", place.options, place.mnt)
+    refused(unionfs("mount", "-o", place.options, place.mnt, check=False), "busy")
+    assert (place.mnt / "file").exists()
+    unionfs("umount", place.mnt)
+
+
+def test_mount_on_a_dead_mount_says_so_and_clears_it(place: Place) -> None:
+    """A mount whose server was killed is named as such; --clear-dead, or umount, detaches it."""
+    unionfs("mount", "-o", place.options, place.mnt)
+    pid = json.loads(unionfs("status", "--json", place.mnt).stdout)["pid"]
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not Path(f"/proc/{pid}").exists(), "the server's end")
+    refused(unionfs("mount", "-o", place.options, place.mnt, check=False), "dead mount")
+    refused(unionfs("status", place.mnt, check=False), "does not answer")
+    unionfs("mount", "--clear-dead", "-o", place.options, place.mnt)
+    assert (place.mnt / "file").exists()
+    pid = json.loads(unionfs("status", "--json", place.mnt).stdout)["pid"]
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not Path(f"/proc/{pid}").exists(), "the server's end")
+    unionfs("umount", place.mnt)
+    assert not is_mounted(place.mnt)
+
+
+def test_mount_without_device_names_it(place: Place) -> None:
+    """Where /dev/fuse is missing the message says so."""
+    script = f"mount -t tmpfs none /dev && exec {' '.join(program())} mount -o {place.options} {place.mnt}"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    refused(done, "/dev/fuse does not exist")
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["mount"], ["branch", "add", "/mnt", "x", "/b"]])
+def test_usage_error_exits_two(arguments: list[str]) -> None:
+    """A wrong command line is exit code 2."""
+    assert unionfs(*arguments, check=False).returncode == 2
+
+
+@pytest.mark.parametrize("command", ["status", "stats", "flush", "umount", "remount"])
+def test_command_on_a_plain_directory_is_refused(tmp_path: Path, command: str) -> None:
+    """A directory that is no union is named."""
+    refused(unionfs(command, tmp_path, check=False), str(tmp_path))
+
+
+def test_umount_of_a_busy_mount_is_refused_and_lazy_works(place: Place) -> None:
+    """umount says that it is busy; --lazy detaches."""
+    unionfs("mount", "-o", place.options, place.mnt)
+    with (place.mnt / "file").open():
+        refused(unionfs("umount", place.mnt, check=False), "busy")
+        assert is_mounted(place.mnt)
+        unionfs("umount", "--lazy", place.mnt)
+    assert not is_mounted(place.mnt)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signal_unmounts_and_exits_zero(union: Workshop, number: signal.Signals) -> None:
+    """A stopped server takes its mount with it."""
+    made = union.mount(B0={}, B1={"f": "x"})
+    process = made.process
+    assert process is not None
+    os.kill(process.pid, number)
+    assert process.wait(20) == 0
+    assert not is_mounted(made.mnt)
+    made.process = None
+
+
+def test_foreground_tells_the_service_manager(place: Place) -> None:
+    """READY=1 comes when the mount answers, STOPPING=1 at the end."""
+    address = place.root / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        manager.settimeout(20)
+        server = subprocess.Popen(
+            [*program(), "mount", "--foreground", "-o", place.options, str(place.mnt)],
+            env={**os.environ, "NOTIFY_SOCKET": str(address)},
+        )
+        assert manager.recv(100) == b"READY=1"
+        assert (place.mnt / "file").exists()
+        server.terminate()
+        assert manager.recv(100) == b"STOPPING=1"
+        assert server.wait(20) == 0
+
+
+# -- while mounted --------------------------------------------------------------------------------------------------
+
+
+def test_run_directory_has_aufs_files(union: Workshop) -> None:
+    """br<N>, brid<N> and xi_path are there and follow branch surgery."""
+    made = union.mount(B0={}, B1={})
+    extra = union.directory("B2")
+    directory = Path(made.status()["run_directory"])
+    assert (directory / "br0").read_text() == f"{made.branch(0)}=rw\n"
+    assert (directory / "brid0").read_text() == "64\n"
+    assert (directory / "xi_path").exists()
+    unionfs("branch", "append", made.mnt, f"{extra}=ro+wh")
+    assert (directory / "br2").read_text() == f"{extra}=ro+wh\n"
+    unionfs("branch", "del", made.mnt, extra)
+    assert not (directory / "br2").exists()
+    assert (directory / "control").stat().st_mode & 0o777 == 0o600
+
+
+def test_branch_inside_the_union_is_refused(union: Workshop) -> None:
+    """A directory of the union cannot be its branch; asking does not hang the server."""
+    made = union.mount(B0={}, B1={"d/f": "x"})
+    for action in (["append"], ["prepend"], ["del"]):
+        refused(unionfs("branch", *action, made.mnt, made / "d", check=False), "inside the union")
+
+
+def test_branch_busy_names_process_and_file(union: Workshop) -> None:
+    """`branch busy` and the refusal of del say who holds the branch."""
+    made = union.mount(B0={}, B1={"f": "x"}, B2={})
+    with (made / "f").open():
+        rows = json.loads(unionfs("branch", "busy", "--json", made.mnt, made.branch(1)).stdout)
+        assert [(row["pid"], row["path"]) for row in rows] == [(os.getpid(), "/f")]
+        refused(unionfs("branch", "del", made.mnt, made.branch(1), check=False), str(os.getpid()))
+    unionfs("branch", "del", made.mnt, made.branch(1))
+    assert not (made / "f").exists()
+
+
+def test_remount_changes_options_and_flags(union: Workshop) -> None:
+    """Options, branches and `ro` change in one remount."""
+    made = union.mount(B0={}, B1={"f": "x"})
+    unionfs("remount", "-o", "create=rr,sum,ro", made.mnt)
+    assert {"create=rr", "sum"} <= set(made.status()["options"])
+    with pytest.raises(OSError, match="Read-only"):
+        (made / "new").touch()
+    unionfs("remount", "-o", "rw,nosum", made.mnt)
+    (made / "new").touch()
+    assert "sum" not in made.status()["options"]
+    refused(unionfs("remount", "-o", "sum,nonsense", made.mnt, check=False), "nonsense")
+    refused(unionfs("remount", "-o", "whiteout=overlay", made.mnt, check=False), "whiteout")
+
+
+def test_which_explains_each_branch(union: Workshop) -> None:
+    """which tells the visible copy, hidden ones and the whiteout."""
+    made = union.mount(B0={"f": "new"}, B1={"f": "old", "g": "x"})
+    lines = unionfs("which", made / "f").stdout.splitlines()
+    assert lines[0].startswith("*") and str(made.branch(0) / "f") in lines[0]
+    assert "hidden" in lines[1]
+    (made / "g").unlink()
+    done = unionfs("which", "--json", made / "g", check=False)
+    assert done.returncode == 1
+    rows = json.loads(done.stdout)[str(made / "g")]
+    assert [(row["whiteout"], row["present"], row["visible"]) for row in rows] == [
+        (True, False, False),
+        (False, True, False),
+    ]
+
+
+def test_stats_count_requests(union: Workshop) -> None:
+    """stats counts by kind."""
+    made = union.mount(B0={}, B1={"f": "x"})
+    (made / "f").read_text()
+    stats = json.loads(unionfs("stats", "--json", made.mnt).stdout)
+    assert stats["open"]["count"] >= 1
+    assert stats["open"]["p99_us"] >= stats["open"]["p50_us"] > 0
+
+
+def test_control_socket_survives_rubbish(union: Workshop) -> None:
+    """Nothing that a client sends ends the server."""
+    made = union.mount(B0={}, B1={})
+    path = Path(made.status()["run_directory"]) / "control"
+    for rubbish in (
+        b"\n",
+        b"[]\n",
+        b"{}\n",
+        b'{"command": 3}\n',
+        b'{"command": "which", "path": 1}\n',
+        b"\xff",
+    ):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.connect(str(path))
+            client.sendall(rubbish)
+            client.shutdown(socket.SHUT_WR)
+            answer = client.makefile("rb").read()
+            assert b'"ok": true' not in answer
+    assert made.status()["pid"] == made.pid
+    made.allowed_log.append("control command failed|Traceback|^ |Error")
+
+
+# -- commit and check -----------------------------------------------------------------------------------------------
+
+
+def test_commit_folds_the_top_branch_down(union: Workshop) -> None:
+    """The union looks the same before and after; the top branch is empty and the target has the changes."""
+    made = union.mount(
+        "br:{B0}=rw:{B1}=ro+wh:{B2}=ro+wh",
+        changing="B1",
+        B0={},
+        B1={"f": "old", "gone": "x", "d/x": "1"},
+        B2={"low": "2", "d/y": "2"},
+    )
+    (made / "f").write_text("new")
+    os.link(made / "f", made / "link")
+    (made / "gone").unlink()
+    (made / "low").unlink()
+    (made / "d" / "x").unlink()
+    (made / "d" / "y").unlink()
+    (made / "d").rmdir()
+    (made / "d").mkdir()
+    (made / "d" / "z").write_text("3")
+    before = {str(path.relative_to(made.mnt)): path.lstat().st_size for path in made.mnt.rglob("*")}
+    unionfs("commit", made.mnt, made.branch(1))
+    after = {str(path.relative_to(made.mnt)): path.lstat().st_size for path in made.mnt.rglob("*")}
+    assert before.keys() == after.keys() == {"f", "link", "d", "d/z"}
+    base = made.branch(1)
+    assert (base / "f").read_text() == "new"
+    assert (base / "f").stat().st_ino == (base / "link").stat().st_ino
+    assert sorted(os.listdir(base)) == [".wh.low", "d", "f", "link"]
+    assert sorted(os.listdir(base / "d")) == [".wh..wh..opq", "z"]
+    assert all(name.startswith(".wh..wh.") for name in os.listdir(made.branch(0)))
+    (made / "after").write_text("x")
+    assert (made.branch(0) / "after").exists()
+
+
+def test_commit_refuses_what_it_cannot_do(union: Workshop) -> None:
+    """Not a branch, not the neighbour, an open file: one line each, nothing changed."""
+    made = union.mount("br:{B0}=rw:{B1}=ro+wh:{B2}=ro", B0={}, B1={"f": "x"}, B2={})
+    (made / "n").write_text("x")
+    refused(unionfs("commit", made.mnt, union.root, check=False), "not a branch")
+    refused(unionfs("commit", made.mnt, made.branch(2), check=False), "between")
+    with (made / "n").open():
+        refused(unionfs("commit", made.mnt, made.branch(1), check=False), "open")
+    assert (made.branch(0) / "n").exists()
+
+
+def test_check_finds_and_repairs(tmp_path: Path) -> None:
+    """Pairs, bad types, stages, plinks and orphans are found; -r puts them right and keeps data."""
+    for directory in ("d", ".wh.bad/inner", ".wh..wh.plnk", ".wh..wh.orph", ".wh..wh.x.0a1b/y"):
+        (tmp_path / directory).mkdir(parents=True)
+    for file in (
+        "d/f",
+        "d/.wh.f",
+        "d/.wh.hidden",
+        ".wh..wh.plnk/1.2",
+        ".wh..wh.orph/x.1234",
+        "d/.wh..wh.f.00ff",
+    ):
+        (tmp_path / file).write_text("")
+    done = unionfs("check", "--json", tmp_path, check=False)
+    assert done.returncode == 1
+    kinds = sorted(problem["kind"] for problem in json.loads(done.stdout))
+    assert kinds == ["orphan", "pair", "plink", "stage", "stage", "type"]
+    unionfs("check", "-r", tmp_path)
+    assert unionfs("check", tmp_path).stdout == ""
+    assert (tmp_path / "d" / "f").exists() and (tmp_path / "d" / ".wh.hidden").exists()
+    assert (tmp_path / "recovered.bad" / "inner").is_dir()
+
+
+def test_check_does_not_repair_a_branch_in_use(union: Workshop) -> None:
+    """A branch of a living union is not touched."""
+    made = union.mount(B0={}, B1={"f": "x"})
+    (made.branch(0) / ".wh.q").mkdir()
+    refused(unionfs("check", "-r", made.branch(0), check=False), "unmount")
+    (made.branch(0) / ".wh.q").rmdir()
+
+
+# -- the other programs ---------------------------------------------------------------------------------------------
+
+
+def test_mount_helper_mounts_and_remounts(place: Place) -> None:
+    """mount(8)'s way of calling: SOURCE TARGET -o ..., and remount with what the mount table says added."""
+    assert call("mount.unionfs", "src", place.mnt, "-n", "-o", f"rw,{place.options}").returncode == 0
+    assert (place.mnt / "file").exists()
+    extra = place.root / "extra"
+    extra.mkdir()
+    (extra / "more").touch()
+    words = "rw,remount,relatime,user_id=0,group_id=0,default_permissions,allow_other"
+    assert call("mount.unionfs", "src", place.mnt, "-o", f"{words},append={extra}").returncode == 0
+    assert (place.mnt / "more").exists()
+    refused(call("mount.unionfs", "src", place.mnt, "-o", "remount,nonsense"), "nonsense", 32)
+    refused(call("mount.unionfs", "src", place.mnt, "-o", "br:/nonexistent"), "busy", 32)
+    unionfs("umount", place.mnt)
+
+
+def test_overlay_merges_left_on_top(place: Place) -> None:
+    """lowerdir's leftmost directory wins; a deletion leaves overlayfs' whiteout."""
+    top = place.root / "top"
+    top.mkdir()
+    (top / "file").write_text("top\n")
+    options = f"lowerdir={top}:{place.ro},upperdir={place.rw},workdir={place.root}"
+    done = call("unionfs-overlay", "-o", options, place.mnt)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (place.mnt / "file").read_text() == "top\n"
+    (place.mnt / "file").unlink()
+    assert (place.rw / "file").is_char_device()
+    unionfs("umount", place.mnt)
+
+
+def test_overlay_without_upperdir_is_read_only(place: Place) -> None:
+    """One lower directory is enough, and nothing can be written."""
+    assert (
+        call("unionfs-overlay", "source", place.mnt, "-o", f"rw,lowerdir={place.ro},dev,suid").returncode == 0
+    )
+    with pytest.raises(OSError, match="Read-only"):
+        (place.mnt / "new").touch()
+    assert f"{place.mnt} " in Path("/proc/thread-self/mountinfo").read_text()
+    unionfs("umount", place.mnt)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("lowerdir={ro},nonsense=1", "nonsense"),
+        ("upperdir={rw}", "lowerdir"),
+        ("lowerdir={ro},uidmapping=0:100000:65536", "uidmapping"),
+        ("lowerdir={ro},squash_to_root", "squash_to_root"),
+        ("lowerdir={root}/missing", "missing"),
+    ],
+)
+def test_overlay_bad_option_is_one_line(place: Place, options: str, words: str) -> None:
+    """What it cannot do is refused by name."""
+    text = options.format(root=place.root, rw=place.rw, ro=place.ro)
+    refused(call("unionfs-overlay", "-o", text, place.mnt), words)
+    assert not is_mounted(place.mnt)
+
+
+def test_overlay_called_for_remount_changes_flags_only(place: Place) -> None:
+    """mount(8) calls the helper again for `remount`; it must not mount a second time."""
+    options = f"lowerdir={place.ro},upperdir={place.rw}"
+    assert call("unionfs-overlay", "source", place.mnt, "-o", options).returncode == 0
+    assert call("unionfs-overlay", "source", place.mnt, "-o", f"remount,ro,{options}").returncode == 0
+    with pytest.raises(OSError, match="Read-only"):
+        (place.mnt / "new").touch()
+    unionfs("umount", place.mnt)
+    assert not is_mounted(place.mnt)
