@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From what the user asked for to what is to be done: branches, hidden directories, id maps. Nothing is executed here."""
 
+import fcntl
 import os
 import stat
 from collections.abc import Sequence
@@ -18,11 +19,15 @@ _SPARE_IDS = IdMap(0, 0x7FFF0000 - 65536, 65536)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A container to run: what init does (`spec`) and what the supervisor serves (`branches`)."""
+    """A container to run: what init does (`spec`) and what the supervisor serves (`branches`).
+
+    `hold` is a descriptor that keeps others from the rw branch as long as client or supervisor lives.
+    """
 
     spec: ContainerSpec
     branches: tuple[Branch, ...]
     options: Options
+    hold: int
 
 
 def prepare(
@@ -39,13 +44,25 @@ def prepare(
             raise UserError(f"the layer {path} lies in the rw directory {top}", "give another --rw")
     if rw is None:
         os.mkdir(top)
+    hold = _hold(top)
     if not os.listdir(top):
         _like(top, lower[0])
     permission = Branch(top, "rw")
     whiteouts = frozenset({"wh"})
     branches = [Branch(path, "ro", whiteouts if path != "/" else frozenset()) for path in lower]
     hidden = {inside for path in lower for secret in (top, root) if (inside := _seen_in(path, secret))}
-    return Request(replace(spec, hidden=tuple(sorted(hidden))), (permission, *branches), Options())
+    return Request(replace(spec, hidden=tuple(sorted(hidden))), (permission, *branches), Options(), hold)
+
+
+def _hold(directory: str) -> int:
+    """Lock the rw branch: two servers would not know of each other's changes."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise UserError(f"--rw {directory} is in use by another container", "give each its own") from None
+    return fd
 
 
 def _directory(path: str, option: str) -> str:

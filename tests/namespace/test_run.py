@@ -169,6 +169,19 @@ def test_run_rw_directory_keeps_the_changes_and_is_hidden(box: Box) -> None:
     assert again.stdout == "new\ngone\n"
 
 
+def test_run_rw_directory_in_use_is_refused(box: Box) -> None:
+    """Two containers cannot have one rw branch at once; one after the other they can."""
+    branch = box.directory / "rw"
+    branch.mkdir()
+    first = box.start("--rw", str(branch), "--", "sh", "-c", "echo ready; read line")
+    assert first.stdout is not None and first.stdout.readline() == "ready\n"
+    second = box.run("--rw", str(branch), "--", "true")
+    assert second.returncode == 125
+    assert second.stderr == f"unionbox: --rw {branch} is in use by another container; give each its own\n"
+    first.communicate("\n", timeout=60)
+    assert box.run("--rw", str(branch), "--", "true").returncode == 0
+
+
 def test_run_mounts_survive_changes_below_them(box: Box) -> None:
     """/proc, /dev and the hidden directory stay covered when the directories around them are copied up."""
     script = "chmod 711 /var /tmp /; mkdir /made; mv /made /moved; ls -d /proc/1 /dev/null; ls -A " + str(
@@ -256,3 +269,14 @@ def test_run_installs_a_package(box: Box) -> None:
     done = box.run("-i", "--", "sh", "-c", script, stdin=control)
     assert done.stdout == "install ok installed\nhere\n", done.stderr
     assert not re.search("^Package: tiny-test$", Path("/var/lib/dpkg/status").read_text(), re.MULTILINE)
+
+
+def test_run_many_containers_at_once(box: Box) -> None:
+    """Eight containers side by side, each with its own process tree, root and host name."""
+    script = "echo $HOSTNAME > /me; hostname; cat /me; ls /proc | grep -c '^[0-9]'"
+    boxes = [box.start("--pids", "20", "--", "sh", "-c", script) for _ in range(8)]
+    results = [process.communicate(timeout=100) for process in boxes]
+    assert [errors for _, errors in results] == [""] * 8
+    names = [output.split()[0] for output, _ in results]
+    assert len(set(names)) == 8
+    assert [output.split()[:2] for output, _ in results] == [[name, name] for name in names]
