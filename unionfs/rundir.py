@@ -88,9 +88,8 @@ class RunDirectory:
                 file.unlink()
         self.write("xi_path", f"{xino}\n" if xino else "\n")
 
-    def show_device(self, mountpoint: str) -> None:
+    def show_device(self, mountpoint: str, device: int) -> None:
         """Record which device number the mount has."""
-        device = os.stat(mountpoint).st_dev
         self.write("dev", f"{os.major(device)}:{os.minor(device)}\n")
         self.write("mountpoint", f"{escape(mountpoint)}\n")
 

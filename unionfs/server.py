@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import trio
@@ -25,14 +28,23 @@ from unionfs.statistics import Statistics
 
 log = logging.getLogger(__name__)
 
+SESSIONS = ("auto", "direct", "pyfuse3")
+DEFAULT_SESSION = os.environ.get("UNIONFS_SESSION", "pyfuse3")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def choose_session(wanted: str) -> tuple[str, str]:
     """Return (session, why); UserError for one that cannot run here."""
-    if wanted not in ("auto", "pyfuse3"):
-        raise UserError(f"unknown session {wanted!r}", "choose auto or pyfuse3")
-    return "pyfuse3", "asked for" if wanted == "pyfuse3" else "the only session of this version"
+    if wanted not in SESSIONS:
+        raise UserError(f"unknown session {wanted!r}", f"choose one of {', '.join(SESSIONS)}")
+    if wanted != "auto":
+        return wanted, "asked for"
+    return DEFAULT_SESSION, "the default"
+
+
+def _session(name: str) -> ModuleType:
+    """Import the module of a session."""
+    return importlib.import_module(f"unionfs.fuse.{'pyfuse3_session' if name == 'pyfuse3' else name}")
 
 
 def run(
@@ -76,8 +88,7 @@ class _Server:
         self.directory: RunDirectory | None = None
 
     async def main(self, with_control: bool) -> None:
-        from unionfs.fuse import pyfuse3_session
-
+        session = _session(self.session)
         with contextlib.ExitStack() as stack:
             async with trio.open_nursery() as nursery:
                 if with_control:
@@ -90,15 +101,21 @@ class _Server:
                     await listening.wait()
                 nursery.start_soon(self._unmount_on_signal)
                 nursery.start_soon(self._announce)
-                await pyfuse3_session.serve(self.filesystem, self.device_fd, self.statistics)
+                await session.serve(self.filesystem, self.device_fd, self.statistics)
                 nursery.cancel_scope.cancel()
 
     async def _announce(self) -> None:
-        """Ask the mount itself, in a thread, and tell those who wait for it when it answers."""
+        """Ask the mount itself and tell those who wait for it when it answers.
+
+        Another process asks: a thread of this one, killed while it waits for our own answer, could never end, and it would
+        keep the device open, so that the connection would not end either.
+        """
         if self.mountpoint is not None:
-            await trio.to_thread.run_sync(os.stat, self.mountpoint, abandon_on_cancel=True)
-            if self.directory is not None:
-                self.directory.show_device(self.mountpoint)
+            command = ["stat", "--format=%d", "--", self.mountpoint]
+            probe = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            answer, _ = await trio.to_thread.run_sync(probe.communicate, abandon_on_cancel=True)
+            if self.directory is not None and answer:
+                self.directory.show_device(self.mountpoint, int(answer))
         self.on_ready()
         notify_manager("READY=1")
 
