@@ -13,13 +13,13 @@ demo: bootstrap
 	$(PYTHON) -m runtime.demo
 
 test: bootstrap
-	$(SANDBOX) $(PYTEST) -n 4 --dist loadgroup tests
+	$(SANDBOX) $(PYTEST) -n 3 tests
 
 unit: bootstrap
 	$(PYTEST) tests/unit
 
 mount: bootstrap
-	$(SANDBOX) $(PYTEST) -n 4 tests/mount
+	$(SANDBOX) $(PYTEST) -n 3 tests/mount
 
 # The model test for as long as FUZZ_SECONDS says; a failure prints the operations that lead to it.
 FUZZ_SECONDS ?= 1800
