@@ -61,8 +61,7 @@ def run(request: Request, container: Container) -> int:
     finally:
         client.restore()
         _wait_for_children(pid)
-        if not client.cleaned:
-            container.clean()
+        container.clean()  # usually the supervisor has, and there is nothing left to do
     if client.problem:
         print(f"unionbox: {client.problem}", file=sys.stderr)
     return status
@@ -83,7 +82,6 @@ class _Client:
 
     def __init__(self, request: Request, control: socket.socket, terminal: socket.socket | None) -> None:
         self.problem = ""
-        self.cleaned = False
         self._request = request
         self._control = control
         self._terminal = terminal
@@ -134,7 +132,6 @@ class _Client:
         if self._status is None:
             self.problem = "the container's supervisor died; the container was killed and removed"
             return supervisor.FAILED
-        self.cleaned = True
         return self._status
 
     def _hear(self) -> bool:

@@ -166,6 +166,9 @@ class _Supervisor:
                 raise
             log.debug("the server of a dead container ended badly", exc_info=True)
         finally:
+            signal.signal(
+                signal.SIGTERM, signal.SIG_IGN
+            )  # see _end_server; from here on there is only cleaning
             _kill(self._pidfd)  # a server that ended by itself leaves a container without a root
             watch.ended.wait()
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
