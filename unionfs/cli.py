@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from unionfs import commands, views
+from unionfs import commands, mount_helper, views
 from unionfs.program import run_command
 
 _EXAMPLES = """\
@@ -24,12 +24,18 @@ examples:
 Each command has its own help: unionfs COMMAND --help
 """
 
-Subparsers = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_COMMANDS = frozenset(
+    ("mount", "umount", "remount", "branch", "status", "stats", "which", "flush", "mvdown", "check", "commit")
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
-    options = parser().parse_args(arguments)
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    if len(argv) > 2 and argv[0] not in _COMMANDS and "-o" in argv:
+        # mount(8) gives a mount of type fuse.unionfs to mount.fuse3, and that runs: unionfs SOURCE TARGET -o OPTIONS
+        return mount_helper.main(argv)
+    options = parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = options.run
     return run_command("unionfs", lambda: run(options))
 
@@ -104,7 +110,7 @@ def _mounting(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     mount.add_argument("mountpoint", metavar="MOUNTPOINT")
     mount.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
     mount.add_argument(
-        "--session", default="auto", choices=("auto", "pyfuse3"), help="who speaks to the kernel"
+        "--session", default="auto", choices=("auto", "direct", "pyfuse3"), help="who speaks to the kernel"
     )
     mount.add_argument("--log-file", metavar="F", help="write messages there")
     mount.add_argument("-d", "--debug", action="store_true", help="log every detail")

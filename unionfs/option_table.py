@@ -143,6 +143,8 @@ MOUNT_VALUES = frozenset(
         "rootcontext",
         "uid",
         "gid",
+        "user_id",
+        "group_id",
     )
 )
 

@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -40,12 +41,26 @@ def unescape(text: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
+def _make_base(parent: Path) -> None:
+    """Make the directory above the si_<id> ones; UserError if it is not ours alone, as /tmp is everybody's."""
+    if os.geteuid() == 0:
+        parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return
+    for directory in (parent.parent, parent):
+        directory.mkdir(mode=0o700, exist_ok=True)
+        status = directory.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise UserError(
+                f"{directory} is not a directory of this user alone", "remove it, or set XDG_RUNTIME_DIR"
+            )
+
+
 class RunDirectory:
     """One mount's directory; a context manager that removes it."""
 
     def __init__(self) -> None:
         parent = base()
-        parent.mkdir(mode=0o700 if os.geteuid() else 0o755, parents=True, exist_ok=True)
+        _make_base(parent)
         sweep(parent)
         self.id = secrets.token_hex(8)
         self.path = parent / f"si_{self.id}"

@@ -117,8 +117,15 @@ def mount_unprivileged(
             )
         if done.returncode != 0:
             reason = " ".join(done.stderr.split()) or f"{program} failed"
-            raise UserError(f"cannot mount {target}: {reason}")
+            raise UserError(f"cannot mount {target}: {reason}", _hint(reason))
         return _receive(ours, target)
+
+
+def _hint(reason: str) -> str:
+    """Return what to do about fusermount3's two commonest refusals."""
+    if DEVICE in reason and "ermission" in reason:
+        return f"let an administrator run chmod 666 {DEVICE}"
+    return "" if "user_allow_other" not in reason else "or mount without allow_other"
 
 
 def _escape(text: str) -> str:
