@@ -448,8 +448,52 @@ def test_overlay_called_for_remount_changes_flags_only(place: Place) -> None:
     """mount(8) calls the helper again for `remount`; it must not mount a second time."""
     options = f"lowerdir={place.ro},upperdir={place.rw}"
     assert call("unionfs-overlay", "source", place.mnt, "-o", options).returncode == 0
-    assert call("unionfs-overlay", "source", place.mnt, "-o", f"remount,ro,{options}").returncode == 0
+    assert (
+        call("unionfs-overlay", "source", place.mnt, "-o", f"remount,ro,user_id=0,{options}").returncode == 0
+    )
     with pytest.raises(OSError, match="Read-only"):
         (place.mnt / "new").touch()
     unionfs("umount", place.mnt)
     assert not is_mounted(place.mnt)
+
+
+def test_unionfs_called_by_mount_fuse_is_the_helper(place: Place) -> None:
+    """mount.fuse3 runs the program of the type: `unionfs SOURCE TARGET -o ...`, also for a remount."""
+    unionfs("src", place.mnt, "-o", f"rw,{place.options},dev,suid")
+    assert (place.mnt / "file").exists()
+    extra = place.root / "extra"
+    extra.mkdir()
+    (extra / "more").touch()
+    unionfs("src", place.mnt, "-o", f"rw,remount,user_id=0,group_id=0,append={extra}")
+    assert (place.mnt / "more").exists()
+    unionfs("umount", place.mnt)
+
+
+def test_unprivileged_mount_goes_through_fusermount() -> None:
+    """A user mounts, uses and unmounts; the run-time directory is his alone."""
+    user = "setpriv --reuid 65534 --regid 65534 --clear-groups env -u XDG_RUNTIME_DIR"
+    unionfs_ = f"{user} {' '.join(program())}"
+    script = f"""
+        set -e
+        mount -t tmpfs -o mode=1777 none /tmp/
+        mount -t tmpfs -o mode=755 none /mnt
+        mknod /mnt/fuse c 10 229
+        chmod 666 /mnt/fuse
+        mount --bind /mnt/fuse /dev/fuse
+        cd /mnt
+        mkdir rw mnt ro
+        echo low > ro/file
+        chown -R 65534:65534 rw mnt ro
+        {unionfs_} mount -o br:rw=rw:ro=ro mnt
+        {user} sh -c 'echo more >> mnt/file'
+        cat rw/file
+        stat -c %a /tmp/unionfs-65534
+        {unionfs_} umount mnt
+    """
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    if "ermission denied" in done.stderr and "python" in done.stderr:
+        pytest.skip("the program is not readable for other users here")
+    assert done.stderr == ""
+    assert done.stdout == "low\nmore\n700\n"
