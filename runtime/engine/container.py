@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 
 from runtime.oci import cgroup
+from unionfs.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,10 @@ def _unless_gone(
 
 def create(root: str, layout: cgroup.Layout) -> Container:
     """Make a container's directory under a new id and lock it."""
-    os.makedirs(os.path.join(root, "containers"), mode=0o700, exist_ok=True)
+    try:
+        os.makedirs(os.path.join(root, "containers"), mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot keep state in {root}: {error.strerror}", "set UNIONBOX_ROOT") from None
     identity = os.urandom(6).hex()
     directory = os.path.join(root, "containers", identity)
     guard = _lock(os.path.join(root, "lock"))

@@ -46,7 +46,10 @@ def prepare(
         os.mkdir(top)
     hold = _hold(top)
     if not os.listdir(top):
-        _like(top, lower[0])
+        try:
+            _like(top, lower[0])
+        except OSError as error:
+            raise UserError(f"cannot write to {top}: {error.strerror}", "give another --rw") from None
     permission = Branch(top, "rw")
     whiteouts = frozenset({"wh"})
     branches = [Branch(path, "ro", whiteouts if path != "/" else frozenset()) for path in lower]
