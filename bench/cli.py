@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program `unionbench`: choose what to measure, measure it in private namespaces, show it.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 `compare` found a regression, 130 interrupted (what is done is kept).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench import backing, environment, isolation, measure, terminal
+from bench.results import Record, Recorder, Results, load
+from bench.targets import QUICK, TARGETS, Instance, parse_targets
+from bench.workloads import SUITES, check_programs, parse_suites, workloads_of
+from unionfs.errors import UserError
+from unionfs.program import run_command
+
+_EXAMPLES = """\
+examples:
+  sudo unionbench quick                                    the figures that matter, in under three minutes
+  sudo unionbench run --suite metadata,data --targets overlay2,unionfs
+  sudo unionbench run --suite copyup --backing xfs -o copyup.jsonl
+  unionbench report copyup.jsonl -o copyup.html            one page with tables and plots
+  unionbench compare old.jsonl new.jsonl                   what became slower
+"""
+_QUICK_SECONDS = 160.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    options = _parser().parse_args(arguments)
+    return run_command("unionbench", lambda: int(options.run(options)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="unionbench", description="Measure union filesystems side by side.", epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    quick = commands.add_parser("quick", help=SUITES["quick"])
+    quick.set_defaults(run=_quick)
+    _add_measuring(quick, ",".join(QUICK), rounds=5)
+    run = commands.add_parser("run", help="measure some suites")
+    run.add_argument("--suite", required=True, metavar="S,…", help=", ".join(SUITES))
+    run.set_defaults(run=_run)
+    _add_measuring(run, ",".join(TARGETS), rounds=5)
+    full = commands.add_parser("full", help="measure everything; takes a while")
+    full.set_defaults(run=_full)
+    _add_measuring(full, ",".join(TARGETS), rounds=5)
+    listing = commands.add_parser("list", help="show suites, figures and targets, and what is missing here")
+    listing.set_defaults(run=_list)
+    _add_reading(commands)
+    return parser
+
+
+def _add_measuring(parser: argparse.ArgumentParser, targets: str, rounds: int) -> None:
+    parser.add_argument(
+        "--targets", default=targets, metavar="T,…", help="NAME or NAME:LABEL, see: unionbench list"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=_count,
+        default=rounds,
+        help="rounds of interleaved measurements (default %(default)s)",
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the result file (JSON Lines)")
+    parser.add_argument(
+        "--directory", type=Path, default=Path(tempfile.gettempdir()), help="where branches are made"
+    )
+    parser.add_argument(
+        "--backing", choices=tuple(backing.BACKINGS), default="", help="a fresh filesystem below the branches"
+    )
+    parser.add_argument(
+        "--pin", action="store_true", help="servers on the last processor, clients on the first"
+    )
+    parser.add_argument(
+        "--slow",
+        action="append",
+        default=[],
+        metavar="TARGET=PERCENT",
+        help="slow a target down, to test the method",
+    )
+
+
+def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    report = commands.add_parser("report", help="make a page of a result file")
+    report.add_argument("results", type=Path)
+    report.add_argument("-o", "--output", type=Path, default=Path("report.html"), help=".html, .md or .png")
+    report.set_defaults(run=_report)
+    show = commands.add_parser("show", help="print the table of a result file")
+    show.add_argument("results", type=Path)
+    show.set_defaults(run=_show)
+    compare = commands.add_parser("compare", help="name what became slower between two result files")
+    compare.add_argument("old", type=Path)
+    compare.add_argument("new", type=Path)
+    compare.add_argument(
+        "--threshold", type=float, default=5.0, metavar="PERCENT", help="smaller changes are not named"
+    )
+    compare.add_argument(
+        "--absolute", action="store_true", help="compare values themselves, not their ratios to the baseline"
+    )
+    compare.set_defaults(run=_compare)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of rounds")
+    return int(text)
+
+
+# -- measuring --------------------------------------------------------------------------------------------------------
+
+
+def _quick(options: argparse.Namespace) -> int:
+    return _measure(options, "quick", seconds=_QUICK_SECONDS)
+
+
+def _run(options: argparse.Namespace) -> int:
+    return _measure(options, options.suite)
+
+
+def _full(options: argparse.Namespace) -> int:
+    return _measure(options, ",".join(suite for suite in SUITES if suite != "quick"))
+
+
+def _measure(options: argparse.Namespace, suites: str, seconds: float = 0.0) -> int:
+    """Check everything that can be checked before, then measure isolated."""
+    workloads = parse_suites(suites)
+    instances = parse_targets(options.targets, _slow(options.slow))
+    check_programs(workloads)
+    terminal.library("rich")
+    instances, missing = _present(instances)
+    plan = measure.Plan(workloads, instances, options.rounds, seconds, options.pin)
+    if options.backing != "tmpfs":
+        measure.check_disk(plan, options.directory)
+    output: Path = options.output or Path(datetime.now(UTC).strftime("unionbench-%Y%m%d-%H%M%S.jsonl"))
+    try:
+        stream = output.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{output}: {error.strerror}") from None
+    with stream:
+        command = " ".join(["unionbench", *sys.argv[1:]])
+        status = isolation.run(
+            lambda room: _measure_inside(plan, options.backing, room, Recorder(stream), command, missing),
+            options.directory,
+        )
+    print(f"results: {output}", file=sys.stderr)
+    return status
+
+
+def _slow(words: Sequence[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for word in words:
+        label, _, percent = word.rpartition("=")
+        try:
+            found[label] = float(percent.rstrip("%")) / 100
+        except ValueError:
+            raise UserError(f"--slow {word}: not TARGET=PERCENT", status=2) from None
+    return found
+
+
+def _present(instances: list[Instance]) -> tuple[list[Instance], list[Record]]:
+    """Return the targets that can be measured here, and a record for each that cannot; that is said at once."""
+    present: list[Instance] = []
+    missing: list[Record] = []
+    for instance in instances:
+        reason = instance.target.missing()
+        if reason:
+            print(f"unionbench: {instance.label} is left out: {reason}", file=sys.stderr)
+            missing.append({"target": instance.label, "kind": "missing", "message": reason})
+        else:
+            present.append(instance)
+    if not present:
+        raise UserError("none of the targets can be measured here", "see: unionbench list")
+    return present, missing
+
+
+def _measure_inside(
+    plan: measure.Plan, kind: str, room: Path, recorder: Recorder, command: str, missing: list[Record]
+) -> int:
+    with backing.mounted(kind, room, plan.needed_bytes()) as directory:
+        with terminal.progress(plan.steps, plan.rounds) as notify:
+            run = measure.Run(plan, directory, recorder, notify)
+            results = run.execute(command, environment.describe(directory), missing)
+        _unlock(directory, room)
+    terminal.show_table(results)
+    return 130 if results.end and results.end["reason"] == "interrupted" else 0
+
+
+def _unlock(directory: Path, room: Path) -> None:
+    """Say when something could not be removed; the process outside removes the rest of the room."""
+    left = [path for path in directory.glob("round*") if path.exists()]
+    if left:
+        print(f"unionbench: could not remove all of {room}", file=sys.stderr)
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def _list(_options: argparse.Namespace) -> int:
+    print("targets:")
+    for target in TARGETS.values():
+        state = target.missing() or target.version() or "present"
+        print(f"  {target.name:<20} {target.title:<36} {state}")
+    print("suites and figures:")
+    for suite, title in SUITES.items():
+        print(f"  {suite:<20} {title}")
+        for workload in workloads_of(suite):
+            for figure in workload.figures:
+                print(
+                    f"    {figure.name:<22} {figure.title}" + (f" ({figure.state})" if figure.state else "")
+                )
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    terminal.show_table(load(options.results))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from bench import report
+
+    results: Results = load(options.results)
+    report.write(results, options.output)
+    print(options.output)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from bench import compare
+
+    return compare.show(
+        load(options.old), load(options.new), options.threshold / 100, absolute=options.absolute
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

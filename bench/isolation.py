@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run the benchmark as process 1 of its own pid and mount namespace.
+
+Whatever happens to it, a `kill -9` included, the kernel then ends every server, drops every mount and frees every
+loop device; the process outside only waits and removes the temporary directory.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from bench import syscalls
+from unionfs import syscalls as mounts
+from unionfs.errors import UserError
+from unionfs.program import run_command
+
+_PREFIX = "unionbench-"
+
+
+def run(main: Callable[[Path], int], directory: Path) -> int:
+    """Call `main` with an empty directory below `directory`, isolated; return its exit code.
+
+    UserError when the machine does not let us have namespaces (no root), or when the directory cannot be written.
+    """
+    try:
+        room = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=directory))
+    except OSError as error:
+        raise UserError(f"{directory}: {error.strerror}", "choose another with --directory") from None
+    try:
+        return _run_in_namespaces(main, room)
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def _run_in_namespaces(main: Callable[[Path], int], room: Path) -> int:
+    if os.geteuid() != 0:
+        raise UserError("mounting needs root", f"run: sudo {Path(sys.argv[0]).name} …", status=2)
+    sys.stdout.flush()
+    outer = os.getpid()
+    child = os.fork()
+    if child == 0:
+        os._exit(_enter(main, room, outer))
+    _forward_signals(child)
+    return _wait(child)
+
+
+def _forward_signals(child: int) -> None:
+    """Pass on what asks for an end; a terminal's Ctrl-C reaches the inner process by itself."""
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        os.kill(child, signal.SIGINT)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, forward)
+
+
+def _wait(child: int) -> int:
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 1
+
+
+def _enter(main: Callable[[Path], int], room: Path, outer: int) -> int:
+    """Middle process: unshare, then fork, since only children enter the new pid namespace."""
+    syscalls.set_parent_death_signal(signal.SIGKILL)
+    if os.getppid() != outer:
+        return 1
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID)
+        # Nothing else may be started here: the first child becomes process 1, and its end is the end of the namespace.
+        mounts.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    except OSError as error:
+        print(f"unionbench: no private mount namespace here ({error})", file=sys.stderr)
+        return 2
+    inner = os.fork()
+    if inner == 0:
+        os._exit(_be_first(main, room))
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, lambda *_: os.kill(inner, signal.SIGINT))
+    return _wait(inner)
+
+
+def _be_first(main: Callable[[Path], int], room: Path) -> int:
+    syscalls.set_parent_death_signal(signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    mounts.mount("proc", "/proc", "proc", 0, "")
+    status = run_command("unionbench", lambda: main(room))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The suites: which workloads there are, and which of them are the quick twelve."""
+
+from __future__ import annotations
+
+import shutil
+
+from bench.workloads import concurrency, copyup, cost, data, metadata, realwork, scaling
+from bench.workloads.model import Workload
+from unionfs.errors import UserError
+
+_ALL = (
+    data.CLASSIC,
+    *data.WORKLOADS,
+    *metadata.WORKLOADS,
+    *copyup.WORKLOADS,
+    *realwork.WORKLOADS,
+    *concurrency.WORKLOADS,
+    *cost.WORKLOADS,
+    *scaling.WORKLOADS,
+)
+_QUICK = ("classic", "stat", "negative", "open-read", "create", "list-10000", "tree", "copy-up-64KiB", "cost")
+SUITES: dict[str, str] = {
+    "quick": "the figures that matter, in under three minutes",
+    "classic": "sequential and random I/O: the four bars of the VM and container reports",
+    "data": "file data with more block sizes and engines",
+    "metadata": "names and attributes, cold and warm",
+    "copyup": "the first write to a file of a read-only layer, against its size",
+    "real": "tar, rm, find, grep, git, SQLite, a compiler",
+    "concurrency": "1 to 16 clients, and latency beside a busy one",
+    "cost": "processor time and memory of the server",
+    "scaling": "1 to 128 layers, 10 to 100,000 entries",
+}
+
+
+def workloads_of(suite: str) -> list[Workload]:
+    """Return the workloads of one suite; UserError names the known ones."""
+    if suite == "quick":
+        known = {workload.name: workload for workload in (*_ALL, realwork.QUICK_TREE)}
+        return [known[name] for name in _QUICK]
+    if suite not in SUITES:
+        raise UserError(f"unknown suite {suite!r}", f"known: {', '.join(SUITES)}", status=2)
+    return [workload for workload in _ALL if workload.suite == suite]
+
+
+def parse_suites(text: str) -> list[Workload]:
+    """Read `SUITE,…` into workloads, each once."""
+    found: dict[str, Workload] = {}
+    for suite in text.split(","):
+        found |= {workload.name: workload for workload in workloads_of(suite)}
+    return list(found.values())
+
+
+def check_programs(workloads: list[Workload]) -> None:
+    """UserError that names the first program missing and the package that brings it."""
+    for workload in workloads:
+        for program, package in workload.programs:
+            if shutil.which(program) is None:
+                raise UserError(f"{workload.name} needs {program}", f"apt-get install {package}", status=2)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How figures grow: with the number of layers, and with the number of entries of a directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from bench.client import Figures, Place, expect, time_each
+from bench.layers import Layers, pattern
+from bench.workloads.metadata import listing
+from bench.workloads.model import Figure, MiB, Workload
+
+_FILES = 256
+
+
+def _name(number: int) -> str:
+    return f"spread/d{number % 4}/f{number}"
+
+
+def _build(layers: Layers) -> None:
+    for number in range(_FILES):
+        layers.write(_name(number), pattern(number, 64), number)
+
+
+def _stat_over(figure: str) -> Callable[[Place], Figures]:
+    def run(place: Place) -> Figures:
+        place.drop_dentries()
+        names = [place.path(_name(number)) for number in range(_FILES)]
+        sizes = 0
+
+        def stat(number: int) -> None:
+            nonlocal sizes
+            sizes += os.stat(names[number]).st_size
+
+        sample = time_each(place, stat, count=_FILES)
+        expect(sizes == _FILES * 64, "stat gave wrong sizes")
+        return {figure: sample}
+
+    return run
+
+
+def _layers(count: int) -> Workload:
+    figure = f"stat-{count}-layers"
+    shown = Figure(
+        figure, f"stat over {count} layers", state="dentries dropped", curve="stat over layers", x=count
+    )
+    return Workload(figure, "scaling", (shown,), _stat_over(figure), _build, layers=count, size=2 * MiB)
+
+
+WORKLOADS = (
+    *(_layers(count) for count in (1, 2, 4, 8, 16, 32, 64, 128)),
+    *(listing(count, suite="scaling") for count in (10, 100, 1000, 100_000)),
+)
