@@ -170,7 +170,7 @@ def remount(target: str, words: tuple[str, ...]) -> None:
 def is_dead(target: str) -> bool:
     """Tell whether a mount is there whose server is gone."""
     try:
-        os.stat(target)
+        os.statvfs(target)  # never cached, unlike stat
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False
@@ -180,6 +180,7 @@ def check_target(target: str) -> None:
     """Raise UserError unless `target` is a directory that no live union and no dead mount covers."""
     try:
         status = os.stat(target)
+        os.statvfs(target)  # asks the server, where stat may be answered from the cache of a dead one
     except OSError as error:
         if error.errno == errno.ENOTCONN:
             raise UserError(
