@@ -41,7 +41,11 @@ def test_b1_mknod_of_device_0_0_leaves_the_directory_readable(union: Workshop) -
 def test_b2_xattr_on_symlink_never_follows_it(union: Workshop) -> None:
     """B2: neither onto a file outside the union nor back into the mount, where the server would wait for itself."""
     outside = union.directory("outside", {"victim": "v"})
-    links: tree.Tree = {"out": Symlink(str(outside / "victim")), "in": Symlink(str(union.root / "U0/f")), "f": "f"}
+    links: tree.Tree = {
+        "out": Symlink(str(outside / "victim")),
+        "in": Symlink(str(union.root / "U0/f")),
+        "f": "f",
+    }
     u = union.mount(B0={}, B1=links)
     for name in ("out", "in"):
         with refused("EPERM", "ENOTSUP"):  # user.* is not for symlinks
