@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -66,13 +67,16 @@ class AttributeChanger:
             os.truncate(path, size)
 
     def strip_set_id(self, node: Node) -> None:
-        """Clear set-user-ID and, on group-executable files, set-group-ID: what a write by an ordinary user does."""
+        """Clear set-user-ID, on group-executable files set-group-ID, and file capabilities: what an ordinary write does."""
+        self._copyups.ensure(node)
         fd = self._union.open_path(node)
         try:
             mode = os.fstat(fd).st_mode
             if mode & _SET_ID:
                 clear = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
                 os.chmod(whiteout.proc_path(fd), stat.S_IMODE(mode) & ~clear)
+            with contextlib.suppress(OSError):
+                os.removexattr(whiteout.proc_path(fd), "security.capability")
         finally:
             os.close(fd)
 
@@ -80,9 +84,7 @@ class AttributeChanger:
         """Clear set-group-ID, as setting an ACL does for a caller who is not in the file's group."""
         fd = self._union.open_path(node)
         try:
-            mode = os.fstat(fd).st_mode
-            if mode & stat.S_ISGID:
-                os.chmod(whiteout.proc_path(fd), stat.S_IMODE(mode) & ~stat.S_ISGID)
+            os.chmod(whiteout.proc_path(fd), stat.S_IMODE(os.fstat(fd).st_mode) & ~stat.S_ISGID)
         finally:
             os.close(fd)
 

@@ -66,6 +66,23 @@ class Creator:
             _undo(fd, name)
             raise
 
+    def unnamed(self, parent: Node, mode: int, caller: Caller) -> tuple[Attributes, int]:
+        """Create a regular file without a name (O_TMPFILE) where one in `parent` would be; EOPNOTSUPP from the branch."""
+        union = self._union
+        branch = self._policies.for_create(union.branches, union.dirs(parent), b"")
+        fd = self._copyups.directory_on(parent, branch)
+        previous = os.umask(caller.umask)
+        try:
+            created = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, stat.S_IMODE(mode), dir_fd=fd)
+        finally:
+            os.umask(previous)
+        try:
+            self._give(created, fd, mode, caller)
+            return union.unnamed(branch, created), created
+        except BaseException:
+            os.close(created)
+            raise
+
     def directory(self, parent: Node, name: bytes, mode: int, caller: Caller) -> Attributes:
         """Create a directory; opaque if the name was whited out on its branch or `diropq=always`."""
         branch, fd = self._place(parent, name, directory=True)

@@ -122,6 +122,14 @@ class UnionFilesystem:
         opened = self.handles[handle] if handle is not None else None
         return self._change.change(node, changes, opened if isinstance(opened, FileHandle) else None)
 
+    def strip_privileges(self, node: Node) -> None:
+        """Clear set-id bits and capabilities where the kernel leaves that to us (KILLPRIV_V2)."""
+        self._change.strip_set_id(node)
+
+    def clear_set_group_id(self, node: Node) -> None:
+        """Clear set-group-ID where the kernel leaves that to us (SETXATTR_EXT)."""
+        self._change.strip_set_gid(node)
+
     def readlink(self, node: Node) -> bytes:
         """Return a symbolic link's text."""
         if node.removed:
@@ -148,6 +156,11 @@ class UnionFilesystem:
     ) -> tuple[Attributes, int]:
         """Create and open a regular file; return its attributes and the handle's number."""
         attributes, fd = self._create.file(parent, name, mode, caller)
+        return attributes, self._add_handle(FileHandle(attributes.node, fd, flags, caller.pid))
+
+    def tmpfile(self, parent: Node, mode: int, flags: int, caller: Caller) -> tuple[Attributes, int]:
+        """Create a file without a name (O_TMPFILE); link(2) may give it one."""
+        attributes, fd = self._create.unnamed(parent, mode, caller)
         return attributes, self._add_handle(FileHandle(attributes.node, fd, flags, caller.pid))
 
     def unlink(self, parent: Node, name: bytes) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import logging
 import os
@@ -192,21 +193,35 @@ class Commands:
 
     def do_add(self, index: int | None, branch: str) -> None:
         """Insert a branch given as DIR[=PERM]."""
-        self._filesystem.add_branch(index, Branch.parse(branch))
+        wanted = Branch.parse(branch)
+        self._refuse_own(wanted.path)
+        self._filesystem.add_branch(index, wanted)
         self._server._show_branches()
+
+    def _refuse_own(self, path: str) -> None:
+        """Refuse a directory inside this very mount without touching it: the server would wait for itself for ever.
+
+        Clients have checked the real path before they send it.
+        """
+        mountpoint = self._server.mountpoint
+        if mountpoint is not None and os.path.abspath(path).startswith(mountpoint.rstrip("/") + "/"):
+            raise OSError(errno.EINVAL, "it is inside the same union", path)
 
     def do_delete(self, path: str) -> None:
         """Remove a branch."""
+        self._refuse_own(path)
         self._filesystem.delete_branch(path)
         self._server._show_branches()
 
     def do_modify(self, path: str, permission: str) -> None:
         """Change a branch's permission."""
+        self._refuse_own(path)
         self._filesystem.modify_branch(path, permission)
         self._server._show_branches()
 
     def do_busy(self, path: str) -> list[tuple[int, str]]:
         """Return who holds a branch."""
+        self._refuse_own(path)
         return self._filesystem.busy(path)
 
     def do_flush(self) -> int:

@@ -108,6 +108,20 @@ def move_mount(source_fd: int, target: Path, *, dir_fd: int = AT_FDCWD) -> None:
     )
 
 
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """Allocate, punch (FALLOC_FL_PUNCH_HOLE) or zero a range of a file."""
+    _check(_libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)))
+
+
+def sync_filesystem(fd: int) -> None:
+    """Write back the filesystem that `fd` (which may be O_PATH) is on."""
+    opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+    try:
+        _check(_libc.syncfs(opened))
+    finally:
+        os.close(opened)
+
+
 def filesystem_magic(fd: int) -> int:
     """Return f_type of the filesystem behind `fd` (`os.statvfs` leaves it out)."""
     buffer = ctypes.create_string_buffer(256)

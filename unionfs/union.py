@@ -261,6 +261,18 @@ class Union:
             self.set_layers(fresh, found)
         return fresh
 
+    def unnamed(self, branch: OpenBranch, fd: int) -> Attributes:
+        """Enter a file that has no name (O_TMPFILE), held by the descriptor `fd`."""
+        status = os.fstat(fd)
+        ino = self.number(status.st_dev, status.st_ino)
+        if self.nodes.get(ino) is not None:
+            ino = self.nodes.private_number(ino)
+        node = Node(ino, ino, stat.S_IFREG, None, b"")
+        node.branch, node.identity = branch, (status.st_dev, status.st_ino)
+        node.dead_fd = os.dup(fd)
+        self.nodes.add(node)
+        return Attributes(node, status, 0)
+
     def _close_dead(self, node: Node) -> int:
         if node.dead_fd >= 0:
             os.close(node.dead_fd)

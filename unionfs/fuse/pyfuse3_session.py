@@ -406,7 +406,11 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
 
 async def _delete(fd: int, name: bytes) -> None:
     """Delete a staged tree in a thread; what is not finished at unmount is swept by the next mount."""
-    try:
-        await trio.to_thread.run_sync(stage.discard, fd, name, abandon_on_cancel=True)
-    finally:
-        os.close(fd)
+
+    def work() -> None:
+        try:
+            stage.discard(fd, name)
+        finally:
+            os.close(fd)  # here and not in the task: a cancelled task leaves the thread at work
+
+    await trio.to_thread.run_sync(work, abandon_on_cancel=True)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The direct session: reads requests from /dev/fuse itself and answers them, mostly without leaving one function.
+
+Requests are taken as fast as they come; before sleeping the loop polls for a moment, since waking up costs more than most
+requests do. Work that blocks goes to threads. The handlers of the single requests are in `requests.py`.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from unionfs import stage
+from unionfs.copydata import Deferred
+from unionfs.filesystem import UnionFilesystem
+from unionfs.fuse import abi
+from unionfs.fuse.notify import Notifier, known_names
+from unionfs.fuse.requests import NO_REPLY, Header, InThread, Requests
+from unionfs.nodes import Node
+from unionfs.watch import Watcher
+
+if TYPE_CHECKING:
+    from unionfs.statistics import Statistics
+
+log = logging.getLogger(__name__)
+NAME = "direct"
+
+MAX_WRITE = 1 << 20
+_INLINE_COPY = 128 << 10
+# How long to poll before sleeping, and after how many requests other tasks get their turn.
+_POLL_SECONDS = 60e-6
+_TURN = 64
+_GONE = (errno.ENODEV, errno.ENOTCONN)
+
+
+class DirectSession:
+    """One mount's loop."""
+
+    def __init__(
+        self, filesystem: UnionFilesystem, device_fd: int, statistics: Statistics, nursery: trio.Nursery
+    ) -> None:
+        self._fd = device_fd
+        self._statistics = statistics
+        self._nursery = nursery
+        self._buffer = bytearray(MAX_WRITE + 4096)
+        self._view = memoryview(self._buffer)
+        self.requests = Requests(filesystem, MAX_WRITE)
+        self._poll = _POLL_SECONDS if (os.cpu_count() or 1) > 1 else 0.0
+        os.set_blocking(device_fd, False)
+
+    async def run(self) -> None:
+        """Serve until the mount is gone."""
+        clock = time.monotonic
+        turn = 0
+        while True:
+            received = self._receive()
+            if received == 0:
+                limit = clock() + self._poll
+                while received == 0 and clock() < limit:
+                    received = self._receive()
+            if received == 0:
+                await trio.lowlevel.wait_readable(self._fd)
+                turn = 0
+                continue
+            if received < 0:
+                return
+            self._dispatch(received)
+            turn += 1
+            if turn >= _TURN:
+                turn = 0
+                await trio.lowlevel.checkpoint()
+
+    def _receive(self) -> int:
+        """Read one request; return its length, 0 if there is none, -1 if the mount is gone."""
+        try:
+            return os.readv(self._fd, (self._buffer,))
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno in _GONE:
+                return -1
+            if error.errno in (
+                errno.ENOENT,
+                errno.EINTR,
+            ):  # the request was interrupted before we could read it
+                return 0
+            raise
+
+    def _dispatch(self, length: int) -> None:
+        start = time.perf_counter()
+        fields = abi.IN_HEADER.unpack_from(self._buffer)
+        opcode = fields[1]
+        header = Header(fields[2], fields[3], fields[4], fields[5], fields[6])
+        body = self._view[abi.IN_HEADER.size : length]
+        try:
+            payload = self.requests.table[opcode](header, body)
+        except Deferred as deferred:
+            self._nursery.start_soon(self._continue, opcode, header, bytes(body), deferred, start)
+            return
+        except OSError as error:
+            self._reply(header, -(error.errno or errno.EIO), b"")
+        except Exception:
+            self._fail(opcode, header)
+        else:
+            if isinstance(payload, InThread):
+                self._nursery.start_soon(self._in_thread, opcode, header, payload, start)
+                return
+            if payload is not NO_REPLY:
+                self._reply(header, 0, payload)
+        self._statistics.count(self.requests.names.get(opcode, "unknown"), time.perf_counter() - start)
+
+    def _fail(self, opcode: int, header: Header) -> None:
+        if opcode not in self.requests.names:
+            self._reply(header, -errno.ENOSYS, b"")
+            return
+        log.exception("%s failed", self.requests.names[opcode])
+        self._reply(header, -errno.EIO, b"")
+
+    def _reply(self, header: Header, error: int, payload: bytes | memoryview) -> None:
+        size = abi.OUT_HEADER.size + len(payload)
+        entered = self.requests.entered
+        self.requests.entered = None
+        try:
+            os.writev(self._fd, (abi.OUT_HEADER.pack(size, error, header.unique), payload))
+        except OSError as failure:
+            # ENOENT: the caller was killed and the kernel no longer waits, so it does not remember the entry either.
+            if entered is not None:
+                self.requests.filesystem.union.nodes.forget(entered, 1)
+            if failure.errno == errno.EINVAL and not error:
+                log.error(
+                    "the kernel refused the reply to request %d of node %d", header.unique, header.nodeid
+                )
+                self._reply(header, -errno.EIO, b"")
+            elif failure.errno not in (errno.ENOENT, *_GONE):
+                log.error("cannot reply: %s", failure.strerror)
+
+    async def _continue(
+        self, opcode: int, header: Header, body: bytes, deferred: Deferred, start: float
+    ) -> None:
+        """Run the long work of a request in a thread, then the request again, until it needs none."""
+        while True:
+            await trio.to_thread.run_sync(deferred.job.run)
+            try:
+                payload = self.requests.table[opcode](header, memoryview(body))
+            except Deferred as again:
+                deferred = again
+                continue
+            except OSError as error:
+                self._reply(header, -(error.errno or errno.EIO), b"")
+            except Exception:
+                self._fail(opcode, header)
+            else:
+                if isinstance(payload, InThread):
+                    await self._in_thread(opcode, header, payload, start)
+                    return
+                self._reply(header, 0, payload)
+            break
+        self._statistics.count(self.requests.names[opcode], time.perf_counter() - start)
+
+    async def _in_thread(self, opcode: int, header: Header, work: InThread, start: float) -> None:
+        try:
+            payload = await trio.to_thread.run_sync(work.function)
+        except OSError as error:
+            self._reply(header, -(error.errno or errno.EIO), b"")
+        except Exception:
+            self._fail(opcode, header)
+        else:
+            self._reply(header, 0, payload)
+        self._statistics.count(self.requests.names[opcode], time.perf_counter() - start)
+
+
+async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statistics) -> None:
+    """Serve requests from `device_fd` until the mount is gone."""
+    notifier = Notifier(device_fd)
+    async with trio.open_nursery() as nursery:
+        session = DirectSession(filesystem, device_fd, statistics, nursery)
+
+        def delete_later(fd: int, name: bytes) -> None:
+            nursery.start_soon(_delete, os.dup(fd), name)
+
+        def invalidate_all() -> None:
+            if notifier.epoch():
+                for node in filesystem.union.nodes:
+                    if node.is_directory:
+                        notifier.attributes(node.nodeid)
+            else:
+                names = known_names(filesystem.union.nodes)
+                nursery.start_soon(functools.partial(trio.to_thread.run_sync, notifier.entries, names))
+
+        def name_changed(parent: Node, name: bytes) -> None:
+            nursery.start_soon(
+                functools.partial(trio.to_thread.run_sync, notifier.entry, parent.nodeid, name)
+            )
+
+        filesystem.set_background(inline_limit=_INLINE_COPY, delete_later=delete_later)
+        filesystem.invalidate_all = invalidate_all
+        filesystem.union.on_change = name_changed
+        if filesystem.options.udba == "notify":
+            nursery.start_soon(Watcher(filesystem.union, notifier).run)
+        try:
+            await session.run()
+        finally:
+            filesystem.set_background(inline_limit=None, delete_later=stage.discard)
+            os.close(device_fd)
+            nursery.cancel_scope.cancel()
+
+
+async def _delete(fd: int, name: bytes) -> None:
+    try:
+        await trio.to_thread.run_sync(stage.discard, fd, name, abandon_on_cancel=True)
+    finally:
+        os.close(fd)
