@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import backing, environment, isolation, measure, terminal
-from bench.results import Record, Recorder, Results, load
+from bench.results import Record, Recorder, load
 from bench.targets import QUICK, TARGETS, Instance, parse_targets
 from bench.workloads import SUITES, check_programs, parse_suites, workloads_of
 from unionfs.errors import UserError
@@ -184,20 +184,14 @@ def _present(instances: list[Instance]) -> tuple[list[Instance], list[Record]]:
 def _measure_inside(
     plan: measure.Plan, kind: str, room: Path, recorder: Recorder, command: str, missing: list[Record]
 ) -> int:
-    with backing.mounted(kind, room, plan.needed_bytes()) as directory:
-        with terminal.progress(plan.steps, plan.rounds) as notify:
-            run = measure.Run(plan, directory, recorder, notify)
-            results = run.execute(command, environment.describe(directory), missing)
-        _unlock(directory, room)
+    with (
+        backing.mounted(kind, room, plan.needed_bytes()) as directory,
+        terminal.progress(plan.steps, plan.rounds) as notify,
+    ):
+        run = measure.Run(plan, directory, recorder, notify)
+        results = run.execute(command, environment.describe(directory), missing)
     terminal.show_table(results)
     return 130 if results.end and results.end["reason"] == "interrupted" else 0
-
-
-def _unlock(directory: Path, room: Path) -> None:
-    """Say when something could not be removed; the process outside removes the rest of the room."""
-    left = [path for path in directory.glob("round*") if path.exists()]
-    if left:
-        print(f"unionbench: could not remove all of {room}", file=sys.stderr)
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -225,20 +219,17 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from bench import report
+    from bench.report import write
 
-    results: Results = load(options.results)
-    report.write(results, options.output)
+    write(load(options.results), options.output)
     print(options.output)
     return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from bench import compare
+    from bench.compare import show
 
-    return compare.show(
-        load(options.old), load(options.new), options.threshold / 100, absolute=options.absolute
-    )
+    return show(load(options.old), load(options.new), options.threshold / 100, absolute=options.absolute)
 
 
 if __name__ == "__main__":

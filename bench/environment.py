@@ -28,6 +28,7 @@ def describe(directory: Path) -> dict[str, Any]:
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "load": list(os.getloadavg()),
         "busy": "other work runs on this machine" if os.getloadavg()[0] > 1 else "",
+        "nice": os.nice(0),
         "backing": _backing(directory),
         "fuse": _fuse(),
         "python": platform.python_version(),

@@ -101,7 +101,8 @@ def _finish_ratios(
 ) -> None:
     axes.set_xscale("log")
     ticker = library("matplotlib.ticker")
-    axes.xaxis.set_major_locator(ticker.LogLocator(base=10, subs=(1, 2, 5)))
+    left, right = axes.get_xlim()
+    axes.xaxis.set_major_locator(ticker.LogLocator(base=10, subs=(1, 2, 5) if right / left < 2000 else (1,)))
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"×{value:g}"))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.axvline(1, color="#444444", linewidth=1)

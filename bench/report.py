@@ -13,13 +13,14 @@ from unionfs.errors import UserError
 
 _CSS = """
 :root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1a1a1a; max-width: 1180px; margin: 2rem auto;
+body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1a1a1a; max-width: 1280px; margin: 2rem auto;
   padding: 0 1.2rem; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
 p.lead { color: #555; margin-top: 0; } .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .86rem; width: 100%; } th, td { padding: .32rem .55rem; vertical-align: top; }
 th { text-align: right; border-bottom: 2px solid #999; font-weight: 600; } th:first-child, td:first-child { text-align: left; }
-td { text-align: right; border-bottom: 1px solid #e6e6e6; white-space: nowrap; } td:first-child { white-space: normal; }
+td { text-align: right; border-bottom: 1px solid #e6e6e6; white-space: nowrap; }
+td:first-child { white-space: normal; min-width: 13rem; }
 td small, p small { color: #777; display: block; } td .ratio { display: block; color: #555; font-size: .8rem; }
 td.good .ratio { color: #00734f; font-weight: 600; } td.shaky .ratio { color: #a15c00; } td.none { color: #999; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; font-size: .86rem; }

@@ -103,6 +103,7 @@ class Plain(Target):
 
     name = "native"
     title = "plain directory"
+    features = frozenset[str]()
 
     def mount(self, room: Room) -> Iterator[Mounted]:
         directory = room.make("plain")
@@ -116,6 +117,7 @@ class Copied(Target):
     name = "vfs"
     title = "full copy of all layers"
     package = "coreutils"
+    features = frozenset[str]()
 
     def mount(self, room: Room) -> Iterator[Mounted]:
         directory = room.make("copy")

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program as people run it: bad input is one line, a run leaves nothing behind, a server's death is recorded."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import cli
+from bench.results import load, summarize
+
+CAN_MOUNT = os.geteuid() == 0 and Path("/dev/fuse").exists()
+needs_root = pytest.mark.skipif(not CAN_MOUNT, reason="mounting needs root and /dev/fuse")
+
+
+def command(*words: str | Path) -> list[str]:
+    """Return the command line of unionbench."""
+    return [sys.executable, "-m", "bench.cli", *map(str, words)]
+
+
+def bench(*words: str | Path, limit: float = 110) -> subprocess.CompletedProcess[str]:
+    """Run unionbench to its end."""
+    return subprocess.run(command(*words), capture_output=True, text=True, timeout=limit)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "--suite", "nonsense"], "unknown suite 'nonsense'; known: quick,"),
+        (["quick", "--targets", "zfs"], "unknown target 'zfs'; known: native,"),
+        (["quick", "--targets", "native,native"], "target native is given twice"),
+        (["quick", "--targets", "native", "--slow", "overlay2=20"], "--slow overlay2: no such target"),
+        (["quick", "--targets", "native", "--slow", "native=much"], "--slow native=much: not TARGET=PERCENT"),
+        (
+            ["quick", "--targets", "native", "-o", "/nonexistent/r.jsonl"],
+            "/nonexistent/r.jsonl: No such file",
+        ),
+        (["report", "/nonexistent"], "/nonexistent: No such file"),
+    ],
+)
+def test_bad_input_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line that names what is wrong, a status that is not 0, and nothing measured."""
+    if words[0] == "quick" and shutil.which("fio") is None:
+        pytest.skip("fio is not installed")
+    assert cli.main(words) in (1, 2)
+    said = capsys.readouterr().err
+    assert said.startswith(f"unionbench: {message}") and said.count("\n") == 1
+
+
+def test_missing_program_names_the_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without fio the line says how to get it."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert cli.main(["run", "--suite", "classic", "--targets", "native"]) == 2
+    assert capsys.readouterr().err == "unionbench: classic needs fio; apt-get install fio\n"
+
+
+def test_missing_targets_are_named_with_their_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Peers that are absent are named, each with what brings it."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert cli.main(["run", "--suite", "cost", "--targets", "fuse-overlayfs,mergerfs"]) == 1
+    said = capsys.readouterr().err
+    assert "fuse-overlayfs is not installed; apt-get install fuse-overlayfs" in said
+    assert "mergerfs is not installed; apt-get install mergerfs" in said
+    assert said.endswith("unionbench: none of the targets can be measured here; see: unionbench list\n")
+
+
+@needs_root
+def test_disk_too_small_is_said_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A plan that cannot fit is refused before anything is written."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], check=True)
+    try:
+        words = ["run", "--suite", "cost", "--targets", "native", "--directory", str(tmp_path)]
+        assert cli.main([*words, "-o", "/dev/null"]) == 1
+        assert f"{tmp_path}: " in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def leftovers(directory: Path) -> list[str]:
+    """Return what a run left behind in its directory or in the mount table."""
+    mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(directory) in line]
+    return [*mounts, *(path.name for path in directory.iterdir() if path.suffix != ".jsonl")]
+
+
+@needs_root
+def test_run_measures_checks_and_leaves_nothing(tmp_path: Path) -> None:
+    """A real run over overlayfs and our union: values and ratios for both, copy-up included, then a clean directory."""
+    output = tmp_path / "r.jsonl"
+    done = bench(
+        "run", "--suite", "cost,copyup", "--targets", "overlay2,unionfs", "--rounds", "1", "-o", output,
+        "--directory", tmp_path, "--backing", "tmpfs",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = load(output)
+    assert not results.failures
+    rows = {row[0].figure.name: row for row in summarize(results)}
+    assert rows["server-cpu"][1].value is not None
+    assert rows["copy-up-64KiB"][1].ratio is not None
+    assert rows["mount-4"][1].value is not None
+    assert results.end is not None and results.end["reason"] == "complete"
+    assert not leftovers(tmp_path)
+
+
+@needs_root
+def test_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
+    """SIGTERM ends the run with status 130, a readable file and nothing left behind."""
+    output = tmp_path / "r.jsonl"
+    words = ("run", "--suite", "cost", "--targets", "native,unionfs", "--rounds", "500", "-o", output)
+    process = subprocess.Popen(
+        command(*words, "--directory", tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while not (output.exists() and '"sample"' in output.read_text()):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, said
+    results = load(output)
+    assert results.samples and results.end is not None and results.end["reason"] == "interrupted"
+    assert not leftovers(tmp_path)
+
+
+@needs_root
+def test_server_death_is_a_failure_of_that_target_only(tmp_path: Path) -> None:
+    """A server that is killed in mid run is recorded; the other target goes on to the end."""
+    output = tmp_path / "r.jsonl"
+    words = ("run", "--suite", "cost", "--targets", "native,unionfs", "--rounds", "3", "-o", output)
+    process = subprocess.Popen(
+        command(*words, "--directory", tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    killed = False
+    while process.poll() is None:
+        for pid in _servers(tmp_path):
+            if not killed:
+                os.kill(pid, signal.SIGKILL)
+                killed = True
+        time.sleep(0.005)
+    assert process.communicate()[1] is not None
+    results = load(output)
+    assert killed and process.returncode == 0
+    assert [f["kind"] for f in results.failures] == ["died"] and results.failures[0]["target"] == "unionfs"
+    assert results.end is not None and results.end["reason"] == "complete"
+    assert not leftovers(tmp_path)
+
+
+def _servers(directory: Path) -> list[int]:
+    """Return the processes that serve a union below `directory`."""
+    found: list[int] = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"unionfs.cli" in words and any(os.fsencode(directory) in word for word in words):
+            found.append(int(path.parent.name))
+    return found
+
+
+@needs_root
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(
+    "UNIONBENCH_SOUNDNESS" not in os.environ, reason="a timing test; set UNIONBENCH_SOUNDNESS=1"
+)
+def test_overlay_against_itself_is_one_and_slowdown_is_found(tmp_path: Path) -> None:
+    """The method is sound: the same target twice has ratios around 1; one that is 20 % slower is found to be."""
+    output = tmp_path / "r.jsonl"
+    targets = "overlay2,overlay2:again,overlay2:slow"
+    done = bench(
+        "run", "--suite", "cost,metadata", "--targets", targets, "--slow", "slow=20", "--rounds", "9", "-o", output,
+        "--directory", tmp_path, "--backing", "tmpfs", limit=580,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in summarize(load(output)) if row[1].ratio and row[2].ratio]
+    # Of so many 95 % intervals some miss by chance; a biased method would miss most of them.
+    around = sum(row[1].ratio.low <= 1.0 <= row[1].ratio.high for row in rows if row[1].ratio)
+    slower = sum(row[2].ratio.median > 1.08 for row in rows if row[2].ratio)
+    assert around >= 0.7 * len(rows), json.dumps([str(row[1].ratio) for row in rows])
+    assert slower >= 0.7 * len(rows), json.dumps([str(row[2].ratio) for row in rows])
