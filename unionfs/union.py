@@ -245,6 +245,9 @@ class Union:
                 if node.removed:
                     # Every name was gone but the file is held open; a direct change gave it a name again.
                     node.dead_fd = self._close_dead(node)
+                elif plink is None and found.status.st_nlink == 1:
+                    self._drop_names(node, parent)
+                    node.branch = found.branch
                 node.add_name(parent, name)
                 return node
             if self._is_live(node):
@@ -272,6 +275,13 @@ class Union:
         node.dead_fd = os.dup(fd)
         self.nodes.add(node)
         return Attributes(node, status, 0)
+
+    def _drop_names(self, node: Node, parent: Node) -> None:
+        """Forget names that a direct change took from a file which has one name elsewhere now (or its number was used again)."""
+        for directory, name in list(node.names()):
+            node.remove_name(directory, name)
+            if directory is not parent:
+                self.nodes.release(directory)
 
     def _close_dead(self, node: Node) -> int:
         if node.dead_fd >= 0:
