@@ -212,7 +212,10 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
 
 
 async def _delete(fd: int, name: bytes) -> None:
-    try:
-        await trio.to_thread.run_sync(stage.discard, fd, name, abandon_on_cancel=True)
-    finally:
-        os.close(fd)
+    def work() -> None:
+        try:
+            stage.discard(fd, name)
+        finally:
+            os.close(fd)  # here and not in the task: a cancelled task leaves the thread at work
+
+    await trio.to_thread.run_sync(work, abandon_on_cancel=True)
