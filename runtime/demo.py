@@ -47,7 +47,7 @@ VENV = """
 /opt/demo/venv/bin/python -c 'import sys; print("Python", sys.version.split()[0], "from", sys.prefix)'
 """
 
-CLUMSY = "rm -r /etc/apt /usr/share/doc; echo oops >> /etc/hosts; ls /usr/share/doc 2>&1 | head -1; tail -1 /etc/hosts"
+CLUMSY = "rm -r /etc/apt /usr/share/doc; echo oops >> /etc/debian_version; ls /usr/share/doc 2>&1 | head -1; tail -1 /etc/debian_version"
 
 
 def main() -> int:
@@ -89,7 +89,7 @@ def _look(branch: Path, target: Path) -> None:
     _say("The machine itself has seen nothing of this")
     _show(f"which {PACKAGE}:", shutil.which(PACKAGE) or "not here")
     _show("/etc/apt:", "still here" if Path("/etc/apt").is_dir() else "lost!")
-    _show("/etc/hosts:", "unchanged" if "oops" not in Path("/etc/hosts").read_text() else "changed!")
+    _show("/etc/debian_version:", "unchanged" if "oops" not in Path("/etc/debian_version").read_text() else "changed!")
     _say("What changed is in the rw branch, in AUFS' format")
     for line in _summary(list(_changes(branch, Path("/")))):
         print("   ", line)
