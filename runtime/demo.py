@@ -89,7 +89,8 @@ def _look(branch: Path, target: Path) -> None:
     _say("The machine itself has seen nothing of this")
     _show(f"which {PACKAGE}:", shutil.which(PACKAGE) or "not here")
     _show("/etc/apt:", "still here" if Path("/etc/apt").is_dir() else "lost!")
-    _show("/etc/debian_version:", "unchanged" if "oops" not in Path("/etc/debian_version").read_text() else "changed!")
+    spoiled = "oops" in Path("/etc/debian_version").read_text()
+    _show("/etc/debian_version:", "changed!" if spoiled else "unchanged")
     _say("What changed is in the rw branch, in AUFS' format")
     for line in _summary(list(_changes(branch, Path("/")))):
         print("   ", line)
@@ -98,7 +99,7 @@ def _look(branch: Path, target: Path) -> None:
     server = mount_in_background(plan)
     try:
         _unionfs("status", str(target))
-        paths = ["etc/hosts", f"usr/bin/{PACKAGE}", "etc/apt", "etc/passwd"]
+        paths = ["etc/debian_version", f"usr/bin/{PACKAGE}", "etc/apt", "etc/passwd"]
         _unionfs(
             "which", *(str(target / path) for path in paths), status=1
         )  # one of them is not there any more
