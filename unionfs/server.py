@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from types import ModuleType
 from typing import Any
 
@@ -91,6 +91,8 @@ class _Server:
     async def main(self, with_control: bool) -> None:
         session = _session(self.session)
         with contextlib.ExitStack() as stack:
+            # Before anything can be asked of the mount, so that a signal never finds its default action.
+            signals = stack.enter_context(trio.open_signal_receiver(*_SIGNALS))
             async with trio.open_nursery() as nursery:
                 if with_control:
                     self.directory = stack.enter_context(RunDirectory())
@@ -100,7 +102,7 @@ class _Server:
                         channel.serve, self.directory.socket, Commands(self).table(), listening.set
                     )
                     await listening.wait()
-                nursery.start_soon(self._unmount_on_signal)
+                nursery.start_soon(self._unmount_on_signal, signals)
                 nursery.start_soon(self._announce)
                 await session.serve(self.filesystem, self.device_fd, self.statistics)
                 nursery.cancel_scope.cancel()
@@ -120,24 +122,29 @@ class _Server:
         self.on_ready()
         notify_manager("READY=1")
 
-    async def _unmount_on_signal(self) -> None:
-        with trio.open_signal_receiver(*_SIGNALS) as signals:
-            async for number in signals:
-                log.info("signal %d: unmounting", number)
-                if self.mountpoint is None:
-                    continue
-                try:
-                    await trio.to_thread.run_sync(self._unmount, abandon_on_cancel=True)
-                except UserError as error:
-                    log.warning("%s", error.line())
+    async def _unmount_on_signal(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            log.info("signal %d: unmounting", number)
+            if self.mountpoint is None:
+                continue
+            await trio.to_thread.run_sync(self._unmount, abandon_on_cancel=True)
 
     def _unmount(self) -> None:
-        """Unmount; what is busy goes lazily, so that a stopped service leaves nothing behind."""
+        """Unmount; what is busy goes lazily, so that a stopped service leaves nothing behind.
+
+        Another process does it, for the reason that `_announce` gives: unmounting writes back through us.
+        """
         assert self.mountpoint is not None
-        try:
-            device.unmount(self.mountpoint)
-        except UserError:
-            device.unmount(self.mountpoint, lazy=True)
+        for lazy in (False, True):
+            done = subprocess.run(
+                device.unmount_command(self.mountpoint, lazy=lazy),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+            )
+            if done.returncode == 0:
+                return
+        log.warning("cannot unmount %s: %s", self.mountpoint, done.stderr.decode(errors="replace").strip())
 
     def _show_branches(self) -> None:
         if self.directory is not None:

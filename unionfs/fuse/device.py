@@ -194,6 +194,13 @@ def check_target(target: str) -> None:
         raise UserError(f"{target} is busy: a union is mounted there", f"run: unionfs umount {target}")
 
 
+def unmount_command(target: str, *, lazy: bool) -> list[str]:
+    """Return the command by which another process unmounts `target`."""
+    if may_mount():
+        return ["umount", *(["--lazy"] if lazy else []), "--", target]
+    return [shutil.which("fusermount3") or "fusermount", "-u", *(["-z"] if lazy else []), "--", target]
+
+
 def unmount(target: str, *, lazy: bool = False) -> None:
     """Unmount `target`, by umount2(2) or by fusermount3; UserError when it is busy or not mounted."""
     try:
