@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Directories with many entries: every name once, whatever the copies hide, and stable positions."""
+
+import os
+from pathlib import Path
+
+from tests.support.union import Workshop
+
+MANY = 40_000
+
+
+def _fill(directory: Path, first: int, last: int, prefix: str = "name") -> None:
+    directory.mkdir(exist_ok=True)
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        for number in range(first, last):
+            os.close(os.open(f"{prefix}{number:07}", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    finally:
+        os.close(fd)
+
+
+def test_list_many_entries_of_one_copy_shows_each_once(union: Workshop) -> None:
+    """A directory that only one branch has is streamed: each name once, and again when it is listed anew."""
+    lower = union.directory("lower")
+    _fill(lower / "d", 0, MANY)
+    u = union.mount(changing="B1", B0={}, B1=lower)
+    for _ in range(2):
+        names = os.listdir(u / "d")
+        assert len(names) == len(set(names)) == MANY
+
+
+def test_list_many_entries_of_merged_copies_shows_each_once(union: Workshop) -> None:
+    """Upper entries win, whiteouts hide, the rest of the lower copy shows; a new file is seen by the next listing."""
+    upper, lower = union.directory("upper"), union.directory("lower")
+    _fill(lower / "d", 0, MANY)
+    _fill(upper / "d", MANY - 100, MANY + 100)
+    _fill(upper / "d", 0, 50, prefix=".wh.name")
+    u = union.mount(changing="B1", B0=upper, B1=lower)
+    names = os.listdir(u / "d")
+    assert len(names) == len(set(names)) == MANY + 100 - 50
+    assert "name0000000" not in names
+    (u / "d/new").touch()
+    assert "new" in os.listdir(u / "d")
+
+
+def test_remove_many_entries_while_listing_leaves_an_empty_directory(union: Workshop) -> None:
+    """rm -r of a directory lists and removes by turns; nothing is skipped."""
+    lower = union.directory("lower")
+    _fill(lower / "d", 0, 3000)
+    u = union.mount(changing="B1", B0={}, B1=lower)
+    with os.scandir(u / "d") as entries:
+        for entry in entries:
+            os.unlink(entry.path)
+    (u / "d").rmdir()
+    assert (u.branch(0) / ".wh.d").exists()
+    assert len(os.listdir(lower / "d")) == 3000
