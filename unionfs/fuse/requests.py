@@ -2,7 +2,7 @@
 """One method per FUSE request: unpack, call the filesystem, pack. No I/O on the device, no waiting.
 
 A method returns the reply's payload, `NO_REPLY`, or `InThread` for work that blocks; it raises OSError for an error reply.
-Written flat, with local names: this is the path on which every microsecond shows (docs/performance.md).
+Written flat, with local names: this is the path on which every microsecond shows.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -202,8 +203,6 @@ class Requests:
         node = self._node(header.nodeid)
         now = None
         if valid & (abi.FATTR_ATIME_NOW | abi.FATTR_MTIME_NOW):
-            import time
-
             now = time.time_ns()
         changes = Changes(
             mode=mode if valid & abi.FATTR_MODE else None,
