@@ -97,7 +97,7 @@ FSYNC_IN = Struct("=QI4x")
 SETXATTR_IN = Struct("=IIII")  # size, flags, setxattr_flags (with SETXATTR_EXT)
 GETXATTR_IN = Struct("=II")
 FALLOCATE_IN = Struct("=QQQI4x")
-LSEEK_IN = Struct("=QQI4x")
+LSEEK_IN = Struct("=QqI4x")  # fh, offset (may be negative: ENXIO), whence
 COPY_FILE_RANGE_IN = Struct("=QQQQQQQ")
 IOCTL_IN = Struct("=QIIQII")  # fh, flags, cmd, arg, in_size, out_size
 DIRENT = Struct("=QQII")  # ino, off, namelen, type; the name follows, padded to 8 bytes
