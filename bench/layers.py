@@ -53,7 +53,7 @@ def write_big(path: Path, size: int) -> None:
 
 def build_layers(directory: Path, count: int, builds: Sequence[Build]) -> Layers:
     """Make `count` layer directories in `directory` and fill them."""
-    roots = tuple(directory / f"layer{number}" for number in range(count))
+    roots = tuple(directory / f"l{number}" for number in range(count))
     for root in roots:
         root.mkdir(parents=True)
     layers = Layers(roots)

@@ -148,13 +148,17 @@ class Overlay(Target):
 
     def mount(self, room: Room) -> Iterator[Mounted]:
         upper, work, target = room.make("upper"), room.make("work"), room.make("mount")
-        lower = ":".join(map(str, room.layers.roots))
+        # Relative, as container engines do it: mount(2) takes one page of options, too little for 128 full paths.
+        lower = ":".join(layer.name for layer in room.layers.roots)
         options = f"{self._extra}lowerdir={lower},upperdir={upper},workdir={work}"
         done = subprocess.run(
-            ["mount", "-t", "overlay", "overlay", "-o", options, target], capture_output=True, text=True
+            ["mount", "-t", "overlay", "overlay", "-o", options, target],
+            cwd=room.layers.roots[0].parent,
+            capture_output=True,
+            text=True,
         )
         if done.returncode:
-            raise MeasurementError("failed", done.stderr.strip().replace("\n", " "))
+            raise MeasurementError("failed", done.stderr.strip().partition("\n")[0])
         try:
             yield Mounted(target, upper, f"{self._extra}lowerdir=…×{len(room.layers.roots)}")
         finally:
@@ -318,7 +322,8 @@ class Mergerfs(Server):
     features = frozenset[str]()
 
     def options(self) -> str:
-        return "category.create=ff"
+        # minfreespace: its default of 4 GiB makes small filesystems read-only.
+        return "category.create=ff,minfreespace=0"
 
     def command(self, room: Room, upper: Path, target: Path) -> list[str]:
         branches = ":".join([f"{upper}=RW", *(f"{layer}=RO" for layer in room.layers.roots)])

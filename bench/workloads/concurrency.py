@@ -17,9 +17,8 @@ from bench.workloads.realwork import tarball
 _SECONDS = 0.4
 
 
-def _client(place: Place, number: int) -> int:
+def _client(place: Place, directory: str, number: int) -> int:
     """Stat, read, create and remove until the time is up; return the operations done."""
-    directory = place.path(f"client{number}")
     os.mkdir(directory)
     data = pattern(number, 1024)
     end = time.perf_counter() + _SECONDS
@@ -33,29 +32,36 @@ def _client(place: Place, number: int) -> int:
     return turn * 4
 
 
-def _fork_client(place: Place, number: int) -> tuple[int, int]:
+def _fork_client(place: Place, directory: str, number: int) -> tuple[int, int]:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            os.write(writing, str(_client(place, number)).encode())
+            os.write(writing, str(_client(place, directory, number)).encode())
             os._exit(0)
-        except BaseException:
+        except BaseException as error:
+            os.write(writing, f"!{error}".encode())
             os._exit(1)
     os.close(writing)
     return pid, reading
 
 
+def _operations_of(pid: int, reading: int) -> int:
+    with open(reading, "rb") as stream:
+        said = stream.read().decode(errors="replace")
+    os.waitpid(pid, 0)
+    if not said.isdigit():
+        raise MeasurementError("failed", f"a client failed: {said.removeprefix('!') or 'it died'}")
+    return int(said)
+
+
 def _several(clients: int, figure: str) -> Callable[[Place], Figures]:
     def run(place: Place) -> Figures:
         with place.timed() as timing:
-            started = [_fork_client(place, number) for number in range(clients)]
-            total = 0
-            for pid, reading in started:
-                with open(reading, "rb") as stream:
-                    total += int(stream.read() or 0)
-                if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
-                    raise MeasurementError("failed", "a client failed")
+            started = [
+                _fork_client(place, place.path(f"{figure}.{number}"), number) for number in range(clients)
+            ]
+            total = sum(_operations_of(*client) for client in started)
         return {figure: Sample(total / timing.seconds, total, timing.server_cpu)}
 
     return run

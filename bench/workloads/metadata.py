@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cache
 
 from bench.client import Figures, Place, Sample, expect, time_each
 from bench.layers import Build, Layers, pattern
@@ -106,6 +107,7 @@ def _create(place: Place) -> Figures:
     return {"create-write-close": sample}
 
 
+@cache  # listings of one size share their directory
 def _build_entries(name: str, count: int) -> Build:
     def build(layers: Layers) -> None:
         directories = [layers.path(f"{name}/x", number).parent for number in range(len(layers.roots))]
@@ -153,15 +155,6 @@ def listing(count: int, *, suite: str = "metadata", attributes: bool = True, col
     )  # fmt: skip
 
 
-def _simple(
-    place: Place, figure: str, prepare: Callable[[int], object], act: Callable[[int], object]
-) -> Figures:
-    count = 300
-    for number in range(count):
-        prepare(number)
-    return {figure: time_each(place, act, count=count)}
-
-
 def _mkdir(place: Place) -> Figures:
     os.mkdir(place.path("dirs"))
     figures = {"mkdir": time_each(place, lambda n: os.mkdir(place.path(f"dirs/{n}")), count=300)}
@@ -171,28 +164,35 @@ def _mkdir(place: Place) -> Figures:
 
 def _unlink(place: Place) -> Figures:
     os.mkdir(place.path("victims"))
-    figures = _simple(place, "unlink", lambda n: write_file(place.path(f"victims/{n}"), b"x"),
-                      lambda n: os.unlink(place.path(f"victims/{n}")))  # fmt: skip
+    for number in range(300):
+        write_file(place.path(f"victims/{number}"), b"x")
+    sample = time_each(place, lambda n: os.unlink(place.path(f"victims/{n}")), count=300)
     expect(not os.listdir(place.path("victims")), "removed files are still there")
-    return figures
+    return {"unlink": sample}
+
+
+def _build_doomed(layers: Layers) -> None:
+    for number in range(300):
+        layers.write(f"doomed/f{number}", pattern(number, 64), number)
 
 
 def _unlink_lower(place: Place) -> Figures:
-    figures = _simple(
-        place, "unlink-lower", lambda _: None, lambda n: os.unlink(place.path(file_name(FILES - 1 - n)))
-    )
-    expect(not os.path.exists(place.path(file_name(FILES - 1))), "a removed file is still there")
-    return figures
+    sample = time_each(place, lambda n: os.unlink(place.path(f"doomed/f{n}")), count=300)
+    expect(not os.listdir(place.path("doomed")), "removed files are still there")
+    return {"unlink-lower": sample}
 
 
 def _rename(place: Place) -> Figures:
     os.mkdir(place.path("moving"))
-    figures = _simple(place, "rename", lambda n: write_file(place.path(f"moving/{n}"), b"x"),
-                      lambda n: os.rename(place.path(f"moving/{n}"), place.path(f"moving/to{n}")))  # fmt: skip
-    expect(
-        len([n for n in os.listdir(place.path("moving")) if n.startswith("to")]) == 300, "renames are missing"
+    for number in range(300):
+        write_file(place.path(f"moving/{number}"), b"x")
+    sample = time_each(
+        place, lambda n: os.rename(place.path(f"moving/{n}"), place.path(f"moving/to{n}")), count=300
     )
-    return figures
+    expect(
+        sum(name.startswith("to") for name in os.listdir(place.path("moving"))) == 300, "renames are missing"
+    )
+    return {"rename": sample}
 
 
 def _deep_name(number: int) -> str:
@@ -229,7 +229,7 @@ WORKLOADS = (
     Workload("rename", "metadata", _figure("rename", "rename a new file"), _rename),
     Workload("deep", "metadata", _figure("stat-deep", "stat 20 directories deep", "dentries dropped"), _deep, _build_deep),
     Workload("unlink-lower", "metadata", _figure("unlink-lower", "unlink a file of a lower layer"), _unlink_lower,
-             build_files, needs=frozenset({"whiteout"})),
+             _build_doomed, needs=frozenset({"whiteout"})),
     listing(10_000, cold=False),
     listing(10_000, attributes=False),
 )  # fmt: skip

@@ -17,7 +17,7 @@ from bench.layers import Layers, pattern
 from bench.workloads.model import Figure, MiB, Workload
 
 _NAME = "source"
-_QUICK_FILES = 500
+_QUICK_FILES = 300
 _FULL_FILES = 4000
 
 
