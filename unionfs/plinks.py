@@ -37,7 +37,8 @@ class PlinkFlusher:
             return 0
         made = 0
         failed: dict[int, OSError] = {}
-        for ino, names in self._lower_names().items():
+        lower = self._lower_names()
+        for ino, names in lower.items():
             plink = union.plinks[ino]
             for parent, name in names:
                 try:
@@ -50,6 +51,7 @@ class PlinkFlusher:
                     made += 1
                 except OSError as error:
                     failed.setdefault(ino, error)
+        self._release(lower)
         for ino in [ino for ino in union.plinks if ino not in failed]:
             node = union.nodes.get(ino)
             if node is not None:
@@ -73,7 +75,14 @@ class PlinkFlusher:
                     os.fsdecode(parent.path().rstrip(b"/") + b"/" + name) for parent, name in node.names()
                 )
             result.append(sorted(known))
+        self._release(lower)
         return result
+
+    def _release(self, lower: dict[int, list[tuple[Node, bytes]]]) -> None:
+        """Let go of the directories that a walk kept."""
+        for names in lower.values():
+            for parent, _ in names:
+                self._union.nodes.release(parent)
 
     def _rehome(self, node: Node) -> None:
         """Let the node's home be a name that physically is its copy, now that the pseudo-link goes."""
@@ -100,7 +109,10 @@ class PlinkFlusher:
         while pending:
             directory = pending.pop()
             if not directory.removed:
+                found = sum(map(len, result.values()))
                 pending.extend(self._scan(directory, wanted, result))
+                if sum(map(len, result.values())) > found:
+                    continue  # its node is needed until the links are made
             union.nodes.release(directory)
             union.trim()
         return result

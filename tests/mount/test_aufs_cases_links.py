@@ -139,3 +139,15 @@ def test_rmdir_open_directory_stays_usable(union: Workshop) -> None:
         assert os.fstat(fd).st_nlink == 0
     finally:
         os.close(fd)
+
+
+def test_flush_finds_names_in_directories_never_looked_at(union: Workshop) -> None:
+    """Pseudo-links are flushed to names in sub-directories that the kernel does not know of."""
+    u = union.mount(B0={}, B1={"a": "old", "d/e/b": HardLink("a"), "f/c": HardLink("a")})
+    (u / "a").write_text("new")
+    u.flush()
+    names = [u.branch(0) / name for name in ("a", "d/e/b", "f/c")]
+    assert len({name.stat().st_ino for name in names}) == 1
+    assert os.listdir(u.branch(0) / ".wh..wh.plnk") == []
+    assert {name.read_text() for name in names} == {"new"}
+    assert len({(u / name).stat().st_ino for name in ("a", "d/e/b", "f/c")}) == 1
