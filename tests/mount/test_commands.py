@@ -475,7 +475,7 @@ def test_unprivileged_mount_goes_through_fusermount() -> None:
     unionfs_ = f"{user} {' '.join(program())}"
     script = f"""
         set -e
-        mount -t tmpfs -o mode=1777 none /tmp/
+        rm -rf /tmp/unionfs-65534
         mount -t tmpfs -o mode=755 none /mnt
         mknod /mnt/fuse c 10 229
         chmod 666 /mnt/fuse
@@ -489,6 +489,7 @@ def test_unprivileged_mount_goes_through_fusermount() -> None:
         cat rw/file
         stat -c %a /tmp/unionfs-65534
         {unionfs_} umount mnt
+        rm -rf /tmp/unionfs-65534
     """
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False
