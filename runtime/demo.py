@@ -47,7 +47,7 @@ VENV = """
 /opt/demo/venv/bin/python -c 'import sys; print("Python", sys.version.split()[0], "from", sys.prefix)'
 """
 
-CLUMSY = "rm -r /etc/apt /usr/share/doc; echo oops >> /etc/debian_version; ls /usr/share/doc 2>&1 | head -1; tail -1 /etc/debian_version"
+CLUMSY = "rm -r /etc/apt /usr/share/doc; echo oops >> /etc/debian_version; ls /usr/share/doc 2>&1; tail -1 /etc/debian_version"
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import syscalls, tree
-from tests.support.union import Workshop
+from tests.support.union import SESSIONS, Workshop
 
 CAN_MOUNT = os.geteuid() == 0 and Path("/dev/fuse").exists()
 
@@ -22,15 +22,15 @@ def pytest_configure(config: pytest.Config) -> None:
     os.umask(0o022)
 
 
-@pytest.fixture
-def union() -> Iterator[Workshop]:
-    """Give a workshop that mounts unions, and fail the test if one of them ends badly."""
+@pytest.fixture(params=SESSIONS)
+def union(request: pytest.FixtureRequest) -> Iterator[Workshop]:
+    """Give a workshop that mounts unions, with each session in turn; fail the test if one of them ends badly."""
     if not CAN_MOUNT:
         pytest.skip("mounting needs root and /dev/fuse")
     # Not tmp_path: tests that act as another user must get there.
     root = Path(tempfile.mkdtemp(prefix="unionfs-test-"))
     root.chmod(0o755)
-    shop = Workshop(root)
+    shop = Workshop(root, request.param)
     try:
         yield shop
     finally:

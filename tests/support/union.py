@@ -21,7 +21,7 @@ from tests.support.tree import Tree
 DEADLINE = 20.0
 # libfuse prints this when the connection ends before the answer to a last RELEASE is read; nobody waits for that.
 HARMLESS_LOG = r"fuse_release\(\): fuse_reply_\* failed with No such file or directory"
-SESSION = os.environ.get("UNIONFS_TEST_SESSION", "auto")
+SESSIONS = os.environ.get("UNIONFS_TEST_SESSIONS", "pyfuse3 direct").split()
 
 
 def program(name: str = "unionfs", module: str = "unionfs.cli") -> list[str]:
@@ -63,7 +63,10 @@ def is_mounted(path: Path) -> bool:
 class Union:
     """A mounted union: its mount point, its branches and its server process."""
 
-    def __init__(self, mountpoint: Path, branches: dict[str, Path], options: str, log: Path) -> None:
+    def __init__(
+        self, mountpoint: Path, branches: dict[str, Path], options: str, log: Path, session: str
+    ) -> None:
+        self.session = session
         self.mnt = mountpoint
         self.branches = branches
         self.options = options
@@ -86,9 +89,7 @@ class Union:
 
     def start(self) -> None:
         """Start the server and wait until the mount answers."""
-        argv = [*program(), "mount", "-o", self.options, "--foreground"]
-        if SESSION != "auto":
-            argv += ["--session", SESSION]
+        argv = [*program(), "mount", "-o", self.options, "--foreground", "--session", self.session]
         argv += ["none", str(self.mnt)]
         # A server whose test run was killed dies with it.
         if os.geteuid() == 0:
@@ -187,8 +188,9 @@ class Union:
 class Workshop:
     """Makes branches and unions under one directory, ends them all, and checks what had to stay as it was."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, session: str = "auto") -> None:
         self.root = root
+        self.session = session
         self.unions: list[Union] = []
         self._filesystems: list[Path] = []
         self._untouched: dict[Path, dict[str, tree.Entry]] = {}
@@ -237,7 +239,7 @@ class Workshop:
         text = options.format(**branches)
         if "br" not in re.split(r"[:=,]", text) and "dirs" not in re.split(r"[:=,]", text):
             text = ",".join(filter(None, ["br:" + ":".join(map(str, branches.values())), text]))
-        union = Union(mountpoint, branches, text, self.root / f"server{len(self.unions)}.log")
+        union = Union(mountpoint, branches, text, self.root / f"server{len(self.unions)}.log", self.session)
         self.unions.append(union)
         return union
 
