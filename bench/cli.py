@@ -137,6 +137,7 @@ def _measure(options: argparse.Namespace, suites: str, seconds: float = 0.0) -> 
     terminal.library("rich")
     instances, missing = _present(instances)
     plan = measure.Plan(workloads, instances, options.rounds, seconds, options.pin)
+    isolation.check_privilege()
     if options.backing != "tmpfs":
         measure.check_disk(plan, options.directory)
     output: Path = options.output or Path(datetime.now(UTC).strftime("unionbench-%Y%m%d-%H%M%S.jsonl"))

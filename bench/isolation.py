@@ -7,11 +7,13 @@ loop device; the process outside only waits and removes the temporary directory.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -21,27 +23,54 @@ from unionfs import syscalls as mounts
 from unionfs.errors import UserError
 from unionfs.program import run_command
 
-_PREFIX = "unionbench-"
+_PREFIX = "unionbench-run-"
+_YOUNG_SECONDS = 60.0
+
+
+def check_privilege() -> None:
+    """UserError unless this process may make namespaces and mounts."""
+    if os.geteuid() != 0:
+        raise UserError("mounting needs root", f"run: sudo {Path(sys.argv[0]).name} …", status=2)
 
 
 def run(main: Callable[[Path], int], directory: Path) -> int:
     """Call `main` with an empty directory below `directory`, isolated; return its exit code.
 
-    UserError when the machine does not let us have namespaces (no root), or when the directory cannot be written.
+    UserError when the directory cannot be written.
     """
     try:
         room = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=directory))
     except OSError as error:
         raise UserError(f"{directory}: {error.strerror}", "choose another with --directory") from None
+    lock = os.open(room, os.O_RDONLY)
     try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _sweep(directory)
         return _run_in_namespaces(main, room)
     finally:
         shutil.rmtree(room, ignore_errors=True)
+        os.close(lock)
+
+
+def _sweep(directory: Path) -> None:
+    """Remove the files of runs that were killed: their locks are free. A young directory may be about to be locked."""
+    for path in directory.glob(f"{_PREFIX}*"):
+        try:
+            if time.time() - path.stat().st_mtime < _YOUNG_SECONDS or path.stat().st_uid != os.geteuid():
+                continue
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue  # not one of ours, or just removed
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+        except BlockingIOError:
+            pass  # it runs
+        finally:
+            os.close(fd)
 
 
 def _run_in_namespaces(main: Callable[[Path], int], room: Path) -> int:
-    if os.geteuid() != 0:
-        raise UserError("mounting needs root", f"run: sudo {Path(sys.argv[0]).name} …", status=2)
     sys.stdout.flush()
     outer = os.getpid()
     child = os.fork()

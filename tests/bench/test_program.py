@@ -133,6 +133,18 @@ def test_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
 
 
 @needs_root
+def test_files_of_a_killed_run_are_removed_by_the_next(tmp_path: Path) -> None:
+    """What a run that was killed could not remove goes with the next one; other people's files stay."""
+    old, other = tmp_path / "unionbench-run-old", tmp_path / "unionbench-results"
+    for path in (old, other):
+        path.mkdir()
+        os.utime(path, (0, 0))
+    words = ("run", "--suite", "cost", "--targets", "native", "--rounds", "1", "-o", tmp_path / "r.jsonl")
+    assert bench(*words, "--directory", tmp_path).returncode == 0
+    assert not old.exists() and other.exists()
+
+
+@needs_root
 def test_server_death_is_a_failure_of_that_target_only(tmp_path: Path) -> None:
     """A server that is killed in mid run is recorded; the other target goes on to the end."""
     output = tmp_path / "r.jsonl"
