@@ -259,6 +259,9 @@ class Union:
         else:
             self.nodes.add(fresh)
         fresh.identity, fresh.branch = identity, found.branch
+        if plink is not None and fresh.ino == ino and kind != stat.S_IFDIR:
+            copy = os.stat(plink.name, dir_fd=self.plink_dir(plink.branch), follow_symlinks=False)
+            fresh.identity, fresh.branch = (copy.st_dev, copy.st_ino), plink.branch
         fresh.add_name(parent, name)
         if kind == stat.S_IFDIR:
             self.set_layers(fresh, found)

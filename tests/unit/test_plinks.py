@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pseudo-links without a mount: the kernel may forget a file at any time, and its names must go on meaning one file."""
+
+import os
+from pathlib import Path
+
+from unionfs.branch import Branch
+from unionfs.create import Caller
+from unionfs.filesystem import UnionFilesystem
+from unionfs.options import Options
+
+ROOT = Caller(os.geteuid(), os.getegid(), os.getpid())
+
+
+def _open(root: Path) -> UnionFilesystem:
+    return UnionFilesystem.open(
+        [Branch(str(root / "B0"), "rw"), Branch(str(root / "B1"), "ro")], Options(fsync=False)
+    )
+
+
+def _write(filesystem: UnionFilesystem, name: bytes, data: bytes) -> None:
+    node = filesystem.lookup(filesystem.node(1), name).node
+    handle = filesystem.open_file(node, os.O_WRONLY, ROOT)
+    filesystem.write(handle, 0, data)
+    filesystem.release(handle)
+
+
+def _read(filesystem: UnionFilesystem, name: bytes) -> bytes:
+    node = filesystem.lookup(filesystem.node(1), name).node
+    handle = filesystem.open_file(node, os.O_RDONLY, ROOT)
+    try:
+        return filesystem.read(handle, 0, 100)
+    finally:
+        filesystem.release(handle)
+
+
+def test_lower_name_of_forgotten_plink_shows_the_copy(tmp_path: Path) -> None:
+    """After a forget, a lower name is looked up anew and still leads to the copy, with the same number and link count."""
+    (tmp_path / "B0").mkdir()
+    (tmp_path / "B1").mkdir()
+    (tmp_path / "B1/a").write_bytes(b"old")
+    os.link(tmp_path / "B1/a", tmp_path / "B1/b")
+    filesystem = _open(tmp_path)
+    try:
+        _write(filesystem, b"a", b"new")
+        attributes = filesystem.lookup(filesystem.node(1), b"b")
+        filesystem.union.nodes.release(attributes.node)
+        again = filesystem.lookup(filesystem.node(1), b"b")
+        assert (again.node.ino, again.nlink) == (attributes.node.ino, 2)
+        assert _read(filesystem, b"b") == _read(filesystem, b"a") == b"new"
+        _write(filesystem, b"b", b"NEW")
+        assert _read(filesystem, b"a") == b"NEW"
+    finally:
+        filesystem.close()
+    assert (tmp_path / "B0/a").stat().st_ino == (tmp_path / "B0/b").stat().st_ino
+
+
+def test_plinks_of_a_killed_server_are_taken_up_again(tmp_path: Path) -> None:
+    """A pseudo-link on disk is enough: names on lower branches show the copy after a crash."""
+    (tmp_path / "B0").mkdir()
+    (tmp_path / "B1").mkdir()
+    (tmp_path / "B1/a").write_bytes(b"old")
+    os.link(tmp_path / "B1/a", tmp_path / "B1/b")
+    killed = _open(tmp_path)
+    _write(killed, b"a", b"new")
+    killed.copyups.close()
+    killed.union.close()  # without the flush that close() makes
+    filesystem = _open(tmp_path)
+    try:
+        assert _read(filesystem, b"b") == b"new"
+    finally:
+        filesystem.close()
+    assert (tmp_path / "B0/b").read_bytes() == b"new"
+    assert os.listdir(tmp_path / "B0/.wh..wh.plnk") == []
