@@ -36,7 +36,8 @@ _INLINE_COPY = 128 << 10
 # How long to poll before sleeping, and after how many requests other tasks get their turn.
 _POLL_SECONDS = 60e-6
 _TURN = 64
-_GONE = (errno.ENODEV, errno.ENOTCONN)
+# At umount; ECONNABORTED if requests were still queued then.
+_GONE = (errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED)
 
 
 class DirectSession:
