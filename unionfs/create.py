@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from typing import NamedTuple
 
 from unionfs import stage, syscalls, whiteout
@@ -141,11 +142,11 @@ class Creator:
     def _is_hidden(self, branch: OpenBranch, fd: int, name: bytes) -> bool:
         return whiteout.is_whited_out(branch, fd, name)
 
-    def _masked(self, caller: Caller, make: object) -> None:
+    def _masked(self, caller: Caller, make: Callable[[], None]) -> None:
         """Run `make` under the caller's umask: the branch applies it unless the directory has a default ACL."""
         previous = os.umask(caller.umask)
         try:
-            make()  # type: ignore[operator]
+            make()
         finally:
             os.umask(previous)
 
@@ -169,13 +170,13 @@ class Creator:
         fd: int,
         name: bytes,
         caller: Caller,
-        make: object,
+        make: Callable[[bytes], None],
         mode: int = 0,
     ) -> Attributes:
         hidden = self._is_hidden(branch, fd, name)
         overlay = hidden and self._union.options.whiteout == "overlay"
         entry = stage.stage_name(name) if overlay else name
-        make(entry)  # type: ignore[operator]
+        make(entry)
         try:
             created = os.open(entry, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
             try:

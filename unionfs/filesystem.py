@@ -445,7 +445,7 @@ class UnionFilesystem:
         try:
             self.flush_plinks()
         except OSError as error:
-            log.error("pseudo-links are not flushed: %s", error, exc_info=bool(os.environ.get("DBG")))
+            log.error("pseudo-links are not flushed: %s", error)
         self.copyups.close()
         for handle in self.handles:
             handle.close()

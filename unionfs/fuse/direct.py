@@ -8,7 +8,6 @@ requests do. Work that blocks goes to threads. The handlers of the single reques
 from __future__ import annotations
 
 import errno
-import functools
 import logging
 import os
 import time
@@ -16,14 +15,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from unionfs import stage
 from unionfs.copydata import Deferred
 from unionfs.filesystem import UnionFilesystem
-from unionfs.fuse import abi
-from unionfs.fuse.notify import Notifier, known_names
+from unionfs.fuse import abi, background
+from unionfs.fuse.notify import Notifier
 from unionfs.fuse.requests import NO_REPLY, Header, InThread, Requests
-from unionfs.nodes import Node
-from unionfs.watch import Watcher
 
 if TYPE_CHECKING:
     from unionfs.statistics import Statistics
@@ -32,7 +28,6 @@ log = logging.getLogger(__name__)
 NAME = "direct"
 
 MAX_WRITE = 1 << 20
-_INLINE_COPY = 128 << 10
 # How long to poll before sleeping, and after how many requests other tasks get their turn.
 _POLL_SECONDS = 60e-6
 _TURN = 64
@@ -178,45 +173,13 @@ class DirectSession:
 
 async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statistics) -> None:
     """Serve requests from `device_fd` until the mount is gone."""
-    notifier = Notifier(device_fd)
     async with trio.open_nursery() as nursery:
         session = DirectSession(filesystem, device_fd, statistics, nursery)
-
-        def delete_later(fd: int, name: bytes) -> None:
-            nursery.start_soon(_delete, os.dup(fd), name)
-
-        def invalidate_all() -> None:
-            if notifier.epoch():
-                for node in filesystem.union.nodes:
-                    if node.is_directory:
-                        notifier.attributes(node.nodeid)
-            else:
-                names = known_names(filesystem.union.nodes)
-                nursery.start_soon(functools.partial(trio.to_thread.run_sync, notifier.entries, names))
-
-        def name_changed(parent: Node, name: bytes) -> None:
-            nursery.start_soon(
-                functools.partial(trio.to_thread.run_sync, notifier.entry, parent.nodeid, name)
-            )
-
-        filesystem.set_background(inline_limit=_INLINE_COPY, delete_later=delete_later)
-        filesystem.invalidate_all = invalidate_all
-        filesystem.union.on_change = name_changed
-        if filesystem.options.udba == "notify":
-            nursery.start_soon(Watcher(filesystem.union, notifier).run)
+        background.attach(filesystem, Notifier(device_fd), nursery)
+        filesystem.options_changed = session.requests.use_options
         try:
             await session.run()
         finally:
-            filesystem.set_background(inline_limit=None, delete_later=stage.discard)
+            background.detach(filesystem)
             os.close(device_fd)
             nursery.cancel_scope.cancel()
-
-
-async def _delete(fd: int, name: bytes) -> None:
-    def work() -> None:
-        try:
-            stage.discard(fd, name)
-        finally:
-            os.close(fd)  # here and not in the task: a cancelled task leaves the thread at work
-
-    await trio.to_thread.run_sync(work, abandon_on_cancel=True)

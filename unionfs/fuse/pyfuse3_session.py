@@ -19,15 +19,14 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
 
-from unionfs import stage
 from unionfs.attributes import Changes
 from unionfs.copydata import Deferred
 from unionfs.create import Caller
 from unionfs.filesystem import UnionFilesystem
+from unionfs.fuse import background
 from unionfs.fuse.handshake import negotiate
-from unionfs.fuse.notify import Notifier, known_names
+from unionfs.fuse.notify import Notifier
 from unionfs.nodes import Attributes, Node
-from unionfs.watch import Watcher
 
 if TYPE_CHECKING:
     from unionfs.statistics import Statistics
@@ -40,8 +39,6 @@ F = TypeVar("F", bound=Callable[..., Awaitable[object]])
 
 FOREVER = 1e9  # seconds; the kernel caps it
 _REVAL_SECONDS = 1.0
-# Up to here copying data up inside the request is cheaper than handing it to a thread.
-_INLINE_COPY = 128 << 10
 _S_IFREG = 0o100000
 
 
@@ -367,50 +364,14 @@ class Operations(pyfuse3.Operations):
 
 async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statistics) -> None:
     """Serve requests from `device_fd` until the mount is gone."""
-    notifier = Notifier(device_fd)
     operations = Operations(filesystem, statistics)
-
     async with trio.open_nursery() as nursery:
-
-        def delete_later(fd: int, name: bytes) -> None:
-            nursery.start_soon(_delete, os.dup(fd), name)
-
-        def invalidate_all() -> None:
-            if notifier.epoch():
-                for node in filesystem.union.nodes:
-                    if node.is_directory:
-                        notifier.attributes(node.nodeid)
-            else:
-                names = known_names(filesystem.union.nodes)
-                nursery.start_soon(functools.partial(trio.to_thread.run_sync, notifier.entries, names))
-
-        def name_changed(parent: Node, name: bytes) -> None:
-            entry = functools.partial(trio.to_thread.run_sync, notifier.entry, parent.nodeid, name)
-            nursery.start_soon(entry)
-
-        filesystem.set_background(inline_limit=_INLINE_COPY, delete_later=delete_later)
-        filesystem.invalidate_all = invalidate_all
+        background.attach(filesystem, Notifier(device_fd), nursery)
         filesystem.options_changed = operations.use_options
-        filesystem.union.on_change = name_changed
-        if filesystem.options.udba == "notify":
-            watcher = Watcher(filesystem.union, notifier)
-            nursery.start_soon(watcher.run)
         try:
             await negotiate(operations, device_fd)
             await pyfuse3.main()
         finally:
             pyfuse3.close(unmount=False)
-            filesystem.set_background(inline_limit=None, delete_later=stage.discard)
+            background.detach(filesystem)
             nursery.cancel_scope.cancel()
-
-
-async def _delete(fd: int, name: bytes) -> None:
-    """Delete a staged tree in a thread; what is not finished at unmount is swept by the next mount."""
-
-    def work() -> None:
-        try:
-            stage.discard(fd, name)
-        finally:
-            os.close(fd)  # here and not in the task: a cancelled task leaves the thread at work
-
-    await trio.to_thread.run_sync(work, abandon_on_cancel=True)

@@ -81,12 +81,7 @@ class Requests:
         self._setxattr_ext = False
         self._read_buffer = bytearray(max_write)
         self._read_view = memoryview(self._read_buffer)
-        options = filesystem.options
-        short = options.udba == "reval"
-        self._attr_valid = _REVAL_SECONDS if short else FOREVER
-        self._entry_valid = 0 if not options.dirperm1 else self._attr_valid
-        self._negative_valid = 0 if short else self._entry_valid
-        self._dir_flags = 0 if short else abi.FOPEN_CACHE_DIR | abi.FOPEN_KEEP_CACHE
+        self.use_options()
         self._file_flags = abi.FOPEN_KEEP_CACHE | abi.FOPEN_NOFLUSH
         self.table: dict[int, Handler] = {
             opcode: getattr(self, opcode.name.lower())
@@ -94,6 +89,15 @@ class Requests:
             if hasattr(self, opcode.name.lower())
         }
         self.names = {opcode: Opcode(opcode).name.lower() for opcode in self.table}
+
+    def use_options(self) -> None:
+        """Take the caching times from the options, at the mount and after a remount changed them."""
+        options = self.filesystem.options
+        short = options.udba == "reval"
+        self._attr_valid = _REVAL_SECONDS if short else FOREVER
+        self._entry_valid = 0 if not options.dirperm1 else self._attr_valid
+        self._negative_valid = 0 if short else self._entry_valid
+        self._dir_flags = 0 if short else abi.FOPEN_CACHE_DIR | abi.FOPEN_KEEP_CACHE
 
     # -- packing ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both sessions do beside answering requests: long deletions, invalidations, directory watches."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+import trio
+
+from unionfs import stage
+from unionfs.filesystem import UnionFilesystem
+from unionfs.fuse.notify import Notifier, known_names
+from unionfs.nodes import Node
+from unionfs.watch import Watcher
+
+# Up to here copying data up inside the request is cheaper than handing it to a thread.
+_INLINE_COPY = 128 << 10
+
+
+def attach(filesystem: UnionFilesystem, notifier: Notifier, nursery: trio.Nursery) -> None:
+    """Let the filesystem use `nursery` for long work and `notifier` to tell the kernel what is no longer so."""
+
+    def delete_later(fd: int, name: bytes) -> None:
+        nursery.start_soon(_delete, os.dup(fd), name)
+
+    def invalidate_all() -> None:
+        if notifier.epoch():
+            for node in filesystem.union.nodes:
+                if node.is_directory:
+                    notifier.attributes(node.nodeid)
+        else:
+            names = known_names(filesystem.union.nodes)
+            nursery.start_soon(functools.partial(trio.to_thread.run_sync, notifier.entries, names))
+
+    def name_changed(parent: Node, name: bytes) -> None:
+        nursery.start_soon(functools.partial(trio.to_thread.run_sync, notifier.entry, parent.nodeid, name))
+
+    filesystem.set_background(inline_limit=_INLINE_COPY, delete_later=delete_later)
+    filesystem.invalidate_all = invalidate_all
+    filesystem.union.on_change = name_changed
+    if filesystem.options.udba == "notify":
+        nursery.start_soon(Watcher(filesystem.union, notifier).run)
+
+
+def detach(filesystem: UnionFilesystem) -> None:
+    """Let the filesystem do everything by itself again: the session is over."""
+    filesystem.set_background(inline_limit=None, delete_later=stage.discard)
+
+
+async def _delete(fd: int, name: bytes) -> None:
+    """Delete a staged tree in a thread; what is not finished at unmount is swept by the next mount."""
+
+    def work() -> None:
+        try:
+            stage.discard(fd, name)
+        finally:
+            os.close(fd)  # here and not in the task: a cancelled task leaves the thread at work
+
+    await trio.to_thread.run_sync(work, abandon_on_cancel=True)
