@@ -56,6 +56,25 @@ def test_write_over_the_limit_of_an_ext4_branch_is_enospc(union: Workshop) -> No
     _assert_unharmed(u.branch(0), u / "f", content)
 
 
+@pytest.mark.skipif(shutil.which("btrfs") is None, reason="a quota that binds root too needs btrfs-progs")
+def test_copy_up_over_a_quota_is_edquot_and_leaves_nothing(union: Workshop) -> None:
+    """EDQUOT in mid copy-up: a btrfs subvolume with a limit of 4 MB."""
+    content = os.urandom(12 * MEGABYTE)
+    top = union.block_device("B0", 256, "btrfs")
+    for command in (
+        ["subvolume", "create", str(top / "sub")],
+        ["quota", "enable", str(top)],
+        ["qgroup", "limit", "4M", str(top / "sub")],
+    ):
+        done = subprocess.run(["btrfs", *command], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no btrfs quota here: {done.stderr.strip()}")
+    u = union.mount(B0=top / "sub", B1={"f": content})
+    with refused("EDQUOT"), (u / "f").open("r+b") as file:
+        file.write(b"x")
+    _assert_unharmed(u.branch(0), u / "f", content)
+
+
 def test_unlink_on_full_branch_fails_and_keeps_the_file(union: Workshop) -> None:
     """A whiteout that cannot be made: the file stays visible."""
     u = union.mount("nowarn_perm", B0=union.filesystem("B0", data="mode=755,nr_inodes=5"), B1={"d/f": "f"})
