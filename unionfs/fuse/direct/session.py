@@ -2,7 +2,7 @@
 """The direct session: reads requests from /dev/fuse itself and answers them, mostly without leaving one function.
 
 Requests are taken as fast as they come; before sleeping the loop polls for a moment, since waking up costs more than most
-requests do. Work that blocks goes to threads. The handlers of the single requests are in `requests.py`.
+requests do. Work that blocks goes to threads. The handlers are in the other modules of this package.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import trio
 from unionfs.copydata import Deferred
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi, background
+from unionfs.fuse.direct.replies import NO_REPLY, Header, InThread
+from unionfs.fuse.direct.requests import Requests
 from unionfs.fuse.notify import Notifier
-from unionfs.fuse.requests import NO_REPLY, Header, InThread, Requests
 
 if TYPE_CHECKING:
     from unionfs.statistics import Statistics
@@ -120,8 +121,8 @@ class DirectSession:
 
     def _reply(self, header: Header, error: int, payload: bytes | memoryview) -> None:
         size = abi.OUT_HEADER.size + len(payload)
-        entered = self.requests.entered
-        self.requests.entered = None
+        entered = self.requests.replies.entered
+        self.requests.replies.entered = None
         try:
             os.writev(self._fd, (abi.OUT_HEADER.pack(size, error, header.unique), payload))
         except OSError as failure:
@@ -176,7 +177,7 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
     async with trio.open_nursery() as nursery:
         session = DirectSession(filesystem, device_fd, statistics, nursery)
         background.attach(filesystem, Notifier(device_fd), nursery)
-        filesystem.options_changed = session.requests.use_options
+        filesystem.options_changed = session.requests.replies.use_options
         try:
             await session.run()
         finally:

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests on attributes, extended attributes and inode flags."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+
+from unionfs import whiteout
+from unionfs.attributes import Changes
+from unionfs.filesystem import UnionFilesystem
+from unionfs.fuse import abi
+from unionfs.fuse.direct.replies import NANO, Header, Replies, Reply, name_in
+
+_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
+
+
+class AttributeRequests:
+    """The handlers of one mount that deal with attributes."""
+
+    def __init__(self, filesystem: UnionFilesystem, replies: Replies) -> None:
+        self._filesystem = filesystem
+        self._replies = replies
+
+    def getattr(self, header: Header, body: memoryview) -> Reply:
+        """Return attributes."""
+        return self._replies.attributes(self._filesystem.union.attributes(self._replies.node(header.nodeid)))
+
+    def setattr(self, header: Header, body: memoryview) -> Reply:
+        """Change attributes; with KILLPRIV_V2 clearing set-id bits is our part."""
+        (
+            valid, fh, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, uid, gid
+        ) = abi.SETATTR_IN.unpack_from(body)  # fmt: skip
+        node = self._replies.node(header.nodeid)
+        now = None
+        if valid & (abi.FATTR_ATIME_NOW | abi.FATTR_MTIME_NOW):
+            now = time.time_ns()
+        changes = Changes(
+            mode=mode if valid & abi.FATTR_MODE else None,
+            uid=uid if valid & abi.FATTR_UID else None,
+            gid=gid if valid & abi.FATTR_GID else None,
+            size=size if valid & abi.FATTR_SIZE else None,
+            atime_ns=_moment(valid & abi.FATTR_ATIME, valid & abi.FATTR_ATIME_NOW, atime, atime_ns, now),
+            mtime_ns=_moment(valid & abi.FATTR_MTIME, valid & abi.FATTR_MTIME_NOW, mtime, mtime_ns, now),
+        )
+        handle = fh if valid & abi.FATTR_FH else None
+        attributes = self._filesystem.setattr(node, changes, handle)
+        if valid & abi.FATTR_KILL_SUIDGID and not node.is_directory:
+            self._filesystem.strip_privileges(node)
+            attributes = self._filesystem.getattr(node)
+        return self._replies.attributes(attributes)
+
+    def getxattr(self, header: Header, body: memoryview) -> Reply:
+        """Return an attribute or its size."""
+        size = abi.GETXATTR_IN.unpack_from(body)[0]
+        name = os.fsdecode(name_in(body, abi.GETXATTR_IN.size))
+        return _sized(self._filesystem.getxattr(self._replies.node(header.nodeid), name), size)
+
+    def listxattr(self, header: Header, body: memoryview) -> Reply:
+        """Return attribute names or their size."""
+        size = abi.GETXATTR_IN.unpack_from(body)[0]
+        names = self._filesystem.listxattr(self._replies.node(header.nodeid))
+        return _sized(b"".join(os.fsencode(name) + b"\0" for name in names), size)
+
+    def setxattr(self, header: Header, body: memoryview) -> Reply:
+        """Set an attribute."""
+        if self._replies.setxattr_ext:
+            size, flags, extra, _ = abi.SETXATTR_IN.unpack_from(body)
+            rest = bytes(body[abi.SETXATTR_IN.size :])
+        else:
+            size, flags = abi.GETXATTR_IN.unpack_from(body)
+            extra, rest = 0, bytes(body[abi.GETXATTR_IN.size :])
+        name, _, value = rest.partition(b"\0")
+        node = self._replies.node(header.nodeid)
+        self._filesystem.setxattr(node, os.fsdecode(name), value[:size], flags)
+        if extra & 1:  # ACL_KILL_SGID: the kernel found the caller outside the file's group
+            self._filesystem.clear_set_group_id(node)
+        return b""
+
+    def removexattr(self, header: Header, body: memoryview) -> Reply:
+        """Remove an attribute."""
+        self._filesystem.removexattr(self._replies.node(header.nodeid), os.fsdecode(bytes(body[:-1])))
+        return b""
+
+    def ioctl(self, header: Header, body: memoryview) -> Reply:
+        """Get and set inode flags (lsattr, chattr); everything else is ENOTTY."""
+        _, _, command, _, in_size, out_size = abi.IOCTL_IN.unpack_from(body)
+        if command not in (_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS):
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+        argument = bytearray(body[abi.IOCTL_IN.size : abi.IOCTL_IN.size + in_size].tobytes().ljust(8, b"\0"))
+        node = self._replies.node(header.nodeid)
+        if not (node.is_directory or stat.S_ISREG(node.kind)):
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+        if command == _FS_IOC_SETFLAGS:
+            self._filesystem.copyups.ensure(node)
+        path = self._filesystem.union.open_path(node)
+        try:
+            fd = os.open(whiteout.proc_path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        finally:
+            os.close(path)
+        try:
+            fcntl.ioctl(fd, command, argument)
+        finally:
+            os.close(fd)
+        return abi.IOCTL_OUT.pack(0, 0, 0, 0) + bytes(argument[:out_size])
+
+
+def _moment(given: int, now_given: int, seconds: int, nanoseconds: int, now: int | None) -> int | None:
+    if now_given:
+        return now
+    return seconds * NANO + nanoseconds if given else None
+
+
+def _sized(value: bytes, size: int) -> bytes:
+    """Answer xattr requests: the size if the caller asks with 0, ERANGE if its buffer is too small."""
+    if size == 0:
+        return abi.GETXATTR_OUT.pack(len(value), 0)
+    if len(value) > size:
+        raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
+    return value

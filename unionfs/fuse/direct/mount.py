@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests on the mount as a whole: agree on the protocol, report totals, write back, say goodbye."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from unionfs import syscalls
+from unionfs.filesystem import UnionFilesystem
+from unionfs.fuse import abi
+from unionfs.fuse.direct.replies import NO_REPLY, Header, InThread, Replies, Reply
+
+_WANTED = (
+    abi.ASYNC_READ
+    | abi.ATOMIC_O_TRUNC
+    | abi.BIG_WRITES
+    | abi.DONT_MASK
+    | abi.AUTO_INVAL_DATA
+    | abi.DO_READDIRPLUS
+    | abi.READDIRPLUS_AUTO
+    | abi.ASYNC_DIO
+    | abi.PARALLEL_DIROPS
+    | abi.MAX_PAGES
+    | abi.CACHE_SYMLINKS
+    | abi.HANDLE_KILLPRIV_V2
+    | abi.SETXATTR_EXT
+    | abi.INIT_EXT
+)
+_WANTED_2 = abi.HAS_EXPIRE_ONLY | abi.DIRECT_IO_ALLOW_MMAP | abi.NO_EXPORT_SUPPORT
+
+
+class MountRequests:
+    """The handlers of one mount that deal with the mount itself."""
+
+    def __init__(self, filesystem: UnionFilesystem, replies: Replies, max_write: int) -> None:
+        self._filesystem = filesystem
+        self._replies = replies
+        self._max_write = max_write
+
+    def init(self, header: Header, body: memoryview) -> Reply:
+        """Agree on a protocol version and on everything that saves requests."""
+        major, minor, readahead, offered = abi.INIT_IN.unpack_from(bytes(body[:20]).ljust(20, b"\0"))[:4]
+        if major != abi.MAJOR:
+            raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
+        wanted = _WANTED | (abi.POSIX_ACL if self._filesystem.options.acl else 0)
+        flags = wanted & offered
+        offered_2 = (
+            abi.INIT_IN.unpack_from(bytes(body[:20]))[4] if offered & abi.INIT_EXT and len(body) >= 20 else 0
+        )
+        self._replies.setxattr_ext = bool(flags & abi.SETXATTR_EXT)
+        return abi.INIT_OUT.pack(
+            abi.MAJOR, min(minor, abi.MINOR), readahead, flags, 64, 48, self._max_write, 1,
+            self._max_write // 4096, 0, _WANTED_2 & offered_2, 0, 0,
+        )  # fmt: skip
+
+    def destroy(self, header: Header, body: memoryview) -> Reply:
+        """The mount goes away; the next read says so."""
+        return b""
+
+    def interrupt(self, header: Header, body: memoryview) -> Reply:
+        """A caller got a signal. Requests are answered at once or are past recall, so there is nothing to stop."""
+        return NO_REPLY
+
+    def statfs(self, header: Header, body: memoryview) -> Reply:
+        """Return filesystem totals."""
+        st = self._filesystem.statfs()
+        return abi.STATFS_OUT.pack(
+            st.f_blocks,
+            st.f_bfree,
+            st.f_bavail,
+            st.f_files,
+            st.f_ffree,
+            st.f_bsize,
+            st.f_namemax,
+            st.f_frsize,
+            0,
+        )
+
+    def syncfs(self, header: Header, body: memoryview) -> Reply:
+        """Write every writable branch back."""
+        union = self._filesystem.union
+
+        def work() -> bytes:
+            for branch in union.branches:
+                if branch.writable:
+                    syscalls.sync_filesystem(branch.root)
+            return b""
+
+        return InThread(work)

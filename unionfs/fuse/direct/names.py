@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests on names: look up and forget, create, remove, rename, link."""
+
+from __future__ import annotations
+
+from unionfs.create import Caller
+from unionfs.filesystem import UnionFilesystem
+from unionfs.fuse import abi
+from unionfs.fuse.direct.replies import NO_REPLY, Header, Replies, Reply, name_in
+
+
+class NameRequests:
+    """The handlers of one mount that deal with names."""
+
+    def __init__(self, filesystem: UnionFilesystem, replies: Replies) -> None:
+        self._filesystem = filesystem
+        self._replies = replies
+
+    def lookup(self, header: Header, body: memoryview) -> Reply:
+        """Find a name; a miss may be remembered by the kernel too."""
+        name = bytes(body[:-1])
+        filesystem = self._filesystem
+        try:
+            parent = self._replies.node(header.nodeid)
+            if filesystem.options.dirperm1 and name[:1] != b".":
+                filesystem.union.trim()
+                return self._replies.entry(filesystem.union.lookup(parent, name))
+            caller = Caller(header.uid, header.gid, header.pid)
+            return self._replies.entry(filesystem.lookup(parent, name, caller))
+        except FileNotFoundError:
+            if not self._replies.negative_valid:
+                raise
+            return abi.ENTRY_OUT.pack(0, 0, self._replies.negative_valid, 0, *(0,) * 18)
+
+    def forget(self, header: Header, body: memoryview) -> Reply:
+        """Take back lookups."""
+        self._filesystem.forget(header.nodeid, abi.FORGET_IN.unpack_from(body)[0])
+        return NO_REPLY
+
+    def batch_forget(self, header: Header, body: memoryview) -> Reply:
+        """Take back many lookups."""
+        forget = self._filesystem.forget
+        count = abi.BATCH_FORGET_IN.unpack_from(body)[0]
+        start = abi.BATCH_FORGET_IN.size
+        for nodeid, lookups in abi.FORGET_ONE.iter_unpack(body[start : start + count * abi.FORGET_ONE.size]):
+            forget(nodeid, lookups)
+        return NO_REPLY
+
+    def readlink(self, header: Header, body: memoryview) -> Reply:
+        """Return a link's text."""
+        return self._filesystem.readlink(self._replies.node(header.nodeid))
+
+    def symlink(self, header: Header, body: memoryview) -> Reply:
+        """Make a symbolic link."""
+        name, target = bytes(body).split(b"\0")[:2]
+        caller = Caller(header.uid, header.gid, header.pid)
+        return self._replies.entry(
+            self._filesystem.symlink(self._replies.node(header.nodeid), name, target, caller)
+        )
+
+    def mknod(self, header: Header, body: memoryview) -> Reply:
+        """Make a special file."""
+        mode, rdev, umask = abi.MKNOD_IN.unpack_from(body)
+        name = name_in(body, abi.MKNOD_IN.size)
+        caller = Caller(header.uid, header.gid, header.pid, umask)
+        return self._replies.entry(
+            self._filesystem.mknod(self._replies.node(header.nodeid), name, mode, rdev, caller)
+        )
+
+    def mkdir(self, header: Header, body: memoryview) -> Reply:
+        """Make a directory."""
+        mode, umask = abi.MKDIR_IN.unpack_from(body)
+        caller = Caller(header.uid, header.gid, header.pid, umask)
+        name = name_in(body, abi.MKDIR_IN.size)
+        return self._replies.entry(
+            self._filesystem.mkdir(self._replies.node(header.nodeid), name, mode, caller)
+        )
+
+    def unlink(self, header: Header, body: memoryview) -> Reply:
+        """Remove a file's name."""
+        self._filesystem.unlink(self._replies.node(header.nodeid), bytes(body[:-1]))
+        return b""
+
+    def rmdir(self, header: Header, body: memoryview) -> Reply:
+        """Remove a directory."""
+        self._filesystem.rmdir(self._replies.node(header.nodeid), bytes(body[:-1]))
+        return b""
+
+    def rename(self, header: Header, body: memoryview) -> Reply:
+        """Rename without flags."""
+        return self._rename(header, abi.RENAME_IN.unpack_from(body)[0], 0, bytes(body[abi.RENAME_IN.size :]))
+
+    def rename2(self, header: Header, body: memoryview) -> Reply:
+        """Rename with flags."""
+        directory, flags = abi.RENAME2_IN.unpack_from(body)
+        return self._rename(header, directory, flags, bytes(body[abi.RENAME2_IN.size :]))
+
+    def _rename(self, header: Header, directory: int, flags: int, names: bytes) -> Reply:
+        old, new = names.split(b"\0")[:2]
+        self._filesystem.rename(
+            self._replies.node(header.nodeid), old, self._replies.node(directory), new, flags
+        )
+        return b""
+
+    def link(self, header: Header, body: memoryview) -> Reply:
+        """Make a hard link."""
+        node = self._replies.node(abi.LINK_IN.unpack_from(body)[0])
+        name = name_in(body, abi.LINK_IN.size)
+        return self._replies.entry(self._filesystem.link(node, self._replies.node(header.nodeid), name))

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the handlers of requests share: the shapes of requests and replies, and how entries and attributes are packed.
+
+A handler returns the reply's payload, `NO_REPLY`, or `InThread` for work that blocks; it raises OSError for an error reply.
+Handlers do no I/O on the device and never wait. Written flat, with local names: on this path every microsecond shows.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from unionfs.filesystem import UnionFilesystem
+from unionfs.fuse import abi
+from unionfs.nodes import Attributes, Node
+
+NANO = 1_000_000_000
+NO_REPLY = b"no reply"  # compared by identity
+
+_FOREVER = 1 << 30  # seconds
+_REVAL_SECONDS = 1
+
+
+class Header(NamedTuple):
+    """What of a request's header the handlers need."""
+
+    unique: int
+    nodeid: int
+    uid: int
+    gid: int
+    pid: int
+
+
+class InThread(NamedTuple):
+    """Work that may block: `function` returns the payload."""
+
+    function: Callable[[], bytes]
+
+
+Reply = bytes | memoryview | InThread
+Handler = Callable[[Header, memoryview], Reply]
+
+
+class Replies:
+    """Packs what the kernel is told about nodes, and for how long it may believe it."""
+
+    def __init__(self, filesystem: UnionFilesystem) -> None:
+        self._filesystem = filesystem
+        self._nodes = filesystem.union.nodes
+        self.entered: Node | None = None  # the node whose lookup the pending reply tells the kernel of
+        self.setxattr_ext = False  # agreed on in INIT
+        self.use_options()
+
+    def use_options(self) -> None:
+        """Take the caching times from the options, at the mount and after a remount changed them."""
+        options = self._filesystem.options
+        short = options.udba == "reval"
+        self.attr_valid = _REVAL_SECONDS if short else _FOREVER
+        self.entry_valid = 0 if not options.dirperm1 else self.attr_valid
+        self.negative_valid = 0 if short else self.entry_valid
+        self.dir_flags = 0 if short else abi.FOPEN_CACHE_DIR | abi.FOPEN_KEEP_CACHE
+
+    def node(self, nodeid: int) -> Node:
+        """Return the node of a number from the kernel; ESTALE if it is unknown."""
+        node = self._nodes.get(nodeid)
+        if node is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return node
+
+    def entry(self, attributes: Attributes) -> bytes:
+        """Pack an entry and count the lookup that the kernel will remember."""
+        node, st, nlink = attributes
+        node.lookups += 1
+        self.entered = node
+        return self.pack_entry(node, st, nlink, self.entry_valid, self.attr_valid)
+
+    def pack_entry(
+        self, node: Node, st: os.stat_result, nlink: int, entry_valid: int, attr_valid: int
+    ) -> bytes:
+        atime, atime_ns = divmod(st.st_atime_ns, NANO)
+        mtime, mtime_ns = divmod(st.st_mtime_ns, NANO)
+        ctime, ctime_ns = divmod(st.st_ctime_ns, NANO)
+        return abi.ENTRY_OUT.pack(
+            node.nodeid, node.generation, entry_valid, attr_valid, 0, 0,
+            node.ino, st.st_size, st.st_blocks, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns,
+            st.st_mode, nlink, st.st_uid, st.st_gid, st.st_rdev & 0xFFFFFFFF, st.st_blksize, 0,
+        )  # fmt: skip
+
+    def attributes(self, attributes: Attributes) -> bytes:
+        node, st, nlink = attributes
+        atime, atime_ns = divmod(st.st_atime_ns, NANO)
+        mtime, mtime_ns = divmod(st.st_mtime_ns, NANO)
+        ctime, ctime_ns = divmod(st.st_ctime_ns, NANO)
+        return abi.ATTR_OUT.pack(
+            self.attr_valid, 0, 0,
+            node.ino, st.st_size, st.st_blocks, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns,
+            st.st_mode, nlink, st.st_uid, st.st_gid, st.st_rdev & 0xFFFFFFFF, st.st_blksize, 0,
+        )  # fmt: skip
+
+
+def name_in(body: memoryview, start: int) -> bytes:
+    """Return the NUL-terminated name at `start`."""
+    return bytes(body[start:]).split(b"\0", 1)[0]

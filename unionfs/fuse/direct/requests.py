@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of handlers of one mount, by opcode."""
+
+from __future__ import annotations
+
+from unionfs.filesystem import UnionFilesystem
+from unionfs.fuse.abi import Opcode
+from unionfs.fuse.direct.attributes import AttributeRequests
+from unionfs.fuse.direct.directories import DirectoryRequests
+from unionfs.fuse.direct.files import FileRequests
+from unionfs.fuse.direct.mount import MountRequests
+from unionfs.fuse.direct.names import NameRequests
+from unionfs.fuse.direct.replies import Handler, Replies
+
+
+class Requests:
+    """All handlers of one mount; a handler has its opcode's name in lower case."""
+
+    def __init__(self, filesystem: UnionFilesystem, max_write: int) -> None:
+        self.filesystem = filesystem
+        self.replies = replies = Replies(filesystem)
+        groups = (
+            MountRequests(filesystem, replies, max_write),
+            NameRequests(filesystem, replies),
+            AttributeRequests(filesystem, replies),
+            FileRequests(filesystem, replies, max_write),
+            DirectoryRequests(filesystem, replies),
+        )
+        self.table: dict[int, Handler] = {
+            opcode: getattr(group, opcode.name.lower())
+            for opcode in Opcode
+            for group in groups
+            if hasattr(group, opcode.name.lower())
+        }
+        self.names = {opcode: Opcode(opcode).name.lower() for opcode in self.table}
