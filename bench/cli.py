@@ -105,6 +105,7 @@ def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     compare.add_argument(
         "--absolute", action="store_true", help="compare values themselves, not their ratios to the baseline"
     )
+    compare.add_argument("--json", action="store_true", help="for programs")
     compare.set_defaults(run=_compare)
 
 
@@ -230,7 +231,8 @@ def _report(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from bench.compare import show
 
-    return show(load(options.old), load(options.new), options.threshold / 100, absolute=options.absolute)
+    old, new = load(options.old), load(options.new)
+    return show(old, new, options.threshold / 100, absolute=options.absolute, as_json=options.json)
 
 
 if __name__ == "__main__":

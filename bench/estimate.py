@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Statistics: median with a bootstrap confidence interval, ratios of pairs, and when a figure is too unstable to be one.
+"""Statistics of one run: the median with a confidence interval, ratios of pairs, and when a figure is too unstable to be one.
 
-Medians, since timings have a long tail on one side; the bootstrap, since nothing is known of their distribution
-(Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13). With five rounds the interval is nearly the range of
-the samples, which is honest: five samples do not know more.
+Medians, since timings have a long tail on one side. Their interval goes from one sample to another one: the true median
+lies below the smallest of n samples when all n fell above it, whatever the distribution, so with probability 2**-n; and so
+on for the second smallest by the binomial distribution (the sign test's interval: Conover, Practical Nonparametric
+Statistics, 3.2). The confidence is exact and no number of resamples is involved. The bootstrap's percentile interval of a
+median also goes from sample to sample, but picks them by a rule that holds for many samples only: with seven it covers the
+true median 87.5 times in a hundred, not 95.
 """
 
 from __future__ import annotations
 
 import math
-import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 CONFIDENCE = 0.95
 # A figure whose middle half spreads over more than this part of the median is reported as unstable.
 UNSTABLE_SPREAD = 0.30
-_RESAMPLES = 1000
-_SEED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +38,27 @@ class Estimate:
         return self.count >= 3 and self.spread <= UNSTABLE_SPREAD
 
 
-def resampled_medians(values: Sequence[float], rng: random.Random) -> list[float]:
-    """Return the medians of random samples drawn from `values` with replacement."""
-    size = len(values)
-    return [statistics.median(rng.choices(values, k=size)) for _ in range(_RESAMPLES)]
+def confidence(count: int) -> float:
+    """Return how often the interval of `count` samples holds the true median.
+
+    At least CONFIDENCE from six samples on. Fewer do not know enough: their interval is their range, which holds it
+    1 - 2**(1 - count) of the time: 94 % for five.
+    """
+    return 1 - 2 * _tail(count, _rank(count))
 
 
-def interval(medians: Sequence[float]) -> tuple[float, float]:
-    """Return the central part of resampled medians that holds the confidence."""
-    ordered = sorted(medians)
-    tail = (1 - CONFIDENCE) / 2
-    return ordered[math.floor(tail * len(ordered))], ordered[math.ceil((1 - tail) * len(ordered)) - 1]
+def _tail(count: int, rank: int) -> float:
+    """Return the probability that fewer than `rank` of `count` samples lie below the median."""
+    return math.ldexp(sum(math.comb(count, k) for k in range(rank)), -count)
+
+
+@cache
+def _rank(count: int) -> int:
+    """Return the rank, from 1, of the sample at which the interval begins: the narrowest that has the confidence."""
+    rank = 1
+    while rank < count // 2 and 1 - 2 * _tail(count, rank + 1) >= CONFIDENCE:
+        rank += 1
+    return rank
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -55,10 +66,10 @@ def estimate(values: Sequence[float]) -> Estimate:
     middle = statistics.median(values)
     if len(values) < 2:
         return Estimate(middle, middle, middle, len(values), math.inf)
-    low, high = interval(resampled_medians(values, random.Random(_SEED)))
+    ordered, rank = sorted(values), _rank(len(values))
     quarters = statistics.quantiles(values, n=4, method="inclusive")
     spread = (quarters[2] - quarters[0]) / abs(middle) if middle else 0.0
-    return Estimate(middle, low, high, len(values), spread)
+    return Estimate(middle, ordered[rank - 1], ordered[-rank], len(values), spread)
 
 
 def pair_ratios(
@@ -73,32 +84,3 @@ def pair_ratios(
     if higher_is_better:
         pairs = [(b, a) for a, b in pairs]
     return [a / b for a, b in pairs if a > 0 and b > 0]
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """How a figure changed between two runs: a factor (above 1 is slower) and how sure that it is above (or below) 1."""
-
-    factor: float
-    low: float
-    high: float
-    confidence: float
-
-    def is_slower(self, threshold: float) -> bool:
-        """Tell whether the whole interval lies above 1 + threshold."""
-        return self.low > 1 + threshold
-
-    def is_faster(self, threshold: float) -> bool:
-        """Tell whether the whole interval lies below 1 / (1 + threshold)."""
-        return self.high < 1 / (1 + threshold)
-
-
-def change(old: Sequence[float], new: Sequence[float]) -> Change:
-    """Compare two sets of values of which smaller is better; they need not be paired."""
-    rng = random.Random(_SEED)
-    before, after = resampled_medians(old, rng), resampled_medians(new, rng)
-    factors = [b / a for a, b in zip(before, after, strict=True)]
-    low, high = interval(factors)
-    factor = statistics.median(new) / statistics.median(old)
-    slower = sum(f > 1 for f in factors) / len(factors)
-    return Change(factor, low, high, slower if factor >= 1 else sum(f < 1 for f in factors) / len(factors))

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -65,13 +65,14 @@ class Plan:
 def mount_figure(layers: int) -> Figure:
     """Return the figure of the time from starting a mount until it answers."""
     return Figure(
-        f"mount-{layers}", f"mount {layers} layers", state="until it answers", curve="mount", x=layers
-    )
+        f"mount-{layers}", f"mount {layers} layers", state="until it answers", curve="mount over layers", x=layers,
+        suite="mount",
+    )  # fmt: skip
 
 
 def figures_of(plan: Plan) -> list[Figure]:
     """Return all figures of a plan in the order they are shown."""
-    shown = [figure for workload in plan.workloads for figure in workload.figures]
+    shown = [replace(figure, suite=w.suite) for w in plan.workloads for figure in w.figures]
     return [*shown, *(mount_figure(layers) for layers, _ in plan.layouts())]
 
 

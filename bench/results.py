@@ -2,16 +2,18 @@
 """Result files: JSON Lines, appended as measured, so that an interrupted run keeps what is done.
 
 Line 1 is a `run` record (format version, environment, plan, figures, targets), then `sample` and `failure` records in the
-order measured, then one `end`. A file without `end` was interrupted; a torn last line is left out.
+order measured, then one `end`. A file without `end` was interrupted; a torn last line is left out. A name that ends in .gz
+is read unpacked.
 
-Format versions: 1 (first).
+Format versions: 1 (first; later fields of it are optional: a figure's `suite`, the run's `baselines` by suite).
 """
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+import zlib
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +23,7 @@ from bench.workloads.model import Figure
 from unionfs.errors import UserError
 
 FORMAT = 1
+_FEW_ROWS = 24
 Record = dict[str, Any]  # Any: one JSON object
 
 
@@ -52,11 +55,14 @@ class Results:
     samples: list[Record] = field(default_factory=list)
     failures: list[Record] = field(default_factory=list)
     end: Record | None = None
+    _values: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
         """Take in one record; kinds of later versions are passed over."""
         if record["record"] == "sample":
             self.samples.append(record)
+            rounds = self._values.setdefault((record["figure"], record["target"]), {})
+            rounds[record["round"]] = record["value"]
         elif record["record"] == "failure":
             self.failures.append(record)
         elif record["record"] == "end":
@@ -64,8 +70,9 @@ class Results:
 
     @property
     def figures(self) -> list[Figure]:
-        """Return the figures that have a sample or a failure, in the order of the plan."""
-        return [Figure(**figure) for figure in self.run["figures"]]
+        """Return all figures, in the order of the plan."""
+        known = [f.name for f in fields(Figure)]
+        return [Figure(**{name: f[name] for name in known if name in f}) for f in self.run["figures"]]
 
     @property
     def targets(self) -> list[str]:
@@ -77,11 +84,18 @@ class Results:
         """Return the label that the ratios are relative to, or nothing."""
         return str(self.run["baseline"])
 
+    def baseline_of(self, figure: Figure) -> str:
+        """Return the label that this figure's ratios are relative to: a suite may have a baseline of its own."""
+        return str(self.run.get("baselines", {}).get(figure.suite, self.baseline))
+
+    @property
+    def rounds(self) -> int:
+        """Return the number of rounds that have a sample."""
+        return len({sample["round"] for sample in self.samples})
+
     def values(self, figure: str, target: str) -> dict[int, float]:
         """Return the values of a figure by round."""
-        return {
-            s["round"]: s["value"] for s in self.samples if s["figure"] == figure and s["target"] == target
-        }
+        return self._values.get((figure, target), {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +115,24 @@ def summarize(results: Results) -> list[list[Cell]]:
     return [row for row in rows if any(cell.value for cell in row) or any(cell.problem for cell in row)]
 
 
+def by_suite(rows: list[list[Cell]]) -> list[tuple[str, list[list[Cell]]]]:
+    """Return the rows by suite, in the order of the plan; few rows stay together, under no name."""
+    if len(rows) <= _FEW_ROWS:
+        return [("", rows)]
+    groups: dict[str, list[list[Cell]]] = {}
+    for row in rows:
+        groups.setdefault(row[0].figure.suite, []).append(row)
+    return list(groups.items())
+
+
 def _cell(results: Results, figure: Figure, target: str) -> Cell:
     values = results.values(figure.name, target)
     if not values:
         return Cell(figure, target, None, None, _problem(results, figure, target))
     ratios: list[float] = []
-    if target != results.baseline:
-        ratios = pair_ratios(values, results.values(figure.name, results.baseline), figure.higher_is_better)
+    baseline = results.baseline_of(figure)
+    if target != baseline:
+        ratios = pair_ratios(values, results.values(figure.name, baseline), figure.higher_is_better)
     value = estimate(list(values.values()))
     return Cell(figure, target, value, estimate(ratios) if ratios else None)
 
@@ -120,14 +145,8 @@ def _problem(results: Results, figure: Figure, target: str) -> str:
 
 
 def load(path: Path) -> Results:
-    """Read a result file; UserError in one line when it is none, or of another format version."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: {getattr(error, 'strerror', None) or 'not a text file'}", status=2
-        ) from None
-    records = list(_records(lines))
+    """Read a result file; UserError in one line when it is none, damaged, or of another format version."""
+    records = _records(path, _read(path))
     if not records or records[0].get("record") != "run":
         raise UserError(f"{path}: not a result file of unionbench", status=2)
     if records[0].get("format") != FORMAT:
@@ -136,17 +155,50 @@ def load(path: Path) -> Results:
             "measure again, or use the version that wrote it", status=2,
         )  # fmt: skip
     results = Results(records[0])
-    for record in records[1:]:
-        results.add(record)
+    try:
+        for record in records[1:]:
+            results.add(record)
+        _check_complete(results)
+    except (KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{path}: damaged: a record lacks {error}", _DAMAGED, status=2) from None
     return results
 
 
-def _records(lines: Iterable[str]) -> Iterable[Record]:
-    for line in lines:
+_DAMAGED = "measure again, or take an undamaged copy"
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return data.decode().splitlines()
+    except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile):
+        raise UserError(f"{path}: not a text file, or damaged", status=2) from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}", status=2) from None
+
+
+def _records(path: Path, lines: list[str]) -> list[Record]:
+    """Read the lines; only the last one may be torn, by a kill."""
+    records: list[Record] = []
+    for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
         except ValueError:
-            return  # torn by a kill
-        if not isinstance(record, dict) or "record" not in record:
-            return
-        yield record
+            record = None
+        if isinstance(record, dict) and "record" in record:
+            records.append(record)
+        elif records and number < len(lines):
+            raise UserError(f"{path}: line {number} is damaged", _DAMAGED, status=2)
+    return records
+
+
+def _check_complete(results: Results) -> None:
+    """KeyError, TypeError or IndexError unless what every reader needs is there."""
+    _ = results.figures, results.targets, results.baseline, results.run["rounds"], results.run["command"]
+    for name in ("date", "kernel", "cpus", "virtual", "backing", "busy"):
+        _ = results.run["environment"][name]
+    _ = results.run["environment"]["load"][0]
+    _ = [t["version"] + t["title"] + t["name"] for t in results.run["targets"]]
+    _ = [(f["target"], f["kind"], f["message"], f["figures"]) for f in results.failures]
+    _ = [(s["latency"], s["workload"], float(s["value"])) for s in results.samples]
+    _ = results.end and (results.end["reason"], results.end["seconds"], results.end["load"])

@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from types import ModuleType
 
 from bench import text
-from bench.results import Cell, Results, summarize
+from bench.results import Cell, Results, by_suite, summarize
 from unionfs.errors import UserError
+
+_TITLE_WIDTH = 46
+_CELL_WIDTH = 13
 
 
 def library(name: str) -> ModuleType:
@@ -62,25 +65,56 @@ def _plain_progress(steps: int) -> Callable[[int, str], None]:
     return step
 
 
+def console() -> Callable[[str, str], None]:
+    """Return a function that prints a line in a style: in colour on a terminal, plain elsewhere."""
+    printer = library("rich.console").Console(highlight=False)
+
+    def say(line: str, style: str) -> None:
+        printer.print(line, style=style or None, soft_wrap=True, markup=False)
+
+    return say
+
+
 def show_table(results: Results) -> None:
-    """Print a row for each figure and a column for each target, with ratios to the baseline."""
-    rich = library("rich.table")
+    """Print a row for each figure, by suite, and a column for each target, with ratios to the baseline.
+
+    Targets that do not fit beside each other follow in a further table.
+    """
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-    console = library("rich.console").Console(width=width, highlight=False)
-    table = rich.Table(box=library("rich.box").SIMPLE_HEAD, pad_edge=False)
-    table.add_column("figure", no_wrap=True)
-    for target in results.targets:
-        table.add_column(target.replace("-", "-\u200b"), justify="right", overflow="fold")
-    for row in summarize(results):
-        table.add_row(_title(row), *(_styled(cell) for cell in row))
-    console.print(table)
+    printer = library("rich.console").Console(width=width, highlight=False)
+    rows = summarize(results)
+    names = [target for target in results.targets if any(_of(row, target) for row in rows)]
+    each = max(2, (printer.width - _TITLE_WIDTH) // _CELL_WIDTH)
+    for start in range(0, len(names), each):
+        printer.print(_table(rows, names[start : start + each]))
     for line in notes(results):
-        console.print(line, style="dim", soft_wrap=True)
+        printer.print(line, style="dim", soft_wrap=True, markup=False)
+
+
+def _of(row: Sequence[Cell], target: str) -> Cell | None:
+    """Return the cell of a target when it says something."""
+    return next((c for c in row if c.target == target and (c.value or c.problem)), None)
+
+
+def _table(rows: list[list[Cell]], names: list[str]) -> object:
+    rich = library("rich.table")
+    table = rich.Table(box=library("rich.box").SIMPLE_HEAD, pad_edge=False)
+    table.add_column("figure", max_width=_TITLE_WIDTH - 2)
+    for name in names:
+        table.add_column(name.replace("-", "-\u200b"), justify="right", overflow="fold")
+    for suite, group in by_suite(rows):
+        if suite:
+            table.add_section()
+            table.add_row(f"[bold]{suite}[/]")
+        for row in group:
+            table.add_row(_title(row), *(_styled(cell) for cell in row if cell.target in names))
+    return table
 
 
 def _title(row: Sequence[Cell]) -> str:
     figure = row[0].figure
-    return f"{figure.title}\n[dim]{figure.state}[/]" if figure.state else figure.title
+    title = figure.title.replace("[", "\\[")
+    return f"{title}\n[dim]{figure.state}[/]" if figure.state else title
 
 
 def _styled(cell: Cell) -> str:
@@ -97,15 +131,26 @@ def notes(results: Results) -> list[str]:
     """Return what must be said beside the table."""
     environment = results.run["environment"]
     load = environment["load"][0]
-    rounds = len({sample["round"] for sample in results.samples})
+    baselines = {results.baseline_of(figure): "" for figure in results.figures}
     lines = [
-        f"{rounds} rounds, interleaved; medians; ×N: N times as slow as {results.baseline}, round by round; ×A–B?: unstable",
+        f"{results.rounds} rounds, interleaved; medians; ×N: N times as slow as {' or '.join(baselines)}, round by round",
+        "×A–B?: unstable, only the interval is known",
         f"Linux {environment['kernel']}, {environment['cpus']} CPUs ({environment['virtual']}), on {environment['backing']}, "
         f"load {load:.1f} at the start" + (f": {environment['busy']}" if environment["busy"] else ""),
     ]
     if results.end and results.end["reason"] == "time":
-        lines.append(f"stopped after {rounds} of {results.run['rounds']} rounds: the time was up")
+        lines.append(f"stopped after {results.rounds} of {results.run['rounds']} rounds: the time was up")
     if results.end is None or results.end["reason"] == "interrupted":
         lines.append("interrupted: what was measured until then is shown")
-    lines += [f"{f['target']}: {f['message']}" for f in results.failures if f["kind"] != "unsupported"]
-    return lines
+    return lines + problems(results)
+
+
+def problems(results: Results) -> list[str]:
+    """Return a line for each way in which a target failed, and for each that is missing."""
+    lines: dict[str, list[str]] = {}
+    for failure in results.failures:
+        if failure["kind"] != "unsupported":
+            where = lines.setdefault(f"{failure['target']}: {failure['message']}", [])
+            if failure["workload"] not in where:
+                where.append(failure["workload"])
+    return [f"{line} ({', '.join(where)})" if any(where) else line for line, where in lines.items()]

@@ -14,7 +14,10 @@ MiB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number that people see. `state` says what is cached; `curve` and `x` place it on a scaling curve."""
+    """One number that people see. `state` says what is cached; `curve` and `x` place it on a scaling curve.
+
+    `suite` is the suite of its workload, filled in by the plan.
+    """
 
     name: str
     title: str
@@ -23,6 +26,7 @@ class Figure:
     state: str = ""
     curve: str = ""
     x: float = 0.0
+    suite: str = ""
 
 
 @dataclass(frozen=True, slots=True)
