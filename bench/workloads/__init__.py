@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import shutil
-
+from bench import programs
 from bench.workloads import concurrency, copyup, cost, data, metadata, realwork, scaling
 from bench.workloads.model import Workload
 from unionfs.errors import UserError
@@ -26,7 +25,7 @@ SUITES: dict[str, str] = {
     "data": "file data with more block sizes and engines",
     "metadata": "names and attributes, cold and warm",
     "copyup": "the first write to a file of a read-only layer, against its size",
-    "real": "tar, rm, find, grep, git, SQLite, a compiler",
+    "realwork": "tar, rm, find, grep, git, pip, npm, apt-get, make, SQLite",
     "concurrency": "1 to 16 clients, and latency beside a busy one",
     "cost": "processor time and memory of the server",
     "scaling": "1 to 128 layers, 10 to 100,000 entries",
@@ -52,8 +51,8 @@ def parse_suites(text: str) -> list[Workload]:
 
 
 def check_programs(workloads: list[Workload]) -> None:
-    """UserError that names the first program missing and the package that brings it."""
-    for workload in workloads:
-        for program, package in workload.programs:
-            if shutil.which(program) is None:
-                raise UserError(f"{workload.name} needs {program}", f"apt-get install {package}", status=2)
+    """UserError that names a missing program and the package that brings it, if none of the workloads can run without."""
+    lacking = [programs.missing(workload.programs) for workload in workloads]
+    if lacking and lacking[0] and all(lacking):
+        program, package = lacking[0]
+        raise UserError(f"{workloads[0].name} needs {program}", f"apt-get install {package}", status=2)

@@ -12,7 +12,7 @@ from bench.client import Figures, MeasurementError, Place, Sample, expect, quant
 from bench.layers import pattern
 from bench.workloads.metadata import FILE_SIZE, FILES, build_files, file_name, read_file, write_file
 from bench.workloads.model import Figure, Workload
-from bench.workloads.realwork import tarball
+from bench.workloads.realwork.tree import tarball
 
 _SECONDS = 0.4
 
