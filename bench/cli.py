@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import backing, environment, isolation, measure, terminal
+from bench.plan import Plan, check_space
 from bench.results import Record, Recorder, load
 from bench.targets import QUICK, TARGETS, Instance, parse_targets
 from bench.workloads import SUITES, check_programs, parse_suites, workloads_of
@@ -29,6 +30,7 @@ examples:
   unionbench compare old.jsonl new.jsonl                   what became slower
 """
 _QUICK_SECONDS = 160.0
+_FULL_MINUTES = 60
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,16 +52,18 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--suite", required=True, metavar="S,…", help=", ".join(SUITES))
     run.set_defaults(run=_run)
     _add_measuring(run, ",".join(TARGETS), rounds=5)
-    full = commands.add_parser("full", help="measure everything; takes a while")
+    full = commands.add_parser(
+        "full", help="measure everything; takes an hour at most, unless a round is longer"
+    )
     full.set_defaults(run=_full)
-    _add_measuring(full, ",".join(TARGETS), rounds=5)
+    _add_measuring(full, ",".join(TARGETS), rounds=5, minutes=_FULL_MINUTES)
     listing = commands.add_parser("list", help="show suites, figures and targets, and what is missing here")
     listing.set_defaults(run=_list)
     _add_reading(commands)
     return parser
 
 
-def _add_measuring(parser: argparse.ArgumentParser, targets: str, rounds: int) -> None:
+def _add_measuring(parser: argparse.ArgumentParser, targets: str, rounds: int, minutes: int = 0) -> None:
     parser.add_argument(
         "--targets", default=targets, metavar="T,…", help="NAME or NAME:LABEL, see: unionbench list"
     )
@@ -68,6 +72,12 @@ def _add_measuring(parser: argparse.ArgumentParser, targets: str, rounds: int) -
         type=_count,
         default=rounds,
         help="rounds of interleaved measurements (default %(default)s)",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=_count,
+        default=minutes,
+        help="leave out rounds that would take longer than that in all",
     )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the result file (JSON Lines)")
     parser.add_argument(
@@ -111,7 +121,7 @@ def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of rounds")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return int(text)
 
 
@@ -119,7 +129,7 @@ def _count(text: str) -> int:
 
 
 def _quick(options: argparse.Namespace) -> int:
-    return _measure(options, "quick", seconds=_QUICK_SECONDS)
+    return _measure(options, "quick", _QUICK_SECONDS)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -131,16 +141,16 @@ def _full(options: argparse.Namespace) -> int:
 
 
 def _measure(options: argparse.Namespace, suites: str, seconds: float = 0.0) -> int:
-    """Check everything that can be checked before, then measure isolated."""
+    """Check everything that can be checked before, then measure isolated, for `seconds` or what the options say."""
     workloads = parse_suites(suites)
     instances = parse_targets(options.targets, _slow(options.slow))
     check_programs(workloads)
     terminal.library("rich")
     instances, missing = _present(instances)
-    plan = measure.Plan(workloads, instances, options.rounds, seconds, options.pin)
+    plan = Plan(workloads, instances, options.rounds, seconds or options.minutes * 60, options.pin)
     isolation.check_privilege()
-    if options.backing != "tmpfs":
-        measure.check_disk(plan, options.directory)
+    check_space(plan, options.directory, in_memory=options.backing == "tmpfs")
+    _announce(plan)
     output: Path = options.output or Path(datetime.now(UTC).strftime("unionbench-%Y%m%d-%H%M%S.jsonl"))
     try:
         stream = output.open("w", encoding="utf-8")
@@ -154,6 +164,13 @@ def _measure(options: argparse.Namespace, suites: str, seconds: float = 0.0) -> 
         )
     print(f"results: {output}", file=sys.stderr)
     return status
+
+
+def _announce(plan: Plan) -> None:
+    minutes = plan.expected_seconds() / 60
+    if minutes >= 4:
+        bound = f", at most {plan.seconds / 60:.0f} by leaving out rounds" if plan.seconds else ""
+        print(f"unionbench: this will take about {minutes:.0f} minutes{bound}", file=sys.stderr)
 
 
 def _slow(words: Sequence[str]) -> dict[str, float]:
@@ -184,7 +201,7 @@ def _present(instances: list[Instance]) -> tuple[list[Instance], list[Record]]:
 
 
 def _measure_inside(
-    plan: measure.Plan, kind: str, room: Path, recorder: Recorder, command: str, missing: list[Record]
+    plan: Plan, kind: str, room: Path, recorder: Recorder, command: str, missing: list[Record]
 ) -> int:
     with (
         backing.mounted(kind, room, plan.needed_bytes()) as directory,

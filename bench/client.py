@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import syscalls
+from bench.requests import Counter
 
 # The distribution that a sample keeps of its latencies.
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
@@ -50,15 +51,27 @@ class Sample:
     details: dict[str, float] = field(default_factory=dict)
 
 
+def drop_caches() -> None:
+    """Have the kernel forget unused names and attributes, those of file data excepted."""
+    Path("/proc/sys/vm/drop_caches").write_text("2")
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A mounted target as a workload sees it. `upper` is the writable branch behind it, looked into by checks only."""
+    """A mounted target as a workload sees it. `upper` is the writable branch behind it, looked into by checks only.
+
+    `server` is the process behind it, `servers` those of all targets that are mounted now; `counter` counts the requests
+    of workloads that ask for it.
+    """
 
     mount: Path
     upper: Path
     scratch: Path
     server: int | None = None
     slowdown: float = 0.0
+    servers: tuple[int, ...] = ()
+    drop: Callable[[], None] = drop_caches
+    counter: Counter | None = None
 
     def path(self, name: str) -> str:
         """Return a path in the mounted directory."""
@@ -83,22 +96,23 @@ class Place:
         return None if self.server is None else syscalls.process_cpu_seconds(self.server)
 
     def drop_dentries(self) -> None:
-        """Make the kernel forget names and attributes (not file data), and wait until the server has heard of it."""
-        Path("/proc/sys/vm/drop_caches").write_text("2")
+        """Make the kernel forget names and attributes (not file data), and wait until every server has heard of it."""
+        self.drop()
         self.settle()
 
     def settle(self) -> None:
-        """Wait until the server has been idle for 10 ms, at most 5 s."""
-        if self.server is None:
-            return
-        deadline = time.monotonic() + 5
-        before = self._server_cpu()
-        while time.monotonic() < deadline:
+        """Wait until all servers have been idle for 10 ms, at most 20 s."""
+        deadline = time.monotonic() + 20
+        before = self._all_cpu()
+        while self.servers and time.monotonic() < deadline:
             time.sleep(0.01)
-            now = self._server_cpu()
-            if now is None or before is None or now - before < 0.0005:
+            now = self._all_cpu()
+            if now - before < 0.0005:
                 return
             before = now
+
+    def _all_cpu(self) -> float:
+        return sum(syscalls.process_cpu_seconds(pid) for pid in self.servers if Path(f"/proc/{pid}").exists())
 
     def rss_bytes(self) -> int:
         """Return the resident memory of the server."""
@@ -143,20 +157,34 @@ def time_each(
     return Sample(timing.seconds / number, number, timing.server_cpu, quantiles(latencies))
 
 
+class Client:
+    """A function that runs in a new process, from now on; its result is had once."""
+
+    def __init__(self, function: Callable[[], Figures], limit: float) -> None:
+        self._limit = limit
+        self._started = time.monotonic()
+        self.seconds = 0.0
+        self._reading, writing = os.pipe()
+        self._child = os.fork()
+        if self._child == 0:
+            os.close(self._reading)
+            _be_child(function, writing)
+        os.close(writing)
+        os.setpgid(self._child, self._child)
+
+    def result(self) -> Figures:
+        """Wait for the result; MeasurementError when the function fails or exceeds its limit. Then nothing runs any more."""
+        try:
+            return _receive(self._reading, self._started + self._limit, self._limit)
+        finally:
+            os.close(self._reading)
+            _end_group(self._child)
+            self.seconds = time.monotonic() - self._started
+
+
 def call(function: Callable[[], Figures], limit: float) -> Figures:
     """Call `function` in a new process and return its result; MeasurementError when it fails or exceeds `limit` seconds."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        _be_child(function, writing)
-    os.close(writing)
-    os.setpgid(child, child)
-    try:
-        return _receive(reading, limit)
-    finally:
-        os.close(reading)
-        _end_group(child)
+    return Client(function, limit).result()
 
 
 def _be_child(function: Callable[[], Figures], writing: int) -> None:
@@ -180,8 +208,7 @@ def _name(error: OSError) -> str:
     return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
 
 
-def _receive(reading: int, limit: float) -> Figures:
-    deadline = time.monotonic() + limit
+def _receive(reading: int, deadline: float, limit: float) -> Figures:
     data = bytearray()
     while True:
         left = max(deadline - time.monotonic(), 0)

@@ -65,7 +65,7 @@ def _slowness(results: Results, figure: Figure, target: str, absolute: bool) -> 
     """Return values of which smaller is better."""
     values = results.values(figure.name, target)
     if not absolute:
-        baseline = results.baseline_of(figure)
+        baseline = results.baseline_of(figure, target)
         base = results.values(figure.name, baseline) if target != baseline else {}
         return pair_ratios(values, base, figure.higher_is_better)
     return [1 / v if figure.higher_is_better else v for v in values.values() if v > 0]

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.targets import program_version
+from bench.targets.servers import program_version
 from unionfs import mount_table
 
 

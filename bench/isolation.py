@@ -42,6 +42,7 @@ def run(main: Callable[[Path], int], directory: Path) -> int:
         room = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=directory))
     except OSError as error:
         raise UserError(f"{directory}: {error.strerror}", "choose another with --directory") from None
+    room.chmod(0o755)  # rootless targets are below it
     lock = os.open(room, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -7,9 +7,13 @@ file was written. A copy made by `cp` is not the same file as one made here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+
+from bench.unprivileged import User
 
 _CHUNK = 1 << 20
 
@@ -51,14 +55,17 @@ def write_big(path: Path, size: int) -> None:
             stream.write(pattern(number, min(_CHUNK, size - number)))
 
 
-def build_layers(directory: Path, count: int, builds: Sequence[Build]) -> Layers:
-    """Make `count` layer directories in `directory` and fill them."""
+def build_layers(directory: Path, count: int, builds: Sequence[Build], user: User | None = None) -> Layers:
+    """Make `count` layer directories in `directory` and fill them; they are `user`'s, or root's."""
     roots = tuple(directory / f"l{number}" for number in range(count))
     for root in roots:
         root.mkdir(parents=True)
+        if user is not None:
+            os.chown(root, user.uid, user.uid)
     layers = Layers(roots)
-    for build in builds:
-        build(layers)
+    with user.acting() if user else nullcontext():
+        for build in builds:
+            build(layers)
     return layers
 
 

@@ -15,75 +15,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
-from bench.client import Figures, MeasurementError, Place, Sample, call
-from bench.layers import Build, Layers, build_layers
+from bench import programs, unprivileged
+from bench.client import Client, Figures, MeasurementError, Place, Sample, call
+from bench.layers import Layers, build_layers
+from bench.plan import Layout, Plan, figures_of, mount_figure
+from bench.requests import Counter
 from bench.results import FORMAT, Record, Recorder, Results
-from bench.targets import BASELINE, Instance, Mounted, Plain, Room, mounted
-from bench.workloads.model import Figure, Workload
-from unionfs.errors import UserError
+from bench.targets import Instance
+from bench.targets.kernel import Plain
+from bench.targets.model import Mounted, Room, mounted
+from bench.unprivileged import User
+from bench.workloads.model import Workload
 
 _GIVE_UP_AFTER = 2  # rounds in which a target's server died
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to measure. `seconds` is a budget: rounds that would exceed it are left out (0: none)."""
-
-    workloads: Sequence[Workload]
-    instances: Sequence[Instance]
-    rounds: int = 5
-    seconds: float = 0.0
-    pin: bool = False
-
-    @property
-    def baseline(self) -> str:
-        """Return the label of the target that ratios are relative to."""
-        labels = [instance.label for instance in self.instances]
-        return next(
-            (i.label for i in self.instances if i.target.name == BASELINE), labels[0] if labels else ""
-        )
-
-    @property
-    def steps(self) -> int:
-        """Return the number of measurements of one round."""
-        return len(self.workloads) * len(self.instances)
-
-    def needed_bytes(self) -> int:
-        """Return an upper bound of what all targets of one round write, and the layers."""
-        largest = max((sum(w.size for w in group) for _, group in self.layouts()), default=0)
-        return largest * (len(self.instances) + 1)
-
-    def layouts(self) -> list[tuple[int, list[Workload]]]:
-        """Return workloads by their number of layers: those share a mount."""
-        ordered = sorted(self.workloads, key=lambda w: w.layers)
-        return [(layers, list(group)) for layers, group in groupby(ordered, key=lambda w: w.layers)]
-
-
-def mount_figure(layers: int) -> Figure:
-    """Return the figure of the time from starting a mount until it answers."""
-    return Figure(
-        f"mount-{layers}", f"mount {layers} layers", state="until it answers", curve="mount over layers", x=layers,
-        suite="mount",
-    )  # fmt: skip
-
-
-def figures_of(plan: Plan) -> list[Figure]:
-    """Return all figures of a plan in the order they are shown."""
-    shown = [replace(figure, suite=w.suite) for w in plan.workloads for figure in w.figures]
-    return [*shown, *(mount_figure(layers) for layers, _ in plan.layouts())]
-
-
-def check_disk(plan: Plan, directory: Path) -> None:
-    """UserError when the disk is too small for the plan."""
-    free, needed = shutil.disk_usage(directory).free, plan.needed_bytes()
-    if free < needed:
-        raise UserError(
-            f"{directory}: {needed >> 20} MiB are needed, {free >> 20} MiB are free",
-            "choose another place with --directory, or fewer targets or suites",
-        )
+_PREPARE_SECONDS = 300.0
 
 
 @dataclass(slots=True)
@@ -97,9 +44,11 @@ class Run:
     started: float = field(default_factory=time.monotonic)
     results: Results = field(init=False)
     _skip: set[tuple[str, str]] = field(default_factory=set)
-    _deaths: dict[str, int] = field(default_factory=dict)
-    _layers: dict[int, Layers] = field(default_factory=dict)
+    _deaths: dict[tuple[str, str], int] = field(default_factory=dict)
+    _layers: dict[tuple[str, bool], Layers] = field(default_factory=dict)
+    _prepared: set[tuple[str, bool]] = field(default_factory=set)
     _rounds: int = 0
+    _user: User | None = None
 
     def execute(self, command: str, environment: Record, missing: Sequence[Record]) -> Results:
         """Measure everything; an interrupt ends the run early and keeps what is done."""
@@ -109,11 +58,10 @@ class Run:
             self._failure(-1, "", str(record["target"]), str(record["kind"]), str(record["message"]))
         reason = "complete"
         try:
-            for number in range(self.plan.rounds):
-                if number and not self._fits(number):
-                    reason = "time"
-                    break
-                self._round(number)
+            with ExitStack() as stack:
+                if any(instance.target.rootless for instance in self.plan.instances):
+                    self._user = stack.enter_context(unprivileged.user(self.directory / "devices"))
+                reason = self._all_rounds()
         except KeyboardInterrupt:
             reason = "interrupted"
         seconds = round(time.monotonic() - self.started, 1)
@@ -122,10 +70,17 @@ class Run:
         )
         return self.results
 
+    def _all_rounds(self) -> str:
+        for number in range(self.plan.rounds):
+            if number and not self._fits(number):
+                return "time"
+            self._round(number)
+        return "complete"
+
     def _header(self, command: str, environment: Record) -> Record:
         targets = [
             {"label": i.label, "name": i.target.name, "title": i.target.title, "version": i.target.version(),
-             "slowdown": i.slowdown} for i in self.plan.instances
+             "slowdown": i.slowdown, "baseline": self.plan.baseline_of(i)} for i in self.plan.instances
         ]  # fmt: skip
         figures = [asdict(figure) for figure in figures_of(self.plan)]
         return self.recorder.write(
@@ -144,101 +99,160 @@ class Run:
     def _round(self, number: int) -> None:
         turn = number % max(len(self.plan.instances), 1)
         order = [*self.plan.instances[turn:], *self.plan.instances[:turn]]
-        order = [i for i in order if self._deaths.get(i.label, 0) < _GIVE_UP_AFTER]
-        for layers, workloads in self.plan.layouts():
-            room = self.directory / f"round{number}-{layers}"
+        for layout in self.plan.layouts(number):
+            room = self.directory / f"round{number}-{layout.name}"
+            living = [i for i in order if self._deaths.get((i.label, layout.name), 0) < _GIVE_UP_AFTER]
             try:
                 with ExitStack() as stack:
-                    places = dict(self._mount_all(number, layers, workloads, order, room, stack))
-                    for workload in workloads:
-                        self._measure_all(number, workload, order, places)
+                    places = dict(self._mount_all(number, layout, living, room, stack))
+                    for workload in layout.workloads:
+                        self._measure_all(number, layout, workload, living, places)
             finally:
                 shutil.rmtree(room, ignore_errors=True)
 
     def _mount_all(
-        self,
-        number: int,
-        layers: int,
-        workloads: list[Workload],
-        order: list[Instance],
-        room: Path,
-        stack: ExitStack,
+        self, number: int, layout: Layout, order: list[Instance], room: Path, stack: ExitStack
     ) -> Iterator[tuple[str, Mounted]]:
-        builds: tuple[Build, ...] = tuple(dict.fromkeys(w.build for w in workloads if w.build))
-        if layers not in self._layers:
-            self._layers[layers] = build_layers(self.directory / f"layers{layers}", layers, builds)
-        cpus = sorted(os.sched_getaffinity(0))
         for instance in order:
-            pin = cpus[-1] if self.plan.pin else None
-            own = Room(room / instance.label, self._layers[layers], builds, pin)
+            if not any(w.needs <= instance.target.features for w in layout.workloads):
+                continue
+            own = self._room(layout, instance, room)
             try:
                 start = time.perf_counter()
                 place = stack.enter_context(mounted(instance.target, own))
                 place.check_alive()
                 seconds = time.perf_counter() - start
             except MeasurementError as error:
-                self._died(number, f"mount-{layers}", instance, error)
+                self._died(number, layout, mount_figure(layout.layers).name, instance, error)
                 continue
-            if not isinstance(instance.target, Plain):
-                self._sample(
-                    number,
-                    "mount",
-                    instance,
-                    mount_figure(layers).name,
-                    Sample(seconds * (1 + instance.slowdown)),
-                )
+            if layout.shows_mounting and not isinstance(instance.target, Plain):
+                sample = Sample(seconds * (1 + instance.slowdown))
+                self._sample(number, "mount", instance, mount_figure(layout.layers).name, sample)
             yield instance.label, place
 
-    def _measure_all(
-        self, number: int, workload: Workload, order: list[Instance], places: dict[str, Mounted]
-    ) -> None:
-        for instance in order:
-            if instance.label in places and (workload.name, instance.label) not in self._skip:
-                self._measure(number, workload, instance, places)
-            self.notify(self._rounds, f"{workload.name} on {instance.label}")
+    def _room(self, layout: Layout, instance: Instance, room: Path) -> Room:
+        """Return the directories for a mount; the first of a layout and a user builds its layers."""
+        user = self._user if instance.target.rootless else None
+        key = (layout.files, instance.target.rootless)
+        if key not in self._layers:
+            directory = self.directory / f"layers{layout.files}{'-rootless' if user else ''}"
+            self._layers[key] = build_layers(directory, layout.layers, layout.builds, user)
+        pin = max(os.sched_getaffinity(0)) if self.plan.pin else None
+        kept = self.directory / f"kept{layout.files}" / instance.label if layout.group else None
+        return Room(room / instance.label, self._layers[key], layout.builds, pin, user, kept)
 
-    def _measure(
-        self, number: int, workload: Workload, instance: Instance, places: dict[str, Mounted]
+    def _measure_all(
+        self,
+        number: int,
+        layout: Layout,
+        workload: Workload,
+        order: list[Instance],
+        places: dict[str, Mounted],
     ) -> None:
+        started: list[tuple[Instance, Client]] = []
+        for instance in order:
+            if self._can_measure(number, workload, instance, places):
+                try:
+                    self._prepare(workload, places[instance.label])
+                    started.append((instance, self._start(workload, instance, places)))
+                except MeasurementError as error:
+                    self._give_up(number, workload, instance, error.kind, error.message)
+            if not workload.together:
+                self._finish(number, layout, workload, started, places)
+            self.notify(self._rounds, f"{workload.name} on {instance.label}")
+        self._finish(number, layout, workload, started, places)
+
+    def _can_measure(
+        self, number: int, workload: Workload, instance: Instance, places: dict[str, Mounted]
+    ) -> bool:
+        if (workload.name, instance.label) in self._skip:
+            return False
         if workload.needs - instance.target.features:
             lacking = ", ".join(sorted(workload.needs - instance.target.features))
-            self._give_up(
-                number, workload, instance, "unsupported", f"{instance.target.name} has no {lacking}"
-            )
-            return
-        mounted_place = places[instance.label]
-        try:
-            figures = self._call(workload, instance, mounted_place)
-            mounted_place.check_alive()
-        except MeasurementError as error:
-            try:
-                mounted_place.check_alive()
-            except MeasurementError as death:
-                del places[instance.label]
-                self._died(number, workload.name, instance, death)
-                return
-            self._give_up(number, workload, instance, error.kind, error.message)
-            return
-        for name, sample in figures.items():
-            self._sample(number, workload.name, instance, name, sample)
+            message = f"{instance.target.name} has no {lacking}"
+            self._give_up(number, workload, instance, "unsupported", message)
+            return False
+        lacking_program = programs.missing(workload.programs)
+        if lacking_program:
+            message = "{} is not installed; apt-get install {}".format(*lacking_program)
+            self._give_up(number, workload, instance, "unsupported", message)
+            return False
+        return instance.label in places
 
-    def _call(self, workload: Workload, instance: Instance, place: Mounted) -> Figures:
-        server = place.server.pid if place.server else None
-        seen = Place(place.directory, place.upper, self.directory, server, instance.slowdown)
-        return call(partial(_client, workload, seen, self.plan.pin), workload.limit)
+    def _start(self, workload: Workload, instance: Instance, places: dict[str, Mounted]) -> Client:
+        place = places[instance.label]
+        scratch = self._scratch(place)
+        seen = Place(
+            place.directory, place.upper, scratch, place.server.pid if place.server else None,
+            instance.slowdown, tuple(p.server.pid for p in places.values() if p.server),
+        )  # fmt: skip
+        return Client(partial(_client, workload, seen, place.user, self.plan.pin), workload.limit)
+
+    def _prepare(self, workload: Workload, place: Mounted) -> None:
+        """Have the files made that a workload needs in its scratch directory, by who will use them."""
+        key = (workload.name, place.user is not None)
+        if workload.prepare is not None and key not in self._prepared:
+            call(partial(_prepare, workload.prepare, self._scratch(place), place.user), _PREPARE_SECONDS)
+            self._prepared.add(key)
+
+    def _scratch(self, place: Mounted) -> Path:
+        """Return where clients of a user may write outside the mount."""
+        scratch = self.directory / ("scratch-rootless" if place.user else "scratch")
+        if not scratch.exists():
+            scratch.mkdir()
+            if place.user:
+                os.chown(scratch, place.user.uid, place.user.uid)
+        return scratch
+
+    def _finish(
+        self, number: int, layout: Layout, workload: Workload, started: list[tuple[Instance, Client]],
+        places: dict[str, Mounted],
+    ) -> None:  # fmt: skip
+        while started:
+            instance, client = started.pop(0)
+            try:
+                figures = client.result()
+                places[instance.label].check_alive()
+            except MeasurementError as error:
+                self._failed(number, layout, workload, instance, places, error)
+                continue
+            for name, sample in figures.items():
+                self._sample(number, workload.name, instance, name, sample, client.seconds)
+
+    def _failed(
+        self, number: int, layout: Layout, workload: Workload, instance: Instance, places: dict[str, Mounted],
+        error: MeasurementError,
+    ) -> None:  # fmt: skip
+        try:
+            places[instance.label].check_alive()
+        except MeasurementError as death:
+            del places[instance.label]
+            self._died(number, layout, workload.name, instance, death)
+        else:
+            self._give_up(number, workload, instance, error.kind, error.message)
 
     def _give_up(self, number: int, workload: Workload, instance: Instance, kind: str, message: str) -> None:
         """Record why a workload has no result on a target, and do not try it there again."""
         self._skip.add((workload.name, instance.label))
         self._failure(number, workload.name, instance.label, kind, message)
 
-    def _died(self, number: int, workload: str, instance: Instance, error: MeasurementError) -> None:
-        self._deaths[instance.label] = self._deaths.get(instance.label, 0) + 1
-        self._failure(number, workload, instance.label, error.kind, error.message)
+    def _died(
+        self, number: int, layout: Layout, workload: str, instance: Instance, error: MeasurementError
+    ) -> None:
+        key = (instance.label, layout.name)
+        self._deaths[key] = self._deaths.get(key, 0) + 1
+        if workload == mount_figure(layout.layers).name:
+            lost = [workload, *(figure.name for w in layout.workloads for figure in w.figures)]
+        else:
+            lost = []
+        self._failure(number, workload, instance.label, error.kind, error.message, lost)
 
-    def _failure(self, number: int, workload: str, target: str, kind: str, message: str) -> None:
+    def _failure(
+        self, number: int, workload: str, target: str, kind: str, message: str, lost: Sequence[str] = ()
+    ) -> None:
+        """Record why figures are missing: those `lost`, or else those of the workload."""
         names = {w.name: [figure.name for figure in w.figures] for w in self.plan.workloads}
-        figures = names.get(workload, [workload])
+        figures = lost or names.get(workload, [workload])
         self.results.add(
             self.recorder.write(
                 "failure",
@@ -251,16 +265,29 @@ class Run:
             )
         )
 
-    def _sample(self, number: int, workload: str, instance: Instance, figure: str, sample: Sample) -> None:
+    def _sample(
+        self, number: int, workload: str, instance: Instance, figure: str, sample: Sample, took: float = 0.0
+    ) -> None:
         place = {
             "round": number, "workload": workload, "target": instance.label,
-            "at": round(time.monotonic() - self.started, 2), "load": os.getloadavg()[0],
+            "at": round(time.monotonic() - self.started, 2), "took": round(took, 3), "load": os.getloadavg()[0],
         }  # fmt: skip
         self.results.add(self.recorder.sample(place, figure, sample))
 
 
-def _client(workload: Workload, place: Place, pin: bool) -> Figures:
+def _client(workload: Workload, place: Place, user: User | None, pin: bool) -> Figures:
     """Run a workload in the client's process; a pinned one shares no processor with the server where there are two."""
     if pin:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    return workload.run(place)
+    counter = Counter(place.mount, user) if workload.counted and place.server is not None else None
+    drop = unprivileged.privileged(place.drop) if user else place.drop
+    if user:
+        user.enter()
+    return workload.run(replace(place, drop=drop, counter=counter))
+
+
+def _prepare(prepare: Callable[[Path], object], scratch: Path, user: User | None) -> Figures:
+    if user:
+        user.enter()
+    prepare(scratch)
+    return {}

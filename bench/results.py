@@ -5,7 +5,8 @@ Line 1 is a `run` record (format version, environment, plan, figures, targets), 
 order measured, then one `end`. A file without `end` was interrupted; a torn last line is left out. A name that ends in .gz
 is read unpacked.
 
-Format versions: 1 (first; later fields of it are optional: a figure's `suite`, the run's `baselines` by suite).
+Format versions: 1 (first; later fields of it are optional: a figure's `suite`, the run's `baselines` by suite,
+a target's `baseline`, a sample's `took` in seconds).
 """
 
 from __future__ import annotations
@@ -84,9 +85,10 @@ class Results:
         """Return the label that the ratios are relative to, or nothing."""
         return str(self.run["baseline"])
 
-    def baseline_of(self, figure: Figure) -> str:
-        """Return the label that this figure's ratios are relative to: a suite may have a baseline of its own."""
-        return str(self.run.get("baselines", {}).get(figure.suite, self.baseline))
+    def baseline_of(self, figure: Figure, target: str = "") -> str:
+        """Return the label that ratios are relative to: a suite may have a baseline of its own, a target too."""
+        own = {t["label"]: t.get("baseline", self.baseline) for t in self.run["targets"]}
+        return str(self.run.get("baselines", {}).get(figure.suite) or own.get(target, self.baseline))
 
     @property
     def rounds(self) -> int:
@@ -130,7 +132,7 @@ def _cell(results: Results, figure: Figure, target: str) -> Cell:
     if not values:
         return Cell(figure, target, None, None, _problem(results, figure, target))
     ratios: list[float] = []
-    baseline = results.baseline_of(figure)
+    baseline = results.baseline_of(figure, target)
     if target != baseline:
         ratios = pair_ratios(values, results.values(figure.name, baseline), figure.higher_is_better)
     value = estimate(list(values.values()))

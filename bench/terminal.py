@@ -131,9 +131,10 @@ def notes(results: Results) -> list[str]:
     """Return what must be said beside the table."""
     environment = results.run["environment"]
     load = environment["load"][0]
-    baselines = {results.baseline_of(figure): "" for figure in results.figures}
+    baselines = {results.baseline_of(f, t): "" for f in results.figures for t in results.targets}
     lines = [
         f"{results.rounds} rounds, interleaved; medians; ×N: N times as slow as {' or '.join(baselines)}, round by round",
+        *_other_baselines(results),
         "×A–B?: unstable, only the interval is known",
         f"Linux {environment['kernel']}, {environment['cpus']} CPUs ({environment['virtual']}), on {environment['backing']}, "
         f"load {load:.1f} at the start" + (f": {environment['busy']}" if environment["busy"] else ""),
@@ -143,6 +144,14 @@ def notes(results: Results) -> list[str]:
     if results.end is None or results.end["reason"] == "interrupted":
         lines.append("interrupted: what was measured until then is shown")
     return lines + problems(results)
+
+
+def _other_baselines(results: Results) -> list[str]:
+    found: dict[str, list[str]] = {}
+    for target in results.run["targets"]:
+        if target.get("baseline", results.baseline) != results.baseline:
+            found.setdefault(target["baseline"], []).append(target["label"])
+    return [f"relative to {baseline}: {', '.join(labels)}" for baseline, labels in found.items()]
 
 
 def problems(results: Results) -> list[str]:

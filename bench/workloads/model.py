@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.client import Figures, Place
 from bench.layers import Build
@@ -34,8 +35,13 @@ class Workload:
     """Something to do in a mounted target.
 
     `run` returns a Sample for each of its figures and raises MeasurementError for a wrong result. `size` is an upper bound
-    of the bytes it writes in one target, `needs` names features without which a target is left out, `programs` maps a
-    program to the package that brings it.
+    of the bytes it leaves in one target, `temporary` of those it removes again. `needs` names features without which a
+    target is left out, `programs` maps a program to the package that brings it.
+
+    Workloads over as many layers share a mount, unless one is `fresh`; those of a `group` have layers of their own and must
+    not write, so that a plain tree can be kept. `rounds` bounds the rounds of what takes long. `together`: it runs on all
+    targets at once. `counted`: the kernel counts its requests. `seconds` is what it takes on one target, for the estimate.
+    `prepare` makes files in the scratch directory, before its first measurement.
     """
 
     name: str
@@ -48,3 +54,11 @@ class Workload:
     needs: frozenset[str] = frozenset()
     programs: tuple[tuple[str, str], ...] = ()
     limit: float = 60.0
+    temporary: int = 0
+    group: str = ""
+    fresh: bool = False
+    rounds: int = 0
+    together: bool = False
+    counted: bool = False
+    seconds: float = 0.5
+    prepare: Callable[[Path], object] | None = None

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run measures: workloads on targets, in layouts that share mounts, within rounds, space and time."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+from bench.layers import Build
+from bench.targets import BASELINE, ROOTLESS_BASELINE, Instance
+from bench.workloads.model import Figure, Workload
+from unionfs.errors import UserError
+
+_MOUNT_SECONDS = 0.35  # one target, up and down
+_BUILD_SECONDS_A_BYTE = 1 / (500 << 20)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Workloads that share mounts over `layers` layers; `group` and `only` are theirs, see Workload."""
+
+    layers: int
+    group: str
+    only: str
+    builds: tuple[Build, ...]
+    workloads: tuple[Workload, ...]
+
+    @property
+    def files(self) -> str:
+        """Return the name of the layers' files: layouts of one group have them in common."""
+        return f"{self.layers}{self.group and '-' + self.group}"
+
+    @property
+    def name(self) -> str:
+        """Return a name for directories."""
+        return f"{self.files}{self.only and '-' + self.only}"
+
+    @property
+    def shows_mounting(self) -> bool:
+        """Tell whether the time of its mounts is shown: once for each number of layers."""
+        return not self.group and not self.only
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure. `seconds` is a budget: rounds that would exceed it are left out (0: none)."""
+
+    workloads: Sequence[Workload]
+    instances: Sequence[Instance]
+    rounds: int = 5
+    seconds: float = 0.0
+    pin: bool = False
+
+    @property
+    def baseline(self) -> str:
+        """Return the label of the target that ratios are relative to."""
+        return self._first(BASELINE) or (self.instances[0].label if self.instances else "")
+
+    def baseline_of(self, instance: Instance) -> str:
+        """Return the label that this target's ratios are relative to: a rootless one's is rootless, if measured."""
+        rootless = self._first(ROOTLESS_BASELINE) if instance.target.rootless else ""
+        return rootless if rootless not in ("", instance.label) else self.baseline
+
+    def _first(self, name: str) -> str:
+        return next((i.label for i in self.instances if i.target.name == name), "")
+
+    @property
+    def steps(self) -> int:
+        """Return the number of measurements of one round."""
+        return len(self.workloads) * len(self.instances)
+
+    def layouts(self, number: int = 0) -> list[Layout]:
+        """Return the layouts of round `number`."""
+        ordered = sorted(self.workloads, key=_layout_of)
+        builds: dict[tuple[int, str], dict[Build, None]] = {}
+        for workload in ordered:
+            if workload.build:
+                builds.setdefault((workload.layers, workload.group), {})[workload.build] = None
+        due = [w for w in ordered if number < (w.rounds or self.rounds)]
+        return [
+            Layout(*key, tuple(builds.get(key[:2], {})), tuple(group))
+            for key, group in groupby(due, key=_layout_of)
+        ]
+
+    def needed_bytes(self) -> int:
+        """Return an upper bound of what is on the disk at one time: all targets of one layout, and the layers."""
+        layouts = self.layouts()
+        layers = {layout.files: sum(w.size for w in layout.workloads) for layout in layouts}
+        sets = 1 + any(i.target.rootless for i in self.instances)
+        largest = max((self._written(layout) for layout in layouts), default=0)
+        return sets * sum(layers.values()) + largest
+
+    def _written(self, layout: Layout) -> int:
+        copies = [i for i in self.instances if not i.target.rootless] if layout.group else self.instances
+        stays = 0 if layout.group else sum(w.size for w in layout.workloads) * len(copies)
+        return stays + max(w.temporary for w in layout.workloads)
+
+    def expected_seconds(self) -> float:
+        """Estimate how long the run takes on a machine like that of docs/benchmarks.md."""
+        total = 0.0
+        for number in range(self.rounds):
+            for layout in self.layouts(number):
+                each = sum(w.seconds for w in layout.workloads if not w.together)
+                total += len(self.instances) * (each + _MOUNT_SECONDS)
+                total += sum(w.seconds for w in layout.workloads if w.together)
+        return total + self.needed_bytes() * _BUILD_SECONDS_A_BYTE
+
+
+def _layout_of(workload: Workload) -> tuple[int, str, str]:
+    return workload.layers, workload.group, workload.name if workload.fresh else ""
+
+
+def mount_figure(layers: int) -> Figure:
+    """Return the figure of the time from starting a mount until it answers."""
+    return Figure(
+        f"mount-{layers}", f"mount {layers} layers", state="until it answers", curve="mount over layers", x=layers,
+        suite="mount",
+    )  # fmt: skip
+
+
+def figures_of(plan: Plan) -> list[Figure]:
+    """Return all figures of a plan in the order they are shown."""
+    shown = [replace(figure, suite=w.suite) for w in plan.workloads for figure in w.figures]
+    return [*shown, *(mount_figure(layout.layers) for layout in plan.layouts() if layout.shows_mounting)]
+
+
+def check_space(plan: Plan, directory: Path, *, in_memory: bool) -> None:
+    """UserError when the disk, or the memory for a tmpfs, is too small for the plan."""
+    free = _free_memory() if in_memory else shutil.disk_usage(directory).free
+    needed = plan.needed_bytes()
+    if free < needed:
+        raise UserError(
+            f"{'memory' if in_memory else directory}: {needed >> 20} MiB are needed, {free >> 20} MiB are free",
+            "choose another place with --directory, or fewer targets or suites",
+        )
+
+
+def _free_memory() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0

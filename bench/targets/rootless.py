@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A target mounted by an unprivileged user, for whom the clients work too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bench import unprivileged
+from bench.targets.model import Mounted, Room, Target
+
+SUFFIX = "-rootless"
+
+
+class Rootless(Target):
+    """Another target, in a user namespace: `room.user` says in whose."""
+
+    rootless = True
+
+    def __init__(self, inner: Target, name: str = "") -> None:
+        self.name = (name or inner.name) + SUFFIX
+        self.title = f"{inner.title}, unprivileged"
+        self.package = inner.package
+        self.features = inner.features
+        self._inner = inner
+
+    def missing(self) -> str:
+        return self._inner.missing() or unprivileged.missing()
+
+    def version(self) -> str:
+        return self._inner.version()
+
+    def mount(self, room: Room) -> Iterator[Mounted]:
+        assert room.user is not None
+        return self._inner.mount(room)
