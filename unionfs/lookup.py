@@ -8,10 +8,12 @@ the name is. Knows nothing of nodes.
 import errno
 import os
 import stat
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
+from unionfs.contents import Contents
 from unionfs.whiteout import Layers
 
 _S_IFMT = 0o170000
@@ -46,8 +48,10 @@ def check_name(name: bytes, limit: int = whiteout.MAX_NAME, *, shwh: bool = Fals
         raise OSError(errno.EPERM, "names with the prefix .wh. are reserved", os.fsdecode(name))
 
 
-def find(layers: Layers, name: bytes, *, trust: bool = False) -> Found | None:
-    """Return where `name` is visible in the directory `layers`, or None.
+def find(
+    layers: Layers, name: bytes, *, trust: bool = False, contents: Sequence[Contents | None] = ()
+) -> Found | None:
+    """Return where `name` is visible in the directory `layers`, or None. `contents` is what is known of each layer's names.
 
     EIO if the topmost branch has both the entry and its whiteout and nothing else shows the name (unless `trust`:
     udba=none), or if a whiteout is not a regular file.
@@ -56,13 +60,16 @@ def find(layers: Layers, name: bytes, *, trust: bool = False) -> Found | None:
     kind = 0
     corrupt = False
     for position, (branch, fd) in enumerate(layers):
-        try:
-            status: os.stat_result | None = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError):
-            status = None
+        known = contents[position] if contents else None
+        status: os.stat_result | None = None
+        if known is None or known.names is None or name in known.names:
+            try:
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except (FileNotFoundError, NotADirectoryError):
+                pass
         if branch.overlay and status is not None and whiteout.is_overlay_whiteout(fd, name, status):
             break
-        if branch.whable and whiteout.has_mark(fd, name):
+        if branch.whable and (known is None or known.marked) and _is_marked(known, fd, name):
             corrupt = status is not None and position == 0
             break
         if status is None:
@@ -85,6 +92,12 @@ def find(layers: Layers, name: bytes, *, trust: bool = False) -> Found | None:
     if corrupt and not trust:
         raise OSError(errno.EIO, "both the entry and its whiteout are in one branch", os.fsdecode(name))
     return None
+
+
+def _is_marked(known: Contents | None, fd: int, name: bytes) -> bool:
+    if known is not None and known.names is not None and whiteout.PREFIX + name not in known.names:
+        return False
+    return whiteout.has_mark(fd, name)
 
 
 def _opaque_above(layers: Layers, name: bytes, branch: OpenBranch) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from unionfs.branch import OpenBranch
 
 if TYPE_CHECKING:
+    from unionfs.contents import Contents
     from unionfs.handles import FileHandle
 
 ROOT_NODEID = 1  # FUSE_ROOT_ID
@@ -48,6 +49,24 @@ class Attributes(NamedTuple):
     nlink: int
 
 
+# Named here and not in the class: type checkers then allow the attributes that only directories have on any `Node`.
+_SLOTS = (
+    "aliases",
+    "branch",
+    "dead_fd",
+    "generation",
+    "handles",
+    "hidden_links",
+    "identity",
+    "ino",
+    "kind",
+    "lookups",
+    "name",
+    "nodeid",
+    "parent",
+)
+
+
 class Node:
     """A file or directory of the union.
 
@@ -55,51 +74,32 @@ class Node:
     are in `aliases`. A node without a parent is removed: `dead_fd` keeps its last copy reachable until the kernel forgets it.
     """
 
-    __slots__ = (
-        "aliases",
-        "branch",
-        "children",
-        "dead_fd",
-        "dirs",
-        "epoch",
-        "generation",
-        "handles",
-        "hidden_links",
-        "identity",
-        "impure",
-        "ino",
-        "kind",
-        "layers",
-        "lookups",
-        "name",
-        "nodeid",
-        "opens",
-        "parent",
-    )
+    __slots__ = _SLOTS
 
-    def __init__(self, nodeid: int, ino: int, kind: int, parent: Node | None, name: bytes) -> None:
+    # What only a `Directory` can set; a file shows these and has no room for them.
+    opens: int = 0
+    children: dict[bytes, Node] | None = None
+    layers: tuple[OpenBranch, ...] = ()
+    dirs: tuple[tuple[OpenBranch, int], ...] | None = None
+    impure: dict[int, bool] | None = None
+    epoch: int = 0
+    contents: tuple[Contents | None, ...] = ()
+    finds: int = 0
+
+    def __init__(self, nodeid: int, ino: int, kind: int) -> None:
         self.nodeid = nodeid
         self.ino = ino
         self.generation = 0
         self.kind = kind  # S_IFMT of the mode
-        self.parent = parent
-        self.name = name
+        self.parent: Node | None = None
+        self.name = b""
         self.aliases: dict[tuple[Node, bytes], None] | None = None
         self.lookups = 0
         self.branch: OpenBranch | None = None
         self.identity: Identity = (0, 0)
         self.handles: set[FileHandle] | None = None
-        self.opens = 0  # open directories
         self.dead_fd = -1
         self.hidden_links = 0  # names removed by whiteouts, which the branch still counts in st_nlink
-        # Directories only:
-        self.layers: tuple[OpenBranch, ...] = ()
-        self.dirs: tuple[tuple[OpenBranch, int], ...] | None = None
-        self.children: dict[bytes, Node] | None = {} if kind == stat.S_IFDIR else None
-        self.impure: dict[int, bool] | None = (
-            None  # branch id -> some child there carries a number of its own
-        )
-        self.epoch = 0
 
     def __repr__(self) -> str:
         return f"<Node {self.nodeid} {self.path()!r}>"
@@ -168,6 +168,28 @@ class Node:
         self.parent, self.name = parent, name
         assert parent.children is not None
         parent.children[name] = self
+
+
+class Directory(Node):
+    """A directory of the union: its copies, the nodes below it, and what was learnt about its copies' names."""
+
+    __slots__ = ("children", "contents", "dirs", "epoch", "finds", "impure", "layers", "opens")
+
+    def __init__(self, nodeid: int, ino: int) -> None:
+        super().__init__(nodeid, ino, stat.S_IFDIR)
+        self.opens = 0
+        self.children = {}
+        self.layers = ()  # the branches that contribute, top first
+        self.dirs = None  # the same with descriptors, while they are open
+        self.impure = None  # branch id -> some child there carries a number of its own
+        self.epoch = 0
+        self.contents = ()  # for each of `dirs` what is known of its names
+        self.finds = 0  # names looked for since `dirs` were opened
+
+
+def new_node(nodeid: int, ino: int, kind: int) -> Node:
+    """Return a fresh node of a kind (S_IFMT of the mode)."""
+    return Directory(nodeid, ino) if kind == stat.S_IFDIR else Node(nodeid, ino, kind)
 
 
 def number(prefix: int, ino: int) -> int:

@@ -46,7 +46,7 @@ class Remover:
         if target is found.branch:
             self._hide_entry(parent, target, fd, name)
         else:
-            whiteout.make(target, fd, name, union.options.whiteout)
+            union.make_whiteout(parent, target, fd, name)
         self.lose_name(node, parent, name, physical=target is found.branch)
         union.touched(parent, target, fd)
         return node
@@ -66,7 +66,7 @@ class Remover:
         if target is found.branch:
             self._remove_directory(parent, target, fd, name)
         else:
-            whiteout.make(target, fd, name, union.options.whiteout)
+            union.make_whiteout(parent, target, fd, name)
         self.lose_name(node, parent, name, physical=True)
         union.touched(parent, target, fd)
         return node
@@ -124,7 +124,7 @@ class Remover:
         elif union.options.whiteout == "overlay":
             self._replace_by_device(branch, fd, name)
         else:
-            whiteout.make(branch, fd, name, "aufs")
+            union.make_whiteout(parent, branch, fd, name)
             try:
                 os.unlink(name, dir_fd=fd)
             except BaseException:
@@ -146,7 +146,7 @@ class Remover:
         form = union.options.whiteout
         hide = is_visible_below(union.dirs(parent), name, branch)
         if hide and form == "aufs":
-            whiteout.make(branch, fd, name, form)
+            union.make_whiteout(parent, branch, fd, name)
         try:
             staging, staged = self.set_aside(branch, fd, name)
         except BaseException:
@@ -155,7 +155,7 @@ class Remover:
             raise
         if hide and form == "overlay":
             try:
-                whiteout.make(branch, fd, name, form)
+                union.make_whiteout(parent, branch, fd, name)
             except BaseException:
                 os.rename(staged, name, src_dir_fd=staging, dst_dir_fd=fd)
                 raise

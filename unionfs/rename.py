@@ -155,7 +155,7 @@ class Renamer:
         """Whiteout first, then the rename; what was done is undone if a step fails."""
         with contextlib.ExitStack() as undo:
             if hide:
-                whiteout.make(target, old_fd, old.name, "aufs")
+                self._union.make_whiteout(old.parent, target, old_fd, old.name)
                 undo.callback(whiteout.remove, target, old_fd, old.name, "aufs")
             aside = self._clear_directory(new, new_fd, target, undo)
             os.rename(old.name, new.name, src_dir_fd=old_fd, dst_dir_fd=new_fd)
@@ -193,7 +193,7 @@ class Renamer:
                     raise
         os.rename(old.name, new.name, src_dir_fd=old_fd, dst_dir_fd=new_fd)
         if hide:
-            whiteout.make(target, old_fd, old.name, "overlay")
+            self._union.make_whiteout(old.parent, target, old_fd, old.name)
 
     def _clear_directory(
         self, new: _Side, new_fd: int, target: OpenBranch, undo: contextlib.ExitStack

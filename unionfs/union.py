@@ -19,8 +19,20 @@ from collections.abc import Callable, Sequence
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
+from unionfs.contents import Contents, learn
 from unionfs.lookup import Found, check_name, find, open_directory
-from unionfs.nodes import ROOT_INO, ROOT_NODEID, Attributes, Identity, Node, NodeTable, Plink, number
+from unionfs.nodes import (
+    ROOT_INO,
+    ROOT_NODEID,
+    Attributes,
+    Directory,
+    Identity,
+    Node,
+    NodeTable,
+    Plink,
+    new_node,
+    number,
+)
 from unionfs.options import Options
 
 log = logging.getLogger(__name__)
@@ -44,7 +56,7 @@ class Union:
         self.epoch = 0
         self.read_only = options.read_only
         self.name_max = whiteout.MAX_NAME if options.whiteout == "aufs" else 255
-        self.root = Node(ROOT_NODEID, ROOT_INO, stat.S_IFDIR, None, b"")
+        self.root: Node = Directory(ROOT_NODEID, ROOT_INO)
         self.root.lookups = 1
         self.nodes = NodeTable(self.root)
         self.nodes.on_discard = self._release_descriptors  # type: ignore[method-assign]  # the hook is meant to be set
@@ -67,6 +79,8 @@ class Union:
         self.root.layers = self.branches
         self.root.branch = self.branches[0]
         self.root.dirs = tuple((branch, branch.root) for branch in self.branches)
+        self.root.contents = ()
+        self.root.finds = 0
         self.root.identity = (self.branches[0].device, self.branches[0].root_ino)
         self.root.impure = None
         self.root.epoch = self.epoch
@@ -151,6 +165,8 @@ class Union:
         for _, fd in node.dirs:
             os.close(fd)
         node.dirs = None
+        node.contents = ()
+        node.finds = 0
 
     def _release_descriptors(self, node: Node) -> None:
         self._close_directory(node)
@@ -166,6 +182,7 @@ class Union:
         order = {candidate: index for index, candidate in enumerate(self.branches)}
         node.dirs = tuple(sorted((*dirs, (branch, fd)), key=lambda pair: order[pair[0]]))
         node.layers = tuple(candidate for candidate, _ in node.dirs)
+        node.contents = ()
         self._open[node] = len(node.dirs)
         self._descriptors += 1
         if node.dirs[0][0] is branch:
@@ -188,7 +205,33 @@ class Union:
 
     def find(self, parent: Node, name: bytes) -> Found | None:
         """Return where `name` is visible in `parent`."""
-        return find(self.dirs(parent), name, trust=self.options.udba == "none")
+        dirs = self.dirs(parent)
+        trust = self.options.udba == "none"
+        return find(dirs, name, trust=trust, contents=self._contents(parent, dirs, trust))
+
+    def _contents(
+        self, node: Node, dirs: tuple[tuple[OpenBranch, int], ...], trust: bool
+    ) -> tuple[Contents | None, ...]:
+        """Return what is known of the names in each copy of a directory; learn it when it was asked often enough."""
+        node.finds = finds = node.finds + 1
+        known = node.contents
+        if finds > 1 and finds & (finds - 1) == 0:  # at powers of two
+            old = known or (None,) * len(dirs)
+            known = node.contents = tuple(
+                was or learn(branch, fd, finds, trust=trust)
+                for was, (branch, fd) in zip(old, dirs, strict=True)
+            )
+        if known and not trust:
+            for position, (_, fd) in enumerate(dirs):
+                one = known[position]
+                if one is not None and not one.is_current(fd):
+                    known = node.contents = (*known[:position], None, *known[position + 1 :])
+        return known
+
+    def make_whiteout(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> None:
+        """Hide `name` of the branches below `branch`, whose copy of `parent` is `fd`."""
+        parent.contents = ()
+        whiteout.make(branch, fd, name, self.options.whiteout)
 
     def lookup(self, parent: Node, name: bytes) -> Attributes:
         """Return the node of a name; ENOENT, ENAMETOOLONG, EPERM or EIO as AUFS answers them."""
@@ -253,7 +296,7 @@ class Union:
             if self._is_live(node):
                 ino = self.nodes.private_number(ino)
                 node = None
-        fresh = Node(ino, ino, kind, None, b"")
+        fresh = new_node(ino, ino, kind)
         if node is not None:
             self.nodes.replace(node, fresh)
         else:
@@ -273,7 +316,7 @@ class Union:
         ino = self.number(status.st_dev, status.st_ino)
         if self.nodes.get(ino) is not None:
             ino = self.nodes.private_number(ino)
-        node = Node(ino, ino, stat.S_IFREG, None, b"")
+        node = new_node(ino, ino, stat.S_IFREG)
         node.branch, node.identity = branch, (status.st_dev, status.st_ino)
         node.dead_fd = os.dup(fd)
         self.nodes.add(node)
