@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import statistics
 import zlib
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -85,10 +86,11 @@ class Results:
         """Return the label that the ratios are relative to, or nothing."""
         return str(self.run["baseline"])
 
-    def baseline_of(self, figure: Figure, target: str = "") -> str:
-        """Return the label that ratios are relative to: a suite may have a baseline of its own, a target too."""
-        own = {t["label"]: t.get("baseline", self.baseline) for t in self.run["targets"]}
-        return str(self.run.get("baselines", {}).get(figure.suite) or own.get(target, self.baseline))
+    def baseline_of(self, figure: Figure, target: str) -> str:
+        """Return the label that a target's ratios are relative to: a suite or a target may have a baseline of its own."""
+        suite = self.run.get("baselines", {}).get(figure.suite)
+        own = next((t.get("baseline") for t in self.run["targets"] if t["label"] == target), None)
+        return str(suite or own or self.baseline)
 
     @property
     def rounds(self) -> int:
@@ -102,19 +104,31 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One figure of one target: its estimate, its ratio to the baseline (above 1 is slower), or why there is none."""
+    """One figure of one target: its estimate, its ratio to `baseline` (above 1 is slower), or why there is none."""
 
     figure: Figure
     target: str
     value: Estimate | None
     ratio: Estimate | None
     problem: str = ""
+    baseline: str = ""
 
 
 def summarize(results: Results) -> list[list[Cell]]:
     """Return a row for each figure with something to show, a cell for each target."""
     rows = [[_cell(results, figure, target) for target in results.targets] for figure in results.figures]
     return [row for row in rows if any(cell.value for cell in row) or any(cell.problem for cell in row)]
+
+
+def latency_quantiles(results: Results) -> dict[tuple[str, str], list[float]]:
+    """Return, by figure and target, the QUANTILES of the latencies in seconds: the median of the rounds."""
+    found: dict[tuple[str, str], list[list[float]]] = {}
+    for sample in results.samples:
+        if sample["latency"]:
+            found.setdefault((sample["figure"], sample["target"]), []).append(sample["latency"])
+    return {
+        key: [statistics.median(level) for level in zip(*all_, strict=True)] for key, all_ in found.items()
+    }
 
 
 def by_suite(rows: list[list[Cell]]) -> list[tuple[str, list[list[Cell]]]]:
@@ -136,7 +150,7 @@ def _cell(results: Results, figure: Figure, target: str) -> Cell:
     if target != baseline:
         ratios = pair_ratios(values, results.values(figure.name, baseline), figure.higher_is_better)
     value = estimate(list(values.values()))
-    return Cell(figure, target, value, estimate(ratios) if ratios else None)
+    return Cell(figure, target, value, estimate(ratios) if ratios else None, baseline=baseline)
 
 
 def _problem(results: Results, figure: Figure, target: str) -> str:

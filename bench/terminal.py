@@ -127,14 +127,20 @@ def _styled(cell: Cell) -> str:
     return f"{value}\n[{colour}]{text.compared(cell)}[/]"
 
 
+def baselines(results: Results) -> str:
+    """Return what ratios are relative to, in words."""
+    found = dict.fromkeys(cell.baseline for row in summarize(results) for cell in row if cell.ratio)
+    main = [results.baseline] if results.baseline in found or not found else []
+    return " or ".join([*main, *(name for name in found if name != results.baseline)])
+
+
 def notes(results: Results) -> list[str]:
     """Return what must be said beside the table."""
     environment = results.run["environment"]
     load = environment["load"][0]
-    baselines = {results.baseline_of(f, t): "" for f in results.figures for t in results.targets}
     lines = [
-        f"{results.rounds} rounds, interleaved; medians; ×N: N times as slow as {' or '.join(baselines)}, round by round",
-        *_other_baselines(results),
+        f"{results.rounds} rounds, interleaved; medians; ×N: N times as slow as {baselines(results)}, round by round",
+        *other_baselines(results),
         "×A–B?: unstable, only the interval is known",
         f"Linux {environment['kernel']}, {environment['cpus']} CPUs ({environment['virtual']}), on {environment['backing']}, "
         f"load {load:.1f} at the start" + (f": {environment['busy']}" if environment["busy"] else ""),
@@ -146,7 +152,8 @@ def notes(results: Results) -> list[str]:
     return lines + problems(results)
 
 
-def _other_baselines(results: Results) -> list[str]:
+def other_baselines(results: Results) -> list[str]:
+    """Return a line for each baseline that only some targets have."""
     found: dict[str, list[str]] = {}
     for target in results.run["targets"]:
         if target.get("baseline", results.baseline) != results.baseline:

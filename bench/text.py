@@ -3,28 +3,46 @@
 
 from __future__ import annotations
 
-from bench.estimate import Estimate
+import re
+from collections.abc import Callable
+
+from bench.estimate import UNSTABLE_SPREAD, Estimate, confidence
 from bench.results import Cell
 
+Writer = Callable[[float], str]
 PROBLEMS = {
     "unsupported": "n/a",
     "died": "server died",
     "timeout": "timed out",
     "wrong": "wrong result",
     "failed": "failed",
+    "missing": "not here",
 }
 
 
 def quantity(value: float, unit: str) -> str:
     """Return a value with three digits and a unit of a fitting size."""
     factor, name = _scale(value, unit)
-    return f"{_three(value / factor)} {name}"
+    return f"{three(value / factor)} {name}"
+
+
+def short_quantity(value: float, unit: str) -> str:
+    """Return a round value, for a tick of an axis: `10 µs`."""
+    return re.sub(r"\.0+(?= )|(?<=\.\d)0(?= )", "", quantity(value, unit))
+
+
+def binary_size(value: float) -> str:
+    """Return a size in bytes, for a tick of an axis: `64 KiB`."""
+    for factor, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if value >= factor:
+            return f"{value / factor:g} {unit}"
+    return f"{value:g} B"
 
 
 def span(low: float, high: float, unit: str) -> str:
     """Return `low–high` in one unit."""
     factor, name = _scale(high, unit)
-    return f"{_three(low / factor)}–{_three(high / factor)} {name}"
+    return f"{three(low / factor)}–{three(high / factor)} {name}"
 
 
 def _scale(value: float, unit: str) -> tuple[float, str]:
@@ -39,7 +57,8 @@ def _scale(value: float, unit: str) -> tuple[float, str]:
     return 1.0, unit
 
 
-def _three(value: float) -> str:
+def three(value: float) -> str:
+    """Return a number with three digits."""
     return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
@@ -59,13 +78,58 @@ def compared(cell: Cell) -> str:
         return ""
     value = cell.ratio
     if value.stable:
-        return f"×{_three(value.median)}"
+        return f"×{three(value.median)}"
     if value.low == value.high:
-        return f"×{_three(value.median)}?"
-    return f"×{_three(value.low)}–{_three(value.high)}?"
+        return f"×{three(value.median)}?"
+    return f"×{three(value.low)}–{three(value.high)}?"
 
 
 def with_interval(value: Estimate) -> str:
     """Return `×1.23 (1.10–1.40)`, or `unstable (…)`."""
-    inside = f"{_three(value.low)}–{_three(value.high)}"
-    return f"×{_three(value.median)} ({inside})" if value.stable else f"unstable ({inside})"
+    inside = f"{three(value.low)}–{three(value.high)}"
+    return f"×{three(value.median)} ({inside})" if value.stable else f"unstable ({inside})"
+
+
+def bounds(value: Estimate) -> str:
+    """Return the interval of a ratio."""
+    return f"{three(value.low)}–{three(value.high)}"
+
+
+def heat(ratio: float, interval: Estimate | None = None) -> str:
+    """Return the class of colour for a ratio: f1, f2 faster, s1 to s4 slower; none when its interval holds 1."""
+    if interval is not None and interval.low <= 1 <= interval.high:
+        return ""
+    if ratio < 1:
+        return "f2" if ratio < 0.67 else "f1"
+    return "s1" if ratio < 1.5 else "s2" if ratio < 3 else "s3" if ratio < 10 else "s4"
+
+
+def method(rounds: int, baselines: str) -> list[str]:
+    """Return how figures come about, a paragraph each."""
+    sure = f"{confidence(rounds):.1%}".replace("%", " %").replace(".0", "") if rounds > 1 else "no"
+    return [
+        (
+            "Each round mounts all targets anew over the same read-only layers and measures them one after the other, in a new "
+            "process each; the order moves on by one from round to round."
+        ),
+        (
+            "Every workload checks what it read, listed or wrote, through the mount and in the branch behind it; a wrong answer "
+            "is a failure, not a time."
+        ),
+        (
+            f"×N is how many times as slow as {baselines} a target is, for times and speeds alike: the median of the "
+            "ratios within each round, where both were measured seconds apart."
+        ),
+        (
+            f"Intervals go from order statistic to order statistic, which holds for any distribution. Over {rounds} rounds they "
+            f"hold the true median with {sure} confidence."
+        ),
+        f"Unstable (marked ?, hollow in pictures): the middle half of the values spreads over more than {UNSTABLE_SPREAD:.0%} of "
+        "their median, or there are fewer than three rounds. Then only the interval is given.".replace(
+            "%", " %"
+        ),
+        (
+            "Dozens of intervals are shown: a few of them miss by chance. Compare runs with `unionbench compare`, which corrects "
+            "for that."
+        ),
+    ]
