@@ -100,6 +100,11 @@ FALLOCATE_IN = Struct("=QQQI4x")
 LSEEK_IN = Struct("=QqI4x")  # fh, offset (may be negative: ENXIO), whence
 COPY_FILE_RANGE_IN = Struct("=QQQQQQQ")
 IOCTL_IN = Struct("=QIIQII")  # fh, flags, cmd, arg, in_size, out_size
+INTERRUPT_IN = Struct("=Q")  # the request's unique number
+STATX_IN = Struct("=I4xQII")  # getattr_flags, fh, sx_flags, sx_mask
+# attr_valid, its nsec, flags, then statx: mask, blksize, attributes, nlink, uid, gid, mode, ino, size, blocks,
+# attributes_mask, (seconds, nanoseconds) of atime, btime, ctime and mtime, the device numbers.
+STATX_OUT = Struct("=QII16x" + "IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIII112x")
 DIRENT = Struct("=QQII")  # ino, off, namelen, type; the name follows, padded to 8 bytes
 
 # INIT flags; those above bit 31 live in flags2.
@@ -119,10 +124,13 @@ CACHE_SYMLINKS = 1 << 23
 HANDLE_KILLPRIV_V2 = 1 << 28
 SETXATTR_EXT = 1 << 29
 INIT_EXT = 1 << 30
-HAS_EXPIRE_ONLY = 1 << 3  # flags2
+CREATE_SUPP_GROUP = 1 << 2  # flags2, from here on
+HAS_EXPIRE_ONLY = 1 << 3
 DIRECT_IO_ALLOW_MMAP = 1 << 4
 PASSTHROUGH = 1 << 5
 NO_EXPORT_SUPPORT = 1 << 6
+HAS_RESEND = 1 << 7
+ALLOW_IDMAP = 1 << 8
 
 FLAG_NAMES = {
     ASYNC_READ: "ASYNC_READ",
@@ -133,6 +141,7 @@ FLAG_NAMES = {
     DO_READDIRPLUS: "DO_READDIRPLUS",
     READDIRPLUS_AUTO: "READDIRPLUS_AUTO",
     ASYNC_DIO: "ASYNC_DIO",
+    WRITEBACK_CACHE: "WRITEBACK_CACHE",
     PARALLEL_DIROPS: "PARALLEL_DIROPS",
     POSIX_ACL: "POSIX_ACL",
     MAX_PAGES: "MAX_PAGES",
@@ -141,6 +150,7 @@ FLAG_NAMES = {
     SETXATTR_EXT: "SETXATTR_EXT",
 }
 
+FOPEN_DIRECT_IO = 1 << 0
 FOPEN_KEEP_CACHE = 1 << 1
 FOPEN_CACHE_DIR = 1 << 3
 FOPEN_NOFLUSH = 1 << 5
@@ -154,6 +164,9 @@ FSYNC_DATASYNC = 1
 FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE = 1, 2, 4, 8
 FATTR_ATIME, FATTR_MTIME, FATTR_FH = 16, 32, 64
 FATTR_ATIME_NOW, FATTR_MTIME_NOW = 128, 256
+FATTR_CTIME = 1 << 10
 FATTR_KILL_SUIDGID = 1 << 11
+
+INVALID_ID = 0xFFFFFFFF  # uid and gid of requests that make nothing, with ALLOW_IDMAP
 
 MIN_READ_BUFFER = 8192

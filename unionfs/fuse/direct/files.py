@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests on open files: open, create, read, write, synchronize, allocate, copy ranges."""
+"""Requests on open files: open, create, synchronize, allocate, copy ranges. Data is in `data`."""
 
 from __future__ import annotations
 
@@ -11,27 +11,46 @@ from unionfs.create import Caller
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.fuse.direct.replies import Header, InThread, Replies, Reply, name_in
+from unionfs.fuse.notify import Notifier
 
 
 class FileRequests:
     """The handlers of one mount that deal with open files."""
 
-    def __init__(self, filesystem: UnionFilesystem, replies: Replies, max_write: int) -> None:
+    def __init__(self, filesystem: UnionFilesystem, replies: Replies, notifier: Notifier) -> None:
         self._filesystem = filesystem
         self._replies = replies
+        self._notifier = notifier
         self._file_flags = abi.FOPEN_KEEP_CACHE | abi.FOPEN_NOFLUSH
-        self._read_buffer = bytearray(max_write)
-        self._read_view = memoryview(self._read_buffer)
 
     def open(self, header: Header, body: memoryview) -> Reply:
         """Open a file."""
         flags, open_flags = abi.OPEN_IN.unpack_from(body)
         node = self._replies.node(header.nodeid)
         caller = Caller(header.uid, header.gid, header.pid)
-        handle = self._filesystem.open_file(node, flags, caller)
+        if self._replies.writeback and flags & os.O_ACCMODE and not flags & os.O_TRUNC:
+            # Not at the first write as elsewhere: by then the caller has been told that all is well.
+            self._filesystem.copyups.ensure(node)
+        reply_flags = self._file_flags
+        try:
+            handle = self._filesystem.open_file(node, self._access(flags), caller)
+        except PermissionError:
+            if self._access(flags) == flags:
+                raise
+            handle = self._filesystem.open_file(node, flags, caller)
+            reply_flags = abi.FOPEN_DIRECT_IO  # then nothing is read through it
         if open_flags & abi.OPEN_KILL_SUIDGID:
             self._filesystem.strip_privileges(node)
-        return abi.OPEN_OUT.pack(handle, self._file_flags, 0)
+        return abi.OPEN_OUT.pack(handle, reply_flags, 0)
+
+    def _access(self, flags: int) -> int:
+        """Return the flags to open the branch file with.
+
+        With the writeback cache the kernel reads the rest of a page that is written in part, through the writer's handle.
+        """
+        if self._replies.writeback and flags & os.O_ACCMODE == os.O_WRONLY:
+            return flags & ~os.O_ACCMODE | os.O_RDWR
+        return flags
 
     def create(self, header: Header, body: memoryview) -> Reply:
         """Create and open a file."""
@@ -39,7 +58,7 @@ class FileRequests:
         caller = Caller(header.uid, header.gid, header.pid, umask)
         name = name_in(body, abi.CREATE_IN.size)
         attributes, handle = self._filesystem.create(
-            self._replies.node(header.nodeid), name, mode, flags, caller
+            self._replies.node(header.nodeid), name, mode, self._access(flags), caller
         )
         return self._replies.entry(attributes) + abi.OPEN_OUT.pack(handle, self._file_flags, 0)
 
@@ -47,44 +66,14 @@ class FileRequests:
         """Create and open a file without a name (O_TMPFILE)."""
         flags, mode, umask, _ = abi.CREATE_IN.unpack_from(body)
         caller = Caller(header.uid, header.gid, header.pid, umask)
-        attributes, handle = self._filesystem.tmpfile(self._replies.node(header.nodeid), mode, flags, caller)
+        attributes, handle = self._filesystem.tmpfile(
+            self._replies.node(header.nodeid), mode, self._access(flags), caller
+        )
         return self._replies.entry(attributes) + abi.OPEN_OUT.pack(handle, self._file_flags, 0)
 
-    def read(self, header: Header, body: memoryview) -> Reply:
-        """Read what the page cache has; a thread fetches the rest."""
-        fh, offset, size, _, _, _, _ = abi.READ_IN.unpack_from(body)
-        fd = self._filesystem.file(fh).fd
-        try:
-            count = os.preadv(fd, (self._read_view[:size],), offset, os.RWF_NOWAIT)
-        except BlockingIOError:
-            return InThread(lambda: os.pread(fd, size, offset))
-        except OSError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                raise
-            return os.pread(fd, size, offset)
-        if 0 < count < size and os.fstat(fd).st_size > offset + count:
-            return InThread(lambda: os.pread(fd, size, offset))
-        return self._read_view[:count]
-
-    def write(self, header: Header, body: memoryview) -> Reply:
-        """Write; the first one copies up."""
-        fh, offset, size, write_flags, _, _, _ = abi.WRITE_IN.unpack_from(body)
-        filesystem = self._filesystem
-        handle = filesystem.writable_file(fh)
-        data = body[abi.WRITE_IN.size : abi.WRITE_IN.size + size]
-        if write_flags & abi.WRITE_KILL_SUIDGID:
-            filesystem.strip_privileges(handle.node)
-        if handle.flags & (os.O_SYNC | os.O_DSYNC):
-            copy = bytes(data)
-            return InThread(lambda: abi.WRITE_OUT.pack(filesystem.write(fh, offset, copy), 0))
-        count = os.pwrite(handle.fd, data, offset)
-        if count < size:
-            count += filesystem.write(fh, offset + count, bytes(data[count:]))
-        return abi.WRITE_OUT.pack(count, 0)
-
     def flush(self, header: Header, body: memoryview) -> Reply:
-        """Close by one user; nothing is buffered here."""
-        return b""
+        """Close by one user; nothing is buffered here, so the kernel need not ask again."""
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     def release(self, header: Header, body: memoryview) -> Reply:
         """Close a handle."""
@@ -114,9 +103,17 @@ class FileRequests:
         return InThread(work)
 
     def lseek(self, header: Header, body: memoryview) -> Reply:
-        """Find data or a hole."""
+        """Find data or a hole; where the kernel holds back data that would fill one, it is asked for that first."""
         fh, offset, whence = abi.LSEEK_IN.unpack_from(body)
-        return abi.LSEEK_OUT.pack(os.lseek(self._filesystem.file(fh).fd, offset, whence))
+        handle = self._filesystem.file(fh)
+        if not self._replies.writeback or not any(other.writes for other in handle.node.handles or ()):
+            return abi.LSEEK_OUT.pack(os.lseek(handle.fd, offset, whence))
+
+        def work() -> bytes:
+            self._notifier.data(header.nodeid)
+            return abi.LSEEK_OUT.pack(os.lseek(handle.fd, offset, whence))
+
+        return InThread(work)
 
     def copy_file_range(self, header: Header, body: memoryview) -> Reply:
         """Copy between two files of the union, on the branch filesystem if both are on one."""

@@ -10,6 +10,7 @@ from unionfs import syscalls
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.fuse.direct.replies import NO_REPLY, Header, InThread, Replies, Reply
+from unionfs.fuse.direct.workers import Workers
 
 _WANTED = (
     abi.ASYNC_READ
@@ -33,9 +34,12 @@ _WANTED_2 = abi.HAS_EXPIRE_ONLY | abi.DIRECT_IO_ALLOW_MMAP | abi.NO_EXPORT_SUPPO
 class MountRequests:
     """The handlers of one mount that deal with the mount itself."""
 
-    def __init__(self, filesystem: UnionFilesystem, replies: Replies, max_write: int) -> None:
+    def __init__(
+        self, filesystem: UnionFilesystem, replies: Replies, workers: Workers, max_write: int
+    ) -> None:
         self._filesystem = filesystem
         self._replies = replies
+        self._workers = workers
         self._max_write = max_write
 
     def init(self, header: Header, body: memoryview) -> Reply:
@@ -43,12 +47,16 @@ class MountRequests:
         major, minor, readahead, offered = abi.INIT_IN.unpack_from(bytes(body[:20]).ljust(20, b"\0"))[:4]
         if major != abi.MAJOR:
             raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
-        wanted = _WANTED | (abi.POSIX_ACL if self._filesystem.options.acl else 0)
+        options = self._filesystem.options
+        wanted = _WANTED | (abi.POSIX_ACL if options.acl else 0)
+        # With the writeback cache the kernel is the one that knows sizes and times of files, so nobody else may change them.
+        wanted |= abi.WRITEBACK_CACHE if options.udba == "none" else 0
         flags = wanted & offered
         offered_2 = (
             abi.INIT_IN.unpack_from(bytes(body[:20]))[4] if offered & abi.INIT_EXT and len(body) >= 20 else 0
         )
         self._replies.setxattr_ext = bool(flags & abi.SETXATTR_EXT)
+        self._replies.writeback = bool(flags & abi.WRITEBACK_CACHE)
         return abi.INIT_OUT.pack(
             abi.MAJOR, min(minor, abi.MINOR), readahead, flags, 64, 48, self._max_write, 1,
             self._max_write // 4096, 0, _WANTED_2 & offered_2, 0, 0,

@@ -6,24 +6,29 @@ from __future__ import annotations
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse.abi import Opcode
 from unionfs.fuse.direct.attributes import AttributeRequests
+from unionfs.fuse.direct.data import DataRequests
 from unionfs.fuse.direct.directories import DirectoryRequests
 from unionfs.fuse.direct.files import FileRequests
 from unionfs.fuse.direct.mount import MountRequests
 from unionfs.fuse.direct.names import NameRequests
 from unionfs.fuse.direct.replies import Handler, Replies
+from unionfs.fuse.direct.workers import Workers
+from unionfs.fuse.notify import Notifier
 
 
 class Requests:
     """All handlers of one mount; a handler has its opcode's name in lower case."""
 
-    def __init__(self, filesystem: UnionFilesystem, max_write: int) -> None:
+    def __init__(self, filesystem: UnionFilesystem, device_fd: int, max_write: int) -> None:
         self.filesystem = filesystem
         self.replies = replies = Replies(filesystem)
+        self.workers = Workers(device_fd, max_write)
         groups = (
-            MountRequests(filesystem, replies, max_write),
+            MountRequests(filesystem, replies, self.workers, max_write),
             NameRequests(filesystem, replies),
             AttributeRequests(filesystem, replies),
-            FileRequests(filesystem, replies, max_write),
+            FileRequests(filesystem, replies, Notifier(device_fd)),
+            DataRequests(filesystem, replies, self.workers, max_write),
             DirectoryRequests(filesystem, replies),
         )
         self.table: dict[int, Handler] = {

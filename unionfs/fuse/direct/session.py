@@ -47,7 +47,7 @@ class DirectSession:
         self._nursery = nursery
         self._buffer = bytearray(MAX_WRITE + 4096)
         self._view = memoryview(self._buffer)
-        self.requests = Requests(filesystem, MAX_WRITE)
+        self.requests = Requests(filesystem, device_fd, MAX_WRITE)
         self._poll = _POLL_SECONDS if (os.cpu_count() or 1) > 1 else 0.0
         os.set_blocking(device_fd, False)
 
@@ -182,5 +182,6 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
             await session.run()
         finally:
             background.detach(filesystem)
+            session.requests.workers.close()
             os.close(device_fd)
             nursery.cancel_scope.cancel()

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads and writes that pass through the server: where passthrough is impossible or was not wanted.
+
+What the page cache has or takes at once is done inline, from and into buffers made once; the rest goes to workers, so that
+no client waits for another one's disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from unionfs import syscalls
+from unionfs.filesystem import UnionFilesystem
+from unionfs.fuse import abi
+from unionfs.fuse.direct.replies import NO_REPLY, Header, Replies, Reply
+from unionfs.fuse.direct.workers import Workers
+
+# A write that takes longer was held up by the disk (1 MiB into the page cache takes 0.3 ms). For a while others are made
+# by workers then, from a copy of their data, which costs little beside the wait.
+_SLOW_SECONDS = 2e-3
+_SLOW_FOR_SECONDS = 0.2
+_TMPFS_MAGIC = 0x01021994  # it never blocks, and refuses RWF_NOWAIT
+
+
+class DataRequests:
+    """The handlers of one mount that move file data."""
+
+    def __init__(
+        self, filesystem: UnionFilesystem, replies: Replies, workers: Workers, max_write: int
+    ) -> None:
+        self._filesystem = filesystem
+        self._replies = replies
+        self._workers = workers
+        self._view = memoryview(bytearray(max_write))
+        self._in_memory: dict[int, bool] = {}  # by st_dev
+        self._slow_until = 0.0
+
+    def read(self, header: Header, body: memoryview) -> Reply:
+        """Read what the page cache has; a worker fetches the rest."""
+        fh, offset, size, _, _, _, _ = abi.READ_IN.unpack_from(body)
+        handle = self._filesystem.file(fh)
+        fd = handle.fd
+        view = self._view[:size]
+        try:
+            count = os.preadv(fd, (view,), offset, os.RWF_NOWAIT)
+            if count == size or count == 0 or os.fstat(fd).st_size <= offset + count:
+                return view[:count]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            if self._is_in_memory(handle.node.identity[0], fd):
+                return view[: os.preadv(fd, (view,), offset)]
+        self._workers.submit(header.unique, lambda buffer: buffer[: os.preadv(fd, (buffer[:size],), offset)])
+        return NO_REPLY
+
+    def _is_in_memory(self, device: int, fd: int) -> bool:
+        known = self._in_memory.get(device)
+        if known is None:
+            known = self._in_memory[device] = syscalls.filesystem_magic(fd) == _TMPFS_MAGIC
+        return known
+
+    def write(self, header: Header, body: memoryview) -> Reply:
+        """Write; the first one copies up."""
+        fh, offset, size, write_flags, _, _, _ = abi.WRITE_IN.unpack_from(body)
+        data = body[abi.WRITE_IN.size : abi.WRITE_IN.size + size]
+        if len(data) < size:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        handle = self._filesystem.writable_file(fh)
+        if write_flags & abi.WRITE_KILL_SUIDGID:
+            self._filesystem.strip_privileges(handle.node)
+        fd = handle.fd
+        if handle.flags & (os.O_SYNC | os.O_DSYNC) or time.monotonic() < self._slow_until:
+            copy = memoryview(bytes(data))
+            self._workers.submit(header.unique, lambda _: self._write(fd, copy, offset))
+            return NO_REPLY
+        return self._write(fd, data, offset)
+
+    def _write(self, fd: int, data: memoryview, offset: int) -> bytes:
+        """Write all of `data`, unless the branch runs full, and return the reply."""
+        start = time.monotonic()
+        written = os.pwrite(fd, data, offset)
+        while written < len(data):
+            try:
+                count = os.pwrite(fd, data[written:], offset + written)
+            except OSError:
+                break  # report the short count now; the next write gets the error
+            if count == 0:
+                break
+            written += count
+        end = time.monotonic()
+        if end - start > _SLOW_SECONDS:
+            self._slow_until = end + _SLOW_FOR_SECONDS
+        return abi.WRITE_OUT.pack(written, 0)

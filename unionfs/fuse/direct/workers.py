@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Threads that finish requests on their own: they do the I/O and write the answer to the device, the loop is not woken.
+
+For data alone, which touches neither nodes nor handles. A job that no thread has taken yet can be recalled (INTERRUPT).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable
+
+from unionfs.fuse import abi
+
+log = logging.getLogger(__name__)
+
+# More would not help: they wait for a disk that has its own queue, and each keeps a buffer of one request.
+_THREADS = 4
+# The kernel no longer waits for the answer, or the mount is gone.
+_UNHEARD = (errno.ENOENT, errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED)
+
+Buffer = bytes | memoryview
+Work = Callable[[memoryview], Buffer]
+
+
+class Workers:
+    """A small pool. `Work` gets the thread's own buffer to fill and returns the payload, which may lie in that buffer."""
+
+    def __init__(self, device_fd: int, buffer_size: int) -> None:
+        self._fd = device_fd
+        self._buffer_size = buffer_size
+        self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._waiting: dict[int, Work] = {}
+        self._threads: list[threading.Thread] = []
+
+    def submit(self, unique: int, work: Work) -> None:
+        """Let a thread answer request `unique` with what `work` returns or raises."""
+        if len(self._threads) < _THREADS and len(self._waiting) >= len(self._threads):
+            self._threads.append(
+                threading.Thread(target=self._run, name=f"data-{len(self._threads)}", daemon=True)
+            )
+            self._threads[-1].start()
+        self._waiting[unique] = work
+        self._queue.put(unique)
+
+    def recall(self, unique: int) -> bool:
+        """Answer EINTR to a request that no thread has begun; False if it is too late (or was never ours)."""
+        if self._waiting.pop(unique, None) is None:
+            return False
+        self._answer(unique, -errno.EINTR, b"")
+        return True
+
+    def close(self) -> None:
+        """Wait for what is being done; the device may be closed afterwards."""
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        buffer = memoryview(bytearray(self._buffer_size))
+        while (unique := self._queue.get()) is not None:
+            work = self._waiting.pop(unique, None)  # atomic: either this thread or `recall` gets it
+            if work is not None:
+                self._finish(unique, work, buffer)
+
+    def _finish(self, unique: int, work: Work, buffer: memoryview) -> None:
+        try:
+            payload = work(buffer)
+        except OSError as error:
+            self._answer(unique, -(error.errno or errno.EIO), b"")
+        except Exception:
+            log.exception("request %d failed in a thread", unique)
+            self._answer(unique, -errno.EIO, b"")
+        else:
+            self._answer(unique, 0, payload)
+
+    def _answer(self, unique: int, error: int, payload: Buffer) -> None:
+        header = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload), error, unique)
+        try:
+            os.writev(self._fd, (header, payload))
+        except OSError as failure:
+            if failure.errno not in _UNHEARD:
+                log.error("cannot reply to request %d: %s", unique, failure.strerror)
