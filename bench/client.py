@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import syscalls
+from bench.launcher import Launcher
 from bench.requests import Counter
 
 # The distribution that a sample keeps of its latencies.
@@ -72,6 +73,7 @@ class Place:
     servers: tuple[int, ...] = ()
     drop: Callable[[], None] = drop_caches
     counter: Counter | None = None
+    launcher: Launcher | None = None
 
     def path(self, name: str) -> str:
         """Return a path in the mounted directory."""

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from bench import syscalls
+from bench import cgroups, syscalls
 from unionfs import syscalls as mounts
 from unionfs.errors import UserError
 from unionfs.program import run_command
@@ -49,6 +49,7 @@ def run(main: Callable[[Path], int], directory: Path) -> int:
         _sweep(directory)
         return _run_in_namespaces(main, room)
     finally:
+        cgroups.remove(room.name)
         shutil.rmtree(room, ignore_errors=True)
         os.close(lock)
 
@@ -64,6 +65,7 @@ def _sweep(directory: Path) -> None:
             continue  # not one of ours, or just removed
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            cgroups.remove(path.name)
             shutil.rmtree(path, ignore_errors=True)
         except BlockingIOError:
             pass  # it runs

@@ -17,6 +17,7 @@ CLONE_NEWCGROUP = 0x2000000
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "ppc64le": 319, "s390x": 331}
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_FLAG_FD_CLOEXEC = 8
@@ -40,6 +41,11 @@ def unshare(flags: int) -> None:
 def set_parent_death_signal(number: int) -> None:
     """Have the kernel send this process signal `number` when its parent dies."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0))
+
+
+def become_subreaper() -> None:
+    """Have processes below this one that lose their parent become its children."""
+    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 
 
 def process_cpu_seconds(pid: int) -> float:

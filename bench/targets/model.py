@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.client import MeasurementError
+from bench.launcher import FILESYSTEM, Launcher
 from bench.layers import Build, Layers
 from bench.unprivileged import User
 
@@ -59,7 +60,10 @@ class Room:
 
 @dataclass(slots=True)
 class Mounted:
-    """A target that is ready; `options` is what to say about how it was mounted, `user` whose mount namespace has it."""
+    """A target that is ready; `options` is what to say about how it was mounted, `user` whose mount namespace has it.
+
+    A container runtime has a `launcher`; it is its daemon that is the `server`.
+    """
 
     directory: Path
     upper: Path
@@ -67,6 +71,7 @@ class Mounted:
     server: subprocess.Popen[bytes] | None = None
     log: Path | None = None
     user: User | None = None
+    launcher: Launcher | None = None
 
     def check_alive(self) -> None:
         """MeasurementError if the server has died."""
@@ -89,6 +94,7 @@ class Target(ABC):
     package: str = ""
     features: frozenset[str] = frozenset({COPY_UP, WHITEOUT, REPLACE, MANY})
     rootless: bool = False
+    kind: str = FILESYSTEM
 
     def missing(self) -> str:
         """Return why it cannot be measured here, or nothing."""

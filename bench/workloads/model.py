@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.client import Figures, Place
+from bench.launcher import FILESYSTEM
 from bench.layers import Build
 
 MiB = 1 << 20
@@ -32,7 +33,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Something to do in a mounted target.
+    """Something to do in a mounted filesystem or with a container runtime: `kind` says on which targets.
 
     `run` returns a Sample for each of its figures and raises MeasurementError for a wrong result. `size` is an upper bound
     of the bytes it leaves in one target, `temporary` of those it removes again. `needs` names features without which a
@@ -61,4 +62,5 @@ class Workload:
     together: bool = False
     counted: bool = False
     seconds: float = 0.5
+    kind: str = FILESYSTEM
     prepare: Callable[[Path], object] | None = None
