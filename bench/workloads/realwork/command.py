@@ -7,12 +7,13 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from bench.client import MeasurementError, Place, Sample, Timing
 
 
 def command(place: Place, *words: str | os.PathLike[str], **variables: str) -> bytes:
-    """Run a program in the mounted directory and return its output; MeasurementError with its last line when it fails.
+    """Run a program in the mounted directory and return its output; MeasurementError with its own words when it fails.
 
     Of the caller's environment it gets PATH only: nobody's settings change what is measured. `variables` are added.
     """
@@ -22,9 +23,15 @@ def command(place: Place, *words: str | os.PathLike[str], **variables: str) -> b
     } | variables  # fmt: skip
     done = subprocess.run(words, cwd=place.mount, capture_output=True, env=environment)
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).decode(errors="replace").split("\n")[-1][:160]
-        raise MeasurementError("failed", f"{os.fspath(words[0])}: {said or done.returncode}")
+        said = _first_and_last(done.stderr) or _first_and_last(done.stdout) or f"status {done.returncode}"
+        raise MeasurementError("failed", f"{Path(words[0]).name} failed: {said}")
     return done.stdout
+
+
+def _first_and_last(output: bytes) -> str:
+    """Some programs begin with the reason, others end with it."""
+    lines = [line.strip()[:120] for line in output.decode(errors="replace").splitlines() if line.strip()]
+    return " … ".join(dict.fromkeys([*lines[:1], *lines[-1:]]))
 
 
 @contextmanager

@@ -165,6 +165,7 @@ WORKLOADS = (
     Workload("apt", "realwork", (
         Figure("apt-update", "apt-get update in a container", state="local repository"),
         Figure("apt-install", f"apt-get install of {_PACKAGES} packages, upgrade of one", state="to the disk")),
-        _run, _build_root, size=32 * MiB, needs=frozenset({"replacing"}), limit=180,
+        _run, _build_root, size=32 * MiB, needs=frozenset({"replacing"}), limit=180, seconds=3,
+        prepare=_repository,
         programs=(("bwrap", "bubblewrap"), ("apt-get", "apt"), ("dpkg-deb", "dpkg"))),
 )  # fmt: skip

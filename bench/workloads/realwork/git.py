@@ -91,5 +91,5 @@ WORKLOADS = (
         Figure("git-status", "git status in it", state="dentries dropped"),
         Figure("git-commit", f"git add, commit of {FILES // _CHANGED} changed files", state="warm"),
         Figure("git-gc", "git gc", state="warm")), _run, size=128 * MiB,
-        programs=(("git", "git"),), limit=180),
+        programs=(("git", "git"),), limit=180, seconds=5, prepare=_origin),
 )  # fmt: skip

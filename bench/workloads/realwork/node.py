@@ -100,5 +100,5 @@ def _run(place: Place) -> Figures:
 WORKLOADS = (
     Workload("npm", "realwork", (
         Figure("npm-install", f"npm install of {_PACKAGES} packages, {_PACKAGES * _FILES:,} files", state="page cache"),),
-        _run, size=64 * MiB, programs=(("npm", "npm"),), limit=180),
+        _run, size=64 * MiB, programs=(("npm", "npm"),), limit=180, seconds=3.5, prepare=_tarballs),
 )  # fmt: skip

@@ -98,5 +98,5 @@ WORKLOADS = (
         Figure("make-j1", f"make of {_SOURCES + 1} C files, one job", state="warm"),
         Figure("make-j2", "the same with two jobs", state="warm"),
         Figure("make-nothing", "make with nothing to do", state="dentries dropped")), _run, _build_sources,
-        programs=(("make", "make"), ("cc", "gcc")), limit=180),
+        programs=(("make", "make"), ("cc", "gcc")), limit=180, seconds=3.5),
 )  # fmt: skip

@@ -106,5 +106,6 @@ def _run(place: Place) -> Figures:
 WORKLOADS = (
     Workload("pip", "realwork", (
         Figure("pip-install", f"pip install of {_WHEELS} wheels, {_WHEELS * _FILES:,} files", state="page cache"),),
-        _run, size=64 * MiB, programs=(("pip3", "python3-pip"),), limit=180),
+        _run, size=64 * MiB, programs=(("pip3", "python3-pip"),), limit=180, seconds=3,
+        prepare=_wheels),
 )  # fmt: skip

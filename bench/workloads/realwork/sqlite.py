@@ -63,5 +63,5 @@ WORKLOADS = (
     Workload("sqlite", "realwork", (
         Figure("sqlite-insert", f"SQLite, WAL: {_ROWS:,} rows in {_ROWS // _BATCH} transactions", state="to the disk"),
         Figure("sqlite-select", f"SQLite, WAL: {_READS:,} rows at random", state="page cache warm")),
-        _run, size=64 * MiB),
+        _run, size=32 * MiB, limit=180, seconds=1.5),
 )  # fmt: skip

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from bench.client import Figures, Place, expect
@@ -63,7 +64,8 @@ def _unpack(count: int, suite: str, suffix: str) -> Workload:
     )
     return Workload(
         f"tree{suffix}", suite, figures, _unpack_and_remove(count, suffix), size=count * 16384,
-        programs=(("tar", "tar"),), limit=60 + count / 50,
+        programs=(("tar", "tar"),), limit=60 + count / 50, prepare=partial(tarball, count=count),
+        seconds=0.2 + count / 1500,
     )  # fmt: skip
 
 
@@ -114,8 +116,8 @@ _REMOVAL = Figure("remove-lower-tree", f"rm -rf of a tree of {FILES:,} lower fil
 QUICK = _unpack(_QUICK_FILES, "quick", "")
 WORKLOADS = (
     _unpack(FILES, "realwork", f"-{FILES}"),
-    Workload("search", "realwork", _SEARCHES, _search, _build_tree, size=80 * MiB,
+    Workload("search", "realwork", _SEARCHES, _search, _build_tree, size=80 * MiB, seconds=1.5,
              programs=(("find", "findutils"), ("grep", "grep"), ("tar", "tar"))),
-    Workload("remove-lower", "realwork", (_REMOVAL,), _remove_lower, _build_tree, size=80 * MiB,
+    Workload("remove-lower", "realwork", (_REMOVAL,), _remove_lower, _build_tree, size=80 * MiB, seconds=1,
              needs=frozenset({"whiteout"})),
 )  # fmt: skip
