@@ -14,10 +14,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import backing, environment, isolation, measure, terminal
+from bench.launcher import RUNTIME
 from bench.plan import Plan, check_space
 from bench.results import Record, Recorder, load
+from bench.runtimes import RUNTIMES
 from bench.targets import QUICK, TARGETS, Instance, parse_targets
+from bench.targets.model import Target
 from bench.workloads import SUITES, check_programs, parse_suites, workloads_of
+from bench.workloads.model import Workload
 from unionfs.errors import UserError
 from unionfs.program import run_command
 
@@ -29,8 +33,10 @@ examples:
   unionbench report copyup.jsonl -o copyup.html            one page with tables and plots
   unionbench compare old.jsonl new.jsonl                   what became slower
 """
+_TARGETS: dict[str, Target] = {**TARGETS, **RUNTIMES}
 _QUICK_SECONDS = 160.0
 _FULL_MINUTES = 60
+_VARIANT_ROUNDS = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,12 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="measure some suites")
     run.add_argument("--suite", required=True, metavar="S,…", help=", ".join(SUITES))
     run.set_defaults(run=_run)
-    _add_measuring(run, ",".join(TARGETS), rounds=5)
+    _add_measuring(run, ",".join(_TARGETS), rounds=5)
     full = commands.add_parser(
         "full", help="measure everything; takes an hour at most, unless a round is longer"
     )
     full.set_defaults(run=_full)
-    _add_measuring(full, ",".join(TARGETS), rounds=5, minutes=_FULL_MINUTES)
+    _add_measuring(full, ",".join(_TARGETS), rounds=5, minutes=_FULL_MINUTES)
     listing = commands.add_parser("list", help="show suites, figures and targets, and what is missing here")
     listing.set_defaults(run=_list)
     _add_reading(commands)
@@ -137,17 +143,22 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _full(options: argparse.Namespace) -> int:
-    return _measure(options, ",".join(suite for suite in SUITES if suite != "quick"))
+    return _measure(
+        options, ",".join(suite for suite in SUITES if suite != "quick"), variant_rounds=_VARIANT_ROUNDS
+    )
 
 
-def _measure(options: argparse.Namespace, suites: str, seconds: float = 0.0) -> int:
+def _measure(options: argparse.Namespace, suites: str, seconds: float = 0.0, variant_rounds: int = 0) -> int:
     """Check everything that can be checked before, then measure isolated, for `seconds` or what the options say."""
     workloads = parse_suites(suites)
-    instances = parse_targets(options.targets, _slow(options.slow))
+    instances = parse_targets(options.targets, _slow(options.slow), _TARGETS)
+    workloads, instances = _matching(workloads, instances)
     check_programs(workloads)
     terminal.library("rich")
     instances, missing = _present(instances)
-    plan = Plan(workloads, instances, options.rounds, seconds or options.minutes * 60, options.pin)
+    plan = Plan(
+        workloads, instances, options.rounds, seconds or options.minutes * 60, options.pin, variant_rounds
+    )
     isolation.check_privilege()
     check_space(plan, options.directory, in_memory=options.backing == "tmpfs")
     _announce(plan)
@@ -184,6 +195,19 @@ def _slow(words: Sequence[str]) -> dict[str, float]:
     return found
 
 
+def _matching(workloads: list[Workload], instances: list[Instance]) -> tuple[list[Workload], list[Instance]]:
+    """Leave out workloads for which no target of their kind was chosen, which is said, and targets that none is for."""
+    chosen = {instance.target.kind for instance in instances}
+    for kind in sorted({workload.kind for workload in workloads} - chosen):
+        suites = dict.fromkeys(workload.suite for workload in workloads if workload.kind == kind)
+        message = f"unionbench: {', '.join(suites)}: left out, there is no {kind} among the targets"
+        print(message, file=sys.stderr)
+    kept = [workload for workload in workloads if workload.kind in chosen]
+    if not kept:
+        raise UserError("nothing to measure on these targets", "see: unionbench list", status=2)
+    return kept, [i for i in instances if i.target.kind in {workload.kind for workload in kept}]
+
+
 def _present(instances: list[Instance]) -> tuple[list[Instance], list[Record]]:
     """Return the targets that can be measured here, and a record for each that cannot; that is said at once."""
     present: list[Instance] = []
@@ -203,6 +227,8 @@ def _present(instances: list[Instance]) -> tuple[list[Instance], list[Record]]:
 def _measure_inside(
     plan: Plan, kind: str, room: Path, recorder: Recorder, command: str, missing: list[Record]
 ) -> int:
+    if plan.on(RUNTIME):
+        isolation.isolate_cgroups(room)
     with (
         backing.mounted(kind, room, plan.needed_bytes()) as directory,
         terminal.progress(plan.steps, plan.rounds) as notify,
@@ -217,10 +243,11 @@ def _measure_inside(
 
 
 def _list(_options: argparse.Namespace) -> int:
-    print("targets:")
-    for target in TARGETS.values():
-        state = target.missing() or target.version() or "present"
-        print(f"  {target.name:<20} {target.title:<36} {state}")
+    for title, targets in (("filesystems:", TARGETS), ("container runtimes:", RUNTIMES)):
+        print(title)
+        for target in targets.values():
+            state = target.missing() or target.version() or "present"
+            print(f"  {target.name:<28} {target.title:<50} {state}")
     print("suites and figures:")
     for suite, title in SUITES.items():
         print(f"  {suite:<20} {title}")

@@ -25,7 +25,7 @@ from bench.requests import Counter
 from bench.results import FORMAT, Record, Recorder, Results
 from bench.targets import Instance
 from bench.targets.kernel import Plain
-from bench.targets.model import Mounted, Room, mounted
+from bench.targets.model import SERVER, Mounted, Room, mounted
 from bench.unprivileged import User
 from bench.workloads.model import Workload
 
@@ -80,12 +80,14 @@ class Run:
     def _header(self, command: str, environment: Record) -> Record:
         targets = [
             {"label": i.label, "name": i.target.name, "title": i.target.title, "version": i.target.version(),
-             "slowdown": i.slowdown, "baseline": self.plan.baseline_of(i)} for i in self.plan.instances
+             "slowdown": i.slowdown, "baseline": self.plan.baseline_of(i),
+             "rounds": self.plan.rounds_of(i)} for i in self.plan.instances
         ]  # fmt: skip
         figures = [asdict(figure) for figure in figures_of(self.plan)]
         return self.recorder.write(
             "run", format=FORMAT, command=command, environment=environment, rounds=self.plan.rounds,
-            pinned=self.plan.pin, baseline=self.plan.baseline, targets=targets, figures=figures,
+            pinned=self.plan.pin, baseline=self.plan.baseline, baselines=self.plan.baselines, targets=targets,
+            figures=figures,
         )  # fmt: skip
 
     def _fits(self, done: int) -> bool:
@@ -99,9 +101,11 @@ class Run:
     def _round(self, number: int) -> None:
         turn = number % max(len(self.plan.instances), 1)
         order = [*self.plan.instances[turn:], *self.plan.instances[:turn]]
+        order = [i for i in order if number < self.plan.rounds_of(i)]
         for layout in self.plan.layouts(number):
             room = self.directory / f"round{number}-{layout.name}"
-            living = [i for i in order if self._deaths.get((i.label, layout.name), 0) < _GIVE_UP_AFTER]
+            fitting = [i for i in order if i.target.kind == layout.kind]
+            living = [i for i in fitting if self._deaths.get((i.label, layout.name), 0) < _GIVE_UP_AFTER]
             try:
                 with ExitStack() as stack:
                     places = dict(self._mount_all(number, layout, living, room, stack))
@@ -167,9 +171,11 @@ class Run:
     ) -> bool:
         if (workload.name, instance.label) in self._skip:
             return False
-        if workload.needs - instance.target.features:
-            lacking = ", ".join(sorted(workload.needs - instance.target.features))
-            message = f"{instance.target.name} has no {lacking}"
+        lacking = workload.needs - instance.target.features
+        if lacking == {SERVER}:
+            return False  # there is nothing to measure, as it should be
+        if lacking:
+            message = f"{instance.target.name} has no {', '.join(sorted(lacking))}"
             self._give_up(number, workload, instance, "unsupported", message)
             return False
         lacking_program = programs.missing(workload.programs)
@@ -184,7 +190,7 @@ class Run:
         scratch = self._scratch(place)
         seen = Place(
             place.directory, place.upper, scratch, place.server.pid if place.server else None,
-            instance.slowdown, tuple(p.server.pid for p in places.values() if p.server),
+            instance.slowdown, tuple(p.server.pid for p in places.values() if p.server), launcher=place.launcher,
         )  # fmt: skip
         return Client(partial(_client, workload, seen, place.user, self.plan.pin), workload.limit)
 
@@ -216,8 +222,11 @@ class Run:
             except MeasurementError as error:
                 self._failed(number, layout, workload, instance, places, error)
                 continue
-            for name, sample in figures.items():
-                self._sample(number, workload.name, instance, name, sample, client.seconds)
+            for figure in workload.figures:
+                if figure.name in figures:
+                    self._sample(
+                        number, workload.name, instance, figure.name, figures[figure.name], client.seconds
+                    )
 
     def _failed(
         self, number: int, layout: Layout, workload: Workload, instance: Instance, places: dict[str, Mounted],

@@ -9,19 +9,23 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
+from bench import runtimes, targets
+from bench.launcher import FILESYSTEM, RUNTIME
 from bench.layers import Build
-from bench.targets import BASELINE, ROOTLESS_BASELINE, Instance
+from bench.targets import ROOTLESS_BASELINE, Instance
 from bench.workloads.model import Figure, Workload
 from unionfs.errors import UserError
 
+_BASELINES = {FILESYSTEM: targets.BASELINE, RUNTIME: runtimes.BASELINE}
 _MOUNT_SECONDS = 0.35  # one target, up and down
 _BUILD_SECONDS_A_BYTE = 1 / (500 << 20)
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Workloads that share mounts over `layers` layers; `group` and `only` are theirs, see Workload."""
+    """Workloads on targets of one `kind` that share mounts over `layers` layers; `group` and `only` are theirs."""
 
+    kind: str
     layers: int
     group: str
     only: str
@@ -41,47 +45,70 @@ class Layout:
     @property
     def shows_mounting(self) -> bool:
         """Tell whether the time of its mounts is shown: once for each number of layers."""
-        return not self.group and not self.only
+        return self.kind == FILESYSTEM and not self.group and not self.only
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure. `seconds` is a budget: rounds that would exceed it are left out (0: none)."""
+    """What to measure. `seconds` is a budget: rounds that would exceed it are left out (0: none).
+
+    `variant_rounds` bounds the rounds of targets that are variants of others (0: as all).
+    """
 
     workloads: Sequence[Workload]
     instances: Sequence[Instance]
     rounds: int = 5
     seconds: float = 0.0
     pin: bool = False
+    variant_rounds: int = 0
 
     @property
     def baseline(self) -> str:
         """Return the label of the target that ratios are relative to."""
-        return self._first(BASELINE) or (self.instances[0].label if self.instances else "")
+        return self._usual(self.instances[0].target.kind) if self.instances else ""
 
     def baseline_of(self, instance: Instance) -> str:
         """Return the label that this target's ratios are relative to: a rootless one's is rootless, if measured."""
         rootless = self._first(ROOTLESS_BASELINE) if instance.target.rootless else ""
-        return rootless if rootless not in ("", instance.label) else self.baseline
+        return rootless if rootless not in ("", instance.label) else self._usual(instance.target.kind)
+
+    def _usual(self, kind: str) -> str:
+        return self._first(_BASELINES[kind]) or self.on(kind)[0].label
+
+    @property
+    def baselines(self) -> dict[str, str]:
+        """Return, by suite, the labels of baselines that some suites want for themselves."""
+        wanted = {w.suite: self._first(w.baseline) for w in self.workloads if w.baseline}
+        return {suite: label for suite, label in wanted.items() if label}
+
+    def on(self, kind: str) -> list[Instance]:
+        """Return the targets of a kind."""
+        return [instance for instance in self.instances if instance.target.kind == kind]
 
     def _first(self, name: str) -> str:
         return next((i.label for i in self.instances if i.target.name == name), "")
 
+    def rounds_of(self, instance: Instance) -> int:
+        """Return how many rounds a target takes part in."""
+        return (
+            min(self.rounds, self.variant_rounds or self.rounds) if instance.target.variant else self.rounds
+        )
+
     @property
     def steps(self) -> int:
         """Return the number of measurements of one round."""
-        return len(self.workloads) * len(self.instances)
+        return sum(len(self.on(workload.kind)) for workload in self.workloads)
 
     def layouts(self, number: int = 0) -> list[Layout]:
         """Return the layouts of round `number`."""
         ordered = sorted(self.workloads, key=_layout_of)
-        builds: dict[tuple[int, str], dict[Build, None]] = {}
+        builds: dict[tuple[str, int, str], dict[Build, None]] = {}
         for workload in ordered:
             if workload.build:
-                builds.setdefault((workload.layers, workload.group), {})[workload.build] = None
+                builds.setdefault(_layout_of(workload)[:3], {})[workload.build] = None
         due = [w for w in ordered if number < (w.rounds or self.rounds)]
         return [
-            Layout(*key, tuple(builds.get(key[:2], {})), tuple(group))
+            Layout(*key, tuple(builds.get(key[:3], {})), tuple(group))
             for key, group in groupby(due, key=_layout_of)
         ]
 
@@ -94,7 +121,7 @@ class Plan:
         return sets * sum(layers.values()) + largest
 
     def _written(self, layout: Layout) -> int:
-        copies = [i for i in self.instances if not i.target.rootless] if layout.group else self.instances
+        copies = [i for i in self.on(layout.kind) if not (layout.group and i.target.rootless)]
         stays = 0 if layout.group else sum(w.size for w in layout.workloads) * len(copies)
         return stays + max(w.temporary for w in layout.workloads)
 
@@ -103,14 +130,22 @@ class Plan:
         total = 0.0
         for number in range(self.rounds):
             for layout in self.layouts(number):
-                each = sum(w.seconds for w in layout.workloads if not w.together)
-                total += len(self.instances) * (each + _MOUNT_SECONDS)
                 total += sum(w.seconds for w in layout.workloads if w.together)
+                for instance in self.instances:
+                    if number < self.rounds_of(instance):
+                        total += self._seconds_of(layout, instance)
         return total + self.needed_bytes() * _BUILD_SECONDS_A_BYTE
 
+    def _seconds_of(self, layout: Layout, instance: Instance) -> float:
+        if instance.target.kind != layout.kind:
+            return 0.0
+        features = instance.target.features
+        done = [w.seconds for w in layout.workloads if not w.together and w.needs <= features]
+        return sum(done) + _MOUNT_SECONDS if done else 0.0
 
-def _layout_of(workload: Workload) -> tuple[int, str, str]:
-    return workload.layers, workload.group, workload.name if workload.fresh else ""
+
+def _layout_of(workload: Workload) -> tuple[str, int, str, str]:
+    return workload.kind, workload.layers, workload.group, workload.name if workload.fresh else ""
 
 
 def mount_figure(layers: int) -> Figure:
@@ -123,7 +158,7 @@ def mount_figure(layers: int) -> Figure:
 
 def figures_of(plan: Plan) -> list[Figure]:
     """Return all figures of a plan in the order they are shown."""
-    shown = [replace(figure, suite=w.suite) for w in plan.workloads for figure in w.figures]
+    shown = [replace(figure, suite=w.suite, kind=w.kind) for w in plan.workloads for figure in w.figures]
     return [*shown, *(mount_figure(layout.layers) for layout in plan.layouts() if layout.shows_mounting)]
 
 

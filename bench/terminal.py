@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from types import ModuleType
 
 from bench import text
@@ -78,15 +79,16 @@ def console() -> Callable[[str, str], None]:
 def show_table(results: Results) -> None:
     """Print a row for each figure, by suite, and a column for each target, with ratios to the baseline.
 
-    Targets that do not fit beside each other follow in a further table.
+    Filesystems and container runtimes have a table each. Targets that do not fit beside each other follow in a further table.
     """
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
     printer = library("rich.console").Console(width=width, highlight=False)
-    rows = summarize(results)
-    names = [target for target in results.targets if any(_of(row, target) for row in rows)]
     each = max(2, (printer.width - _TITLE_WIDTH) // _CELL_WIDTH)
-    for start in range(0, len(names), each):
-        printer.print(_table(rows, names[start : start + each]))
+    for _, group in groupby(summarize(results), key=lambda row: row[0].figure.kind):
+        rows = list(group)
+        names = [target for target in results.targets if any(_of(row, target) for row in rows)]
+        for start in range(0, len(names), each):
+            printer.print(_table(rows, names[start : start + each]))
     for line in notes(results):
         printer.print(line, style="dim", soft_wrap=True, markup=False)
 
@@ -159,6 +161,14 @@ def other_baselines(results: Results) -> list[str]:
         if target.get("baseline", results.baseline) != results.baseline:
             found.setdefault(target["baseline"], []).append(target["label"])
     return [f"relative to {baseline}: {', '.join(labels)}" for baseline, labels in found.items()]
+
+
+def _fewer_rounds(results: Results) -> list[str]:
+    found: dict[int, list[str]] = {}
+    for target in results.run["targets"]:
+        if target.get("rounds", results.run["rounds"]) < results.run["rounds"]:
+            found.setdefault(target["rounds"], []).append(target["label"])
+    return [f"{rounds} rounds at most: {', '.join(labels)}" for rounds, labels in found.items()]
 
 
 def problems(results: Results) -> list[str]:

@@ -53,6 +53,8 @@ class Overlay(Target):
 
     def __init__(self, name: str, extra: str = "") -> None:
         self.name = name
+        self.variant = bool(extra)
+        self.features = Target.features - {MANY} if extra else Target.features
         self._extra = extra
 
     def missing(self) -> str:

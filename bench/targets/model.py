@@ -22,7 +22,8 @@ from bench.unprivileged import User
 COPY_UP = "copy-up"  # a file of a read-only layer can be written to
 WHITEOUT = "whiteout"  # a file of a read-only layer can be removed
 REPLACE = "replacing"  # a file can be renamed over one of a read-only layer
-MANY = "room for a million files"  # its mount does not copy them
+SERVER = "server"  # it is a process in user space
+MANY = "part in a million files, for the time it would take"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +88,14 @@ class Mounted:
 
 
 class Target(ABC):
-    """One kind of filesystem; `package` is what brings it, `baseline` the target its ratios are relative to."""
+    """One kind of filesystem; `package` is what brings it; a `variant` is measured less often by `unionbench full`."""
 
     name: str
     title: str
     package: str = ""
     features: frozenset[str] = frozenset({COPY_UP, WHITEOUT, REPLACE, MANY})
     rootless: bool = False
+    variant: bool = False
     kind: str = FILESYSTEM
 
     def missing(self) -> str:

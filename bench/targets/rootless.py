@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench import unprivileged
-from bench.targets.model import Mounted, Room, Target
+from bench.targets.model import MANY, Mounted, Room, Target
 
 SUFFIX = "-rootless"
 
@@ -15,12 +15,13 @@ class Rootless(Target):
     """Another target, in a user namespace: `room.user` says in whose."""
 
     rootless = True
+    variant = True
 
     def __init__(self, inner: Target, name: str = "") -> None:
         self.name = (name or inner.name) + SUFFIX
         self.title = f"{inner.title}, unprivileged"
         self.package = inner.package
-        self.features = inner.features
+        self.features = inner.features - {MANY}
         self._inner = inner
 
     def missing(self) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.client import Figures, MeasurementError, call
-from bench.targets.model import MANY, Mounted, Room, Target, unmount
+from bench.targets.model import COPY_UP, MANY, SERVER, WHITEOUT, Mounted, Room, Target, unmount
 from unionfs import option_table
 
 _START_SECONDS = 20.0
@@ -24,6 +24,7 @@ class Server(Target):
     """A filesystem in user space; subclasses say how it is started in the foreground."""
 
     program: str
+    features = frozenset({COPY_UP, WHITEOUT, MANY, SERVER})
 
     @abstractmethod
     def command(self, room: Room, upper: Path, target: Path) -> list[str]:
@@ -114,6 +115,8 @@ class Unionfs(Server):
     def __init__(self, name: str, session: str, switch: str = "") -> None:
         self.name = name
         self.title = f"this project, {session} session" + (f", {switch}" if switch else "")
+        self.variant = bool(switch)
+        self.features = Server.features - {MANY} if switch else Server.features
         self._session = session
         self._switch = switch
 
@@ -187,7 +190,7 @@ class Mergerfs(Server):
     name = "mergerfs"
     title = "mergerfs"
     package = program = "mergerfs"
-    features = frozenset({MANY})
+    features = frozenset({MANY, SERVER})
 
     def options(self) -> str:
         # minfreespace: its default of 4 GiB makes small filesystems read-only.

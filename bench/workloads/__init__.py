@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from bench import programs
-from bench.workloads import concurrency, copyup, cost, data, metadata, realwork, scaling
+from bench.workloads import concurrency, containers, copyup, cost, data, density, listing, metadata, realwork, scaling
 from bench.workloads.model import Workload
 from unionfs.errors import UserError
 
@@ -12,13 +12,27 @@ _ALL = (
     data.CLASSIC,
     *data.WORKLOADS,
     *metadata.WORKLOADS,
+    *listing.WORKLOADS,
     *copyup.WORKLOADS,
     *realwork.WORKLOADS,
     *concurrency.WORKLOADS,
     *cost.WORKLOADS,
+    *containers.WORKLOADS,
+    *density.WORKLOADS,
     *scaling.WORKLOADS,
+    *listing.LARGE,
+    *copyup.LARGE,
 )
-_QUICK = ("classic", "stat", "negative", "open-read", "create", "list-10000", "tree", "copy-up-64KiB", "cost")
+_QUICK = {
+    "classic": ("sequential-read", "sequential-write", "random-read", "random-write"),
+    "stat": ("stat-cold", "stat-warm"),
+    "negative": ("negative-lookup-warm",),
+    "open-read": ("open-read-close",),
+    "create": ("create-write-close",),
+    "list-10000": ("list-10000",),
+    "tree": ("untar",),
+    "copy-up-64KiB": ("copy-up-64KiB",),
+}
 SUITES: dict[str, str] = {
     "quick": "the figures that matter, in under three minutes",
     "classic": "sequential and random I/O: the four bars of the VM and container reports",
@@ -28,15 +42,17 @@ SUITES: dict[str, str] = {
     "realwork": "tar, rm, find, grep, git, pip, npm, apt-get, make, SQLite",
     "concurrency": "1 to 16 clients, and latency beside a busy one",
     "cost": "processor time and memory of the server",
-    "scaling": "1 to 128 layers, 10 to 100,000 entries",
+    "containers": "container runtimes: start, memory and disk of 1, 10 and 100 containers",
+    "scaling": "1 to 500 layers, directories of 100,000 entries",
+    "large": "a million entries, files of 1 and 4 GiB: once or twice only",
 }
 
 
 def workloads_of(suite: str) -> list[Workload]:
     """Return the workloads of one suite; UserError names the known ones."""
     if suite == "quick":
-        known = {workload.name: workload for workload in (*_ALL, realwork.QUICK_TREE)}
-        return [known[name] for name in _QUICK]
+        known = {workload.name: workload for workload in (*_ALL, listing.QUICK, realwork.QUICK_TREE)}
+        return [known[name].showing(figures) for name, figures in _QUICK.items()]
     if suite not in SUITES:
         raise UserError(f"unknown suite {suite!r}", f"known: {', '.join(SUITES)}", status=2)
     return [workload for workload in _ALL if workload.suite == suite]

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""File data by fio: the four classic bars, and more block sizes and engines. The page cache is warm unless said."""
+"""File data by fio: the four classic bars, and more block sizes and engines. The page cache is warm unless said.
+
+Files lie on a lower layer, on the writable one (upper), or have just been copied up. Each is read once before, through the
+mount, which checks its content and fills the page cache.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,13 @@ from pathlib import Path
 
 from bench.client import Figures, MeasurementError, Place, Sample, expect
 from bench.layers import Layers, pattern, write_big
+from bench.targets.model import COPY_UP
 from bench.workloads.model import Figure, MiB, Workload
 
 _SIZE = 32 * MiB
 _LOWER = "data/lower"
 _UPPER = "data/upper"
+_COPIED = "data-copied/file"
 _FILL = "0xfeedc0de"  # what fio writes, so that the check can tell it from the pattern
 _FIO = (("fio", "fio"),)
 
@@ -48,27 +54,42 @@ def build_data(layers: Layers) -> None:
     layers.write_big(_LOWER, _SIZE, 1)
 
 
+def _build_copied(layers: Layers) -> None:
+    layers.write_big(_COPIED, _SIZE, 1)
+
+
 def _run_jobs(
-    jobs: tuple[_Job, ...], read_from: str = _LOWER, runtime: str = "150ms"
+    jobs: tuple[_Job, ...], read_from: str = _LOWER, *, write_to: str = _UPPER, runtime: str = "150ms"
 ) -> Callable[[Place], Figures]:
     def run(place: Place) -> Figures:
-        upper = Path(place.path(_UPPER))
-        upper.parent.mkdir(exist_ok=True)
-        write_big(upper, _SIZE)
-        reading = Path(place.path(read_from))
-        for path in {reading, upper}:
+        reading, writing = Path(place.path(read_from)), Path(place.path(write_to))
+        if write_to == _UPPER:
+            writing.parent.mkdir(exist_ok=True)
+            write_big(writing, _SIZE)
+        else:
+            _copy_up(writing, place.upper / write_to)
+        for path in {reading, writing}:
             _check_pattern(path, written=False)  # and this warms the page cache
         place.settle()
         command = ["fio", "--output-format=json"]
         for job in jobs:
-            command += job.arguments(str(upper if job.writes else reading), runtime)
+            command += job.arguments(str(writing if job.writes else reading), runtime)
         results = {entry["jobname"]: entry for entry in _fio(command, place)}
         if any(job.writes for job in jobs):
-            _check_pattern(upper, written=True)
-            _check_pattern(place.upper / _UPPER, written=True)
+            _check_pattern(writing, written=True)
+            _check_pattern(place.upper / write_to, written=True)
         return {job.figure: _sample(job, results[job.figure], place) for job in jobs}
 
     return run
+
+
+def _copy_up(path: Path, behind: Path) -> None:
+    """Have a file copied up by a write that changes nothing."""
+    with path.open("r+b", buffering=0) as stream:
+        first = stream.read(1)
+        stream.seek(0)
+        stream.write(first)
+    expect(behind.stat().st_size == _SIZE, f"{path} has not been copied up")
 
 
 def _fio(command: list[str], place: Place) -> list[dict[str, object]]:
@@ -133,35 +154,77 @@ _CLASSIC_TITLES = (
 CLASSIC = Workload(
     "classic", "classic",
     tuple(_speed(job, *text) for job, text in zip(_CLASSIC, _CLASSIC_TITLES, strict=True)),
-    _run_jobs(_CLASSIC), build_data, size=3 * _SIZE, programs=_FIO,
+    _run_jobs(_CLASSIC), build_data, size=3 * _SIZE, programs=_FIO, seconds=2,
 )  # fmt: skip
 
 
-def _variant(
-    name: str, title: str, state: str, jobs: tuple[tuple[_Job, str], ...], read_from: str = _LOWER
-) -> Workload:
+def _job_of(place: str, order: str, direction: str, block: str) -> _Job:
+    mode = {"seq": "", "rand": "rand"}[order] + direction
+    return _Job(f"{place}-{order}-{direction}-{block}", mode, _BLOCKS[block][0])
+
+
+_BLOCKS = {"4k": ("4k", "4 KiB"), "128k": ("128k", "128 KiB"), "1m": ("1M", "1 MiB")}
+_ORDERS = {"seq": "sequential", "rand": "random"}
+_PLACES = {"lower": "on a lower layer", "upper": "on the writable layer", "copied": "right after copy-up"}
+
+
+def _grid(place: str) -> Workload:
+    """Return the workload of all orders, directions and block sizes for one place."""
+    directions = ("read",) if place == "lower" else ("read", "write")  # written to, it would be copied up
+    chosen = [(o, d, b) for d in directions for b in _BLOCKS for o in _ORDERS]
+    jobs = tuple(_job_of(place, *words) for words in chosen)
+    figures = tuple(
+        _speed(job, f"{_ORDERS[o]} {d}, {_BLOCKS[b][1]}, {_PLACES[place]}", _WARM)
+        for job, (o, d, b) in zip(jobs, chosen, strict=True)
+    )
+    run = {
+        "lower": _run_jobs(jobs),
+        "upper": _run_jobs(jobs, _UPPER),
+        "copied": _run_jobs(jobs, _COPIED, write_to=_COPIED),
+    }[place]
+    build, needs = (
+        (_build_copied, frozenset({COPY_UP})) if place == "copied" else (build_data, frozenset[str]())
+    )
+    return Workload(
+        f"data-{place}",
+        "data",
+        figures,
+        run,
+        build,
+        size=3 * _SIZE,
+        programs=_FIO,
+        needs=needs,
+        seconds=0.4 + 0.4 * len(jobs),
+    )
+
+
+def _variant(name: str, title: str, state: str, *jobs: tuple[_Job, str]) -> Workload:
     figures = tuple(_speed(job, f"{text}, {title}", state) for job, text in jobs)
-    run = _run_jobs(tuple(job for job, _ in jobs), read_from, runtime="300ms")
-    return Workload(name, "data", figures, run, build_data, size=3 * _SIZE, programs=_FIO)
+    run = _run_jobs(tuple(job for job, _ in jobs))
+    return Workload(
+        name, "data", figures, run, build_data, size=3 * _SIZE, programs=_FIO, seconds=0.3 + 0.4 * len(jobs)
+    )
 
 
-def _pair(
-    prefix: str, block: str, engine: str = "psync", options: tuple[str, ...] = ()
-) -> tuple[tuple[_Job, str], ...]:
+def _pair(prefix: str, engine: str, *options: str) -> tuple[tuple[_Job, str], tuple[_Job, str]]:
     return (
-        (_Job(f"{prefix}-read", "randread", block, engine, options), f"random read, {block}"),
-        (_Job(f"{prefix}-write", "randwrite", block, engine, options), f"random write, {block}"),
+        (_Job(f"{prefix}-4k-read", "randread", "4k", engine, options), "random read, 4 KiB"),
+        (_Job(f"{prefix}-4k-write", "randwrite", "4k", engine, options), "random write, 4 KiB"),
     )
 
 
 _WARM = "page cache warm"
+_DIRECT = ("--direct=1",)
 WORKLOADS = (
-    _variant("data-128k", "psync", _WARM, _pair("psync-128k", "128k")),
-    _variant("data-1m", "psync", _WARM, _pair("psync-1m", "1M")),
-    _variant("data-upper", "writable layer", _WARM, _pair("upper-4k", "4k"), _UPPER),
-    _variant("data-mmap", "mmap", _WARM, _pair("mmap-4k", "4k", "mmap")),
-    _variant("data-uring", "io_uring", _WARM, _pair("uring-4k", "4k", "io_uring", ("--iodepth=8",))),
-    _variant("data-direct", "O_DIRECT", "past the page cache", _pair("direct-4k", "4k", "psync", ("--direct=1",))),
+    _grid("lower"),
+    _grid("upper"),
+    _grid("copied"),
+    _variant("data-mmap", "mmap", _WARM, *_pair("mmap", "mmap")),
+    _variant("data-uring", "io_uring", _WARM, *_pair("uring", "io_uring", "--iodepth=8")),
+    _variant("data-direct", "O_DIRECT", "past the page cache", *_pair("direct", "psync", *_DIRECT)),
+    _variant("data-direct-1m", "O_DIRECT", "past the page cache",
+             (_Job("direct-1m-read", "read", "1M", "psync", _DIRECT), "sequential read, 1 MiB"),
+             (_Job("direct-1m-write", "write", "1M", "psync", _DIRECT), "sequential write, 1 MiB")),
     _variant("data-fsync", "fsync each", "to the disk",
-             ((_Job("fsync-4k-write", "randwrite", "4k", "psync", ("--fsync=1",)), "random write, 4k"),)),
+             (_Job("fsync-4k-write", "randwrite", "4k", "psync", ("--fsync=1",)), "random write, 4 KiB")),
 )  # fmt: skip

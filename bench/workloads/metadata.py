@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import cache
+from dataclasses import dataclass
 
-from bench.client import Figures, Place, Sample, expect, time_each
-from bench.layers import Build, Layers, pattern
+from bench.client import Figures, Place, expect, time_each
+from bench.layers import Layers, pattern
+from bench.targets.model import WHITEOUT
 from bench.workloads.model import Figure, Workload
 
 FILES = 500
@@ -49,14 +50,13 @@ def _negative(place: Place) -> Figures:
 
     def look(number: int) -> None:
         nonlocal found
-        found += os.access(names[number], os.F_OK)
+        found += os.access(names[number % FILES], os.F_OK)
 
-    sample = time_each(place, look, count=FILES)
-    expect(
-        not found and os.access(place.path(file_name(0)), os.F_OK),
-        "an absent name was found, or a present one not",
-    )
-    return {"negative-lookup": sample}
+    cold = time_each(place, look, count=FILES)
+    warm = time_each(place, look, seconds=_BOX)
+    present = os.access(place.path(file_name(0)), os.F_OK)
+    expect(not found and present, "an absent name was found, or a present one not")
+    return {"negative-lookup": cold, "negative-lookup-warm": warm}
 
 
 def read_file(path: str) -> bytes:
@@ -88,9 +88,11 @@ def _open_read(place: Place) -> Figures:
         nonlocal length
         length += len(read_file(names[number % count]))
 
-    sample = time_each(place, operation, seconds=_BOX)
-    expect(length == sample.operations * FILE_SIZE, "a file was read short")
-    return {"open-read-close": sample}
+    warm = time_each(place, operation, seconds=_BOX)
+    place.drop_dentries()
+    cold = time_each(place, operation, count=count)
+    expect(length == (warm.operations + cold.operations) * FILE_SIZE, "a file was read short")
+    return {"open-read-close": warm, "open-read-close-cold": cold}
 
 
 def _create(place: Place) -> Figures:
@@ -107,68 +109,68 @@ def _create(place: Place) -> Figures:
     return {"create-write-close": sample}
 
 
-@cache  # listings of one size share their directory
-def _build_entries(name: str, count: int) -> Build:
-    def build(layers: Layers) -> None:
-        directories = [layers.path(f"{name}/x", number).parent for number in range(len(layers.roots))]
-        for number in range(count):
-            os.mknod(directories[number % len(directories)] / f"entry{number:07d}")
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """An operation on names: `prepare` makes what it works on, `leaves` says whether the name x or y is there after it."""
 
-    return build
+    name: str
+    operation: Callable[[str], object]
+    prepare: Callable[[str], object] | None
+    leaves: str
 
 
-def _list_long(
-    figure: str, name: str, count: int, *, attributes: bool, cold: bool
-) -> Callable[[Place], Figures]:
+def _touch(path: str) -> None:
+    write_file(path, b"x")
+
+
+def _rename_away(path: str) -> None:
+    os.rename(path, path[:-1] + "y")
+
+
+_CHANGES = (
+    _Change("create-write-close", lambda path: write_file(path, bytes(FILE_SIZE)), None, "x"),
+    _Change("mkdir", os.mkdir, None, "x"),
+    _Change("unlink", os.unlink, _touch, ""),
+    _Change("rename", _rename_away, _touch, "y"),
+)
+
+
+def _run_change(change: _Change, count: int, *, cold: bool) -> Callable[[Place], Figures]:
+    """Warm: in one directory. Cold: each in a directory of its own, when the kernel has forgotten all of them."""
+    figure = f"{change.name}-cold" if cold else change.name
+
     def run(place: Place) -> Figures:
+        directories = [f"{figure}/{number if cold else 0}" for number in range(count)]
+        names = [place.path(f"{d}/{n}x") for n, d in enumerate(directories)]
+        for directory in dict.fromkeys(directories):
+            os.makedirs(place.path(directory))
+        for name in names if change.prepare else ():
+            assert change.prepare is not None
+            change.prepare(name)
         if cold:
             place.drop_dentries()
-        else:
-            _names(place, name, attributes)
-        with place.timed() as timing:
-            names = _names(place, name, attributes)
-        expect(names == count, f"{names} of {count} entries were listed")
-        return {figure: Sample(timing.seconds, count, timing.server_cpu)}
+        sample = time_each(place, lambda number: change.operation(names[number]), count=count)
+        for root in (place.mount, place.upper):
+            left = [
+                n
+                for d in dict.fromkeys(directories)
+                for n in os.listdir(root / d)
+                if not n.startswith(".wh.")
+            ]
+            wanted = [f"{n}{change.leaves}" for n in range(count)] if change.leaves else []
+            expect(sorted(left) == sorted(wanted), f"{root / figure} has wrong names after {change.name}")
+        return {figure: sample}
 
     return run
 
 
-def _names(place: Place, name: str, attributes: bool) -> int:
-    """List a directory, with the attributes of each entry if asked, and return how many different names it has."""
-    with os.scandir(place.path(name)) as entries:
-        if not attributes:
-            return len({entry.name for entry in entries})
-        return len({entry.name for entry in entries if entry.stat(follow_symlinks=False).st_size == 0})
-
-
-def listing(count: int, *, suite: str = "metadata", attributes: bool = True, cold: bool = True) -> Workload:
-    """Return the workload that lists a directory of `count` entries which all layers share."""
-    kind = "list" if attributes else "readdir"
-    state = "cold" if cold else "warm"
-    figure = f"{kind}-{count}" if cold else f"{kind}-{count}-warm"
-    name = f"entries{count}"
-    title = f"{'ls -l' if attributes else 'readdir'} of {count:,} entries"
+def _change(index: int, title: str, *, cold: bool) -> Workload:
+    change = _CHANGES[index]
+    name = f"{change.name}-cold" if cold else change.name
+    state = "each in a directory not yet known" if cold else "warm"
     return Workload(
-        figure, suite, (Figure(figure, title, state=state, curve=f"{title.split(' of')[0]}, {state}", x=count),),
-        _list_long(figure, name, count, attributes=attributes, cold=cold), _build_entries(name, count),
-        size=count * 512, limit=60 + count / 2000,
-    )  # fmt: skip
-
-
-def _mkdir(place: Place) -> Figures:
-    os.mkdir(place.path("dirs"))
-    figures = {"mkdir": time_each(place, lambda n: os.mkdir(place.path(f"dirs/{n}")), count=300)}
-    expect(len(os.listdir(place.path("dirs"))) == 300, "directories are missing")
-    return figures
-
-
-def _unlink(place: Place) -> Figures:
-    os.mkdir(place.path("victims"))
-    for number in range(300):
-        write_file(place.path(f"victims/{number}"), b"x")
-    sample = time_each(place, lambda n: os.unlink(place.path(f"victims/{n}")), count=300)
-    expect(not os.listdir(place.path("victims")), "removed files are still there")
-    return {"unlink": sample}
+        name, "metadata", _figure(name, title, state), _run_change(change, 100 if cold else 300, cold=cold)
+    )
 
 
 def _build_doomed(layers: Layers) -> None:
@@ -218,18 +220,21 @@ def _figure(name: str, title: str, state: str = "") -> tuple[Figure, ...]:
 WORKLOADS = (
     Workload("stat", "metadata", (Figure("stat-cold", "stat, first time", state="dentries dropped"),
              Figure("stat-warm", "stat, again", state="warm")), _stat, build_files),
-    Workload("negative", "metadata", _figure("negative-lookup", "look up an absent name", "each name new"),
-             _negative, build_files),
-    Workload("open-read", "metadata", _figure("open-read-close", "open, read 4 KiB, close", "warm, lower layers"),
+    Workload("negative", "metadata", (Figure("negative-lookup", "look up an absent name", state="each name new"),
+             Figure("negative-lookup-warm", "look up an absent name, again", state="warm")), _negative, build_files),
+    Workload("open-read", "metadata", (
+             Figure("open-read-close", "open, read 4 KiB, close", state="warm, lower layers"),
+             Figure("open-read-close-cold", "open, read 4 KiB, close", state="dentries dropped, lower layers")),
              _open_read, build_files),
-    Workload("create", "metadata", _figure("create-write-close", "create, write 4 KiB, close"), _create),
-    listing(10_000),
-    Workload("mkdir", "metadata", _figure("mkdir", "mkdir"), _mkdir),
-    Workload("unlink", "metadata", _figure("unlink", "unlink a new file"), _unlink),
-    Workload("rename", "metadata", _figure("rename", "rename a new file"), _rename),
+    Workload("create", "metadata", _figure("create-write-close", "create, write 4 KiB, close", "warm"), _create),
+    _change(0, "create, write 4 KiB, close", cold=True),
+    _change(1, "mkdir", cold=False),
+    _change(1, "mkdir", cold=True),
+    _change(2, "unlink a new file", cold=False),
+    _change(2, "unlink a new file", cold=True),
+    _change(3, "rename a new file", cold=False),
+    _change(3, "rename a new file", cold=True),
     Workload("deep", "metadata", _figure("stat-deep", "stat 20 directories deep", "dentries dropped"), _deep, _build_deep),
     Workload("unlink-lower", "metadata", _figure("unlink-lower", "unlink a file of a lower layer"), _unlink_lower,
-             _build_doomed, needs=frozenset({"whiteout"})),
-    listing(10_000, cold=False),
-    listing(10_000, attributes=False),
+             _build_doomed, needs=frozenset({WHITEOUT})),
 )  # fmt: skip

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.client import Figures, Place
@@ -18,7 +18,7 @@ MiB = 1 << 20
 class Figure:
     """One number that people see. `state` says what is cached; `curve` and `x` place it on a scaling curve.
 
-    `suite` is the suite of its workload, filled in by the plan.
+    `suite` and `kind` are those of its workload, filled in by the plan.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Figure:
     curve: str = ""
     x: float = 0.0
     suite: str = ""
+    kind: str = FILESYSTEM
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,13 @@ class Workload:
 
     `run` returns a Sample for each of its figures and raises MeasurementError for a wrong result. `size` is an upper bound
     of the bytes it leaves in one target, `temporary` of those it removes again. `needs` names features without which a
-    target is left out, `programs` maps a program to the package that brings it.
+    target is left out, `programs` maps a program to the package that brings it. Ratios of its suite are relative to the
+    target named `baseline`, if that is given and measured.
 
-    Workloads over as many layers share a mount, unless one is `fresh`; those of a `group` have layers of their own and must
-    not write, so that a plain tree can be kept. `rounds` bounds the rounds of what takes long. `together`: it runs on all
-    targets at once. `counted`: the kernel counts its requests. `seconds` is what it takes on one target, for the estimate.
-    `prepare` makes files in the scratch directory, before its first measurement.
+    Workloads over as many layers share a mount, unless one is `fresh`; those of a `group` have layers of their own, and what
+    they do on a plain tree must not write, so that it can be kept. `rounds` bounds the rounds of what takes long.
+    `together`: it runs on all targets at once. `counted`: the kernel counts its requests. `seconds` is what it takes on
+    one target, for the estimate. `prepare` makes files in the scratch directory, before its first measurement.
     """
 
     name: str
@@ -62,5 +64,10 @@ class Workload:
     together: bool = False
     counted: bool = False
     seconds: float = 0.5
+    baseline: str = ""
     kind: str = FILESYSTEM
     prepare: Callable[[Path], object] | None = None
+
+    def showing(self, names: Collection[str]) -> Workload:
+        """Return the workload with some of its figures only: what it yields besides is not recorded."""
+        return replace(self, figures=tuple(figure for figure in self.figures if figure.name in names))
