@@ -94,6 +94,14 @@ def _forward_signals(child: int) -> None:
         signal.signal(number, forward)
 
 
+def isolate_cgroups(room: Path) -> None:
+    """Have whatever makes control groups from here on make them below one that is removed with the run's directory."""
+    try:
+        cgroups.isolate(room.name)
+    except OSError as error:
+        raise UserError(f"no control groups of our own here: {error.strerror}") from None
+
+
 def _wait(child: int) -> int:
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 1

@@ -133,7 +133,7 @@ def latency_quantiles(results: Results) -> dict[tuple[str, str], list[float]]:
 
 def by_suite(rows: list[list[Cell]]) -> list[tuple[str, list[list[Cell]]]]:
     """Return the rows by suite, in the order of the plan; few rows stay together, under no name."""
-    if len(rows) <= _FEW_ROWS:
+    if len(rows) <= _FEW_ROWS and len({row[0].figure.kind for row in rows}) < 2:
         return [("", rows)]
     groups: dict[str, list[list[Cell]]] = {}
     for row in rows:

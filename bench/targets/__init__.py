@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.targets.kernel import Copied, Overlay, Plain
@@ -44,14 +45,14 @@ class Instance:
     slowdown: float = 0.0
 
 
-def parse_targets(text: str, slow: dict[str, float]) -> list[Instance]:
-    """Read `NAME[:LABEL],…`; UserError names what is unknown."""
+def parse_targets(text: str, slow: dict[str, float], known: Mapping[str, Target]) -> list[Instance]:
+    """Read `NAME[:LABEL],…` where the names are those of `known`; UserError names what is unknown."""
     chosen: list[Instance] = []
     for word in text.split(","):
         name, _, label = word.partition(":")
-        if name not in TARGETS:
-            raise UserError(f"unknown target {name!r}", f"known: {', '.join(TARGETS)}", status=2)
-        chosen.append(Instance(label or name, TARGETS[name], slow.get(label or name, 0.0)))
+        if name not in known:
+            raise UserError(f"unknown target {name!r}", f"known: {', '.join(known)}", status=2)
+        chosen.append(Instance(label or name, known[name], slow.get(label or name, 0.0)))
     labels = [instance.label for instance in chosen]
     for label in labels:
         if labels.count(label) > 1:

@@ -146,7 +146,7 @@ def _workload(kind: str) -> Workload:
         Figure(f"start-exit-{kind}", "start to exit of true", state=_ROOTS[kind]),
     )
     return Workload(
-        f"start-{kind}", "containers", figures, _start(kind), build_rootfs, layers=1,
+        f"start-{kind}", "containers", figures, _start(kind), build_rootfs, layers=1, group="rootfs",
         needs=frozenset({FEATURES[kind]}), limit=120, kind=RUNTIME, seconds=3,
     )  # fmt: skip
 

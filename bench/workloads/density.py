@@ -253,10 +253,10 @@ def _check_room(found: Figures, count: int) -> None:
 
 
 _TITLES = {
-    "launch": ("start one more of {}", "s", "one after the other"),
-    "processes": ("memory of the processes of {}", "B", "proportional set size"),
-    "charged": ("memory charged for {}", "B", "with kernel memory and page cache"),
-    "cache": ("page cache of {} that read the same 8 MiB", "B", "charged as file data"),
+    "launch": ("start of each of {}", "s", "one after the other"),
+    "processes": ("processes of {}", "B", "proportional set size"),
+    "charged": ("memory charged to {}", "B", "with the kernel's for them, and page cache"),
+    "cache": ("page cache of {}", "B", "each reads the same 8 MiB of the image"),
     "disk": ("disk of {}", "B", "blocks allocated"),
 }
 _CURVES = {
@@ -276,6 +276,7 @@ def _figure(what: str, count: int) -> Figure:
 WORKLOADS = (
     Workload(
         "density", "containers", tuple(_figure(what, count) for what in _TITLES for count in _COUNTS), _density,
-        build_rootfs, layers=1, size=64 * MiB, needs=frozenset({FEATURES[UNION]}), limit=600, kind=RUNTIME, seconds=20,
+        build_rootfs, layers=1, group="rootfs", temporary=512 * MiB, needs=frozenset({FEATURES[UNION]}), limit=600,
+        kind=RUNTIME, seconds=20,
     ),
 )  # fmt: skip
