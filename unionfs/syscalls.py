@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import struct
+import sys
 from collections.abc import Iterator
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -127,6 +128,21 @@ def filesystem_magic(fd: int) -> int:
     buffer = ctypes.create_string_buffer(256)
     _check(_libc.fstatfs(fd, buffer))
     return int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], "little") & 0xFFFFFFFF
+
+
+# struct statx up to stx_btime: stx_mask first, stx_btime (seconds, nanoseconds) at 80.
+_STATX_SIZE, _STATX_BTIME = 256, 0x800
+_BTIME = struct.Struct("=qI")
+
+
+def birth_time(fd: int) -> tuple[int, int] | None:
+    """Return (seconds, nanoseconds) of a file's creation, by a descriptor that may be O_PATH; None if nobody recorded it."""
+    buffer = ctypes.create_string_buffer(_STATX_SIZE)
+    _check(_libc.statx(fd, b"", AT_EMPTY_PATH, _STATX_BTIME, buffer))
+    if not int.from_bytes(buffer.raw[:4], sys.byteorder) & _STATX_BTIME:
+        return None
+    seconds, nanoseconds = _BTIME.unpack_from(buffer.raw, 80)
+    return seconds, nanoseconds
 
 
 def clone_file(target_fd: int, source_fd: int) -> None:

@@ -3,6 +3,7 @@
 
 import ctypes
 import os
+import struct
 
 CLONE_NEWNS = 0x20000
 MS_RDONLY = 1
@@ -51,3 +52,25 @@ def renameat2(old: str | bytes, new: str | bytes, flags: int) -> None:
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """Allocate as fallocate(2) does; posix_fallocate cannot keep the size."""
     _check(_libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)))
+
+
+_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # equal on every architecture
+_AT_EMPTY_PATH, _MOVE_MOUNT_F_EMPTY_PATH, _OPEN_TREE_CLONE = 0x1000, 4, 1
+_MOUNT_ATTR_IDMAP = 0x100000
+
+
+def bind_idmapped(source: str, target: str, user_namespace_fd: int) -> None:
+    """Bind `source` at `target` with ids mapped as in a user namespace (mount_setattr(2))."""
+    path = ctypes.c_char_p(os.fsencode(source))
+    tree = _libc.syscall(_OPEN_TREE, AT_FDCWD, path, _OPEN_TREE_CLONE | os.O_CLOEXEC)
+    _check(tree, source)
+    try:
+        attributes = struct.pack("=QQQQ", _MOUNT_ATTR_IDMAP, 0, 0, user_namespace_fd)
+        empty = ctypes.c_char_p(b"")
+        _check(
+            _libc.syscall(_MOUNT_SETATTR, tree, empty, _AT_EMPTY_PATH, attributes, len(attributes)), source
+        )
+        place = ctypes.c_char_p(os.fsencode(target))
+        _check(_libc.syscall(_MOVE_MOUNT, tree, empty, AT_FDCWD, place, _MOVE_MOUNT_F_EMPTY_PATH), target)
+    finally:
+        os.close(tree)

@@ -9,7 +9,7 @@ import os
 import stat
 import time
 
-from unionfs import whiteout
+from unionfs import syscalls, whiteout
 from unionfs.attributes import Changes
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
@@ -28,6 +28,18 @@ class AttributeRequests:
     def getattr(self, header: Header, body: memoryview) -> Reply:
         """Return attributes."""
         return self._replies.attributes(self._filesystem.union.attributes(self._replies.node(header.nodeid)))
+
+    def statx(self, header: Header, body: memoryview) -> Reply:
+        """Return attributes and, asked for or not, the birth time of the visible copy."""
+        node = self._replies.node(header.nodeid)
+        attributes = self._filesystem.union.attributes(node)
+        fd = self._filesystem.union.open_path(node)
+        try:
+            born = syscalls.birth_time(fd)
+        finally:
+            os.close(fd)
+        mask = abi.STATX_BASIC_STATS | (abi.STATX_BTIME if born else 0)
+        return self._replies.statx(attributes, mask, born or (0, 0))
 
     def setattr(self, header: Header, body: memoryview) -> Reply:
         """Change attributes; with KILLPRIV_V2 clearing set-id bits is our part."""

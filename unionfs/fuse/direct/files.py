@@ -27,7 +27,8 @@ class FileRequests:
         """Open a file."""
         flags, open_flags = abi.OPEN_IN.unpack_from(body)
         node = self._replies.node(header.nodeid)
-        caller = Caller(header.uid, header.gid, header.pid)
+        # Who asks matters for set-id bits alone, and a kernel that keeps it back (ALLOW_IDMAP) says that by OPEN_KILL_SUIDGID.
+        caller = Caller(0 if header.uid == abi.INVALID_ID else header.uid, header.gid, header.pid)
         if self._replies.writeback and flags & os.O_ACCMODE and not flags & os.O_TRUNC:
             # Not at the first write as elsewhere: by then the caller has been told that all is well.
             self._filesystem.copyups.ensure(node)

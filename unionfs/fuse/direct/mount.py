@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 
 from unionfs import syscalls
@@ -28,7 +29,13 @@ _WANTED = (
     | abi.SETXATTR_EXT
     | abi.INIT_EXT
 )
+# Not asked for: CREATE_SUPP_GROUP (the group by which a caller may use a set-group-ID directory; the kernel has checked that,
+# and the server makes files with its own rights), HAS_RESEND (a server that comes back), REQUEST_TIMEOUT (a copy-up of
+# hundreds of gigabytes is no hung server).
 _WANTED_2 = abi.HAS_EXPIRE_ONLY | abi.DIRECT_IO_ALLOW_MMAP | abi.NO_EXPORT_SUPPORT
+
+# Readahead and write-back under way at once; an unprivileged server gets at most the module's max_user_bgreq of them.
+_MAX_BACKGROUND, _CONGESTION = 64, 48
 
 
 class MountRequests:
@@ -44,7 +51,8 @@ class MountRequests:
 
     def init(self, header: Header, body: memoryview) -> Reply:
         """Agree on a protocol version and on everything that saves requests."""
-        major, minor, readahead, offered = abi.INIT_IN.unpack_from(bytes(body[:20]).ljust(20, b"\0"))[:4]
+        # The last word was added in 7.36; older kernels send 16 bytes.
+        major, minor, readahead, offered, offered_2 = abi.INIT_IN.unpack(bytes(body[:20]).ljust(20, b"\0"))
         if major != abi.MAJOR:
             raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
         options = self._filesystem.options
@@ -52,14 +60,17 @@ class MountRequests:
         # With the writeback cache the kernel is the one that knows sizes and times of files, so nobody else may change them.
         wanted |= abi.WRITEBACK_CACHE if options.udba == "none" else 0
         flags = wanted & offered
-        offered_2 = (
-            abi.INIT_IN.unpack_from(bytes(body[:20]))[4] if offered & abi.INIT_EXT and len(body) >= 20 else 0
-        )
+        wanted_2 = _WANTED_2
+        if flags & abi.POSIX_ACL and options.dirperm1:
+            # Refused without default_permissions, which POSIX_ACL implies. From then on requests that make nothing do not say
+            # who asks, and nodirperm1 wants to know.
+            wanted_2 |= abi.ALLOW_IDMAP
+        flags_2 = wanted_2 & offered_2 if offered & abi.INIT_EXT else 0
         self._replies.setxattr_ext = bool(flags & abi.SETXATTR_EXT)
         self._replies.writeback = bool(flags & abi.WRITEBACK_CACHE)
         return abi.INIT_OUT.pack(
-            abi.MAJOR, min(minor, abi.MINOR), readahead, flags, 64, 48, self._max_write, 1,
-            self._max_write // 4096, 0, _WANTED_2 & offered_2, 0, 0,
+            abi.MAJOR, min(minor, abi.MINOR), readahead, flags, _MAX_BACKGROUND, _CONGESTION,
+            self._max_write, 1, self._max_write // mmap.PAGESIZE, 0, flags_2, 0, 0,
         )  # fmt: skip
 
     def destroy(self, header: Header, body: memoryview) -> Reply:

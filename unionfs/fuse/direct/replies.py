@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -63,6 +64,12 @@ class Replies:
         self.negative_valid = 0 if short else self.entry_valid
         self.dir_flags = 0 if short else abi.FOPEN_CACHE_DIR | abi.FOPEN_KEEP_CACHE
 
+    def doubt_sizes(self) -> None:
+        """With the writeback cache: let files that nobody has open start anew, for the kernel never asks their size again."""
+        for node in self._nodes if self.writeback else ():
+            if stat.S_ISREG(node.kind) and not node.handles:
+                node.generation += 1
+
     def node(self, nodeid: int) -> Node:
         """Return the node of a number from the kernel; ESTALE if it is unknown."""
         node = self._nodes.get(nodeid)
@@ -98,6 +105,15 @@ class Replies:
             self.attr_valid, 0, 0,
             node.ino, st.st_size, st.st_blocks, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns,
             st.st_mode, nlink, st.st_uid, st.st_gid, st.st_rdev & 0xFFFFFFFF, st.st_blksize, 0,
+        )  # fmt: skip
+
+    def statx(self, attributes: Attributes, mask: int, born: tuple[int, int]) -> bytes:
+        node, st, nlink = attributes
+        return abi.STATX_OUT.pack(
+            self.attr_valid, 0, 0,
+            mask, st.st_blksize, 0, nlink, st.st_uid, st.st_gid, st.st_mode, node.ino, st.st_size, st.st_blocks, 0,
+            *divmod(st.st_atime_ns, NANO), *born, *divmod(st.st_ctime_ns, NANO), *divmod(st.st_mtime_ns, NANO),
+            os.major(st.st_rdev), os.minor(st.st_rdev), 0, 0,
         )  # fmt: skip
 
 

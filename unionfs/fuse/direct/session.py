@@ -177,7 +177,15 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
     async with trio.open_nursery() as nursery:
         session = DirectSession(filesystem, device_fd, statistics, nursery)
         background.attach(filesystem, Notifier(device_fd), nursery)
-        filesystem.options_changed = session.requests.replies.use_options
+        replies = session.requests.replies
+        filesystem.options_changed = replies.use_options
+        refresh = filesystem.invalidate_all
+
+        def invalidate_all() -> None:
+            replies.doubt_sizes()
+            refresh()
+
+        filesystem.invalidate_all = invalidate_all
         try:
             await session.run()
         finally:

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What only the direct session does: data held back by the kernel (udba=none, no passthrough), birth times, idmapped mounts."""
+
+import mmap
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support import syscalls
+from tests.support.errnos import refused
+from tests.support.union import Union, Workshop, unionfs
+from unionfs.option_table import SWITCHES
+
+pytestmark = pytest.mark.parametrize("union", ["direct"], indirect=True)
+
+HELD_BACK = "udba=none" + (",nopassthrough" if "nopassthrough" in SWITCHES else "")
+MEGABYTE = 1 << 20
+LOWER = bytes(range(256)) * 40
+
+
+@pytest.fixture
+def u(union: Workshop) -> Union:
+    """Give a union in which the kernel holds data back."""
+    return union.mount(HELD_BACK, B0={"top": "t"}, B1={"f": LOWER, "g": LOWER})
+
+
+def test_partial_page_written_by_a_write_only_handle_keeps_the_rest(u: Union) -> None:
+    """The kernel reads the page through the writer's handle, which the caller opened for writing alone."""
+    fd = os.open(u / "f", os.O_WRONLY)
+    os.pwrite(fd, b"new", 5000)
+    os.close(fd)
+    expected = LOWER[:5000] + b"new" + LOWER[5003:]
+    assert (u / "f").read_bytes() == expected
+    assert (u.branch(0) / "f").read_bytes() == expected
+
+
+def test_appends_of_two_handles_follow_each_other(u: Union) -> None:
+    """O_APPEND goes to the end as the kernel knows it, not as the branch does."""
+    first = os.open(u / "f", os.O_WRONLY | os.O_APPEND)
+    second = os.open(u / "f", os.O_WRONLY | os.O_APPEND)
+    for number in range(20):
+        os.write(first if number % 2 else second, b"%02d" % number)
+    os.close(first)
+    os.close(second)
+    expected = LOWER + b"".join(b"%02d" % number for number in range(20))
+    assert (u / "f").read_bytes() == expected
+    assert (u.branch(0) / "f").read_bytes() == expected
+
+
+def test_seek_finds_data_that_was_not_written_back(u: Union) -> None:
+    """SEEK_DATA and SEEK_HOLE know of written data before anything was closed."""
+    fd = os.open(u / "sparse", os.O_RDWR | os.O_CREAT)
+    try:
+        os.pwrite(fd, b"x" * 8192, MEGABYTE)
+        assert os.lseek(fd, 0, os.SEEK_DATA) == MEGABYTE
+        assert os.lseek(fd, MEGABYTE, os.SEEK_HOLE) == MEGABYTE + 8192
+    finally:
+        os.close(fd)
+
+
+def test_times_set_after_a_write_stay(u: Union) -> None:
+    """Writing back later does not move a time that was set, and the branch has it too."""
+    fd = os.open(u / "f", os.O_RDWR)
+    os.write(fd, b"data")
+    os.utime(fd, (1000, 2000))
+    os.close(fd)
+    assert (u / "f").stat().st_mtime == 2000
+    assert (u.branch(0) / "f").stat().st_mtime == 2000
+
+
+def test_time_of_a_write_reaches_the_branch(u: Union) -> None:
+    """The kernel keeps the time; at close the branch has the same."""
+    with (u / "f").open("r+b") as file:
+        file.write(b"data")
+    assert (u / "f").stat().st_mtime_ns == (u.branch(0) / "f").stat().st_mtime_ns
+
+
+def test_written_file_may_be_renamed_unlinked_and_truncated_before_close(u: Union) -> None:
+    """Data held back follows the file, not the name."""
+    renamed, gone, short = (os.open(u / name, os.O_RDWR | os.O_CREAT) for name in ("a", "b", "c"))
+    for fd in (renamed, gone, short):
+        os.write(fd, b"0123456789" * 1000)
+    (u / "a").rename(u / "f")
+    (u / "b").unlink()
+    os.ftruncate(short, 5)
+    os.pwrite(short, b"X", 7)
+    assert os.pread(gone, 10, 9990) == b"0123456789"
+    for fd in (renamed, gone, short):
+        os.close(fd)
+    assert (u.branch(0) / "f").read_bytes() == b"0123456789" * 1000
+    assert (u.branch(0) / "c").read_bytes() == b"01234\0\0X"
+    assert sorted(os.listdir(u.mnt)) == ["c", "f", "g", "top"]
+
+
+def test_shared_mapping_of_a_lower_file_is_written_to_the_copy(u: Union) -> None:
+    """A mapping made before the first write copies up too, and other names of the process see it."""
+    with (u / "f").open("r+b") as file, mmap.mmap(file.fileno(), 0) as area:
+        area[100:104] = b"MMAP"
+        assert (u / "f").read_bytes()[100:104] == b"MMAP"
+        area.flush()
+        assert (u.branch(0) / "f").read_bytes()[100:104] == b"MMAP"
+    assert (u.branch(1) / "f").read_bytes() == LOWER
+
+
+def test_reader_from_before_the_copy_up_sees_the_new_data(u: Union) -> None:
+    """AUFS' promise holds: there is one page cache for all who have the file open."""
+    reader = os.open(u / "f", os.O_RDONLY)
+    with (u / "f").open("r+b") as file:
+        file.write(b"changed")
+    assert os.pread(reader, 7, 0) == b"changed"
+    os.close(reader)
+
+
+def test_full_branch_is_told_at_open_or_at_the_end(union: Workshop) -> None:
+    """A copy-up that does not fit fails at open; new data that does not fit fails at fsync or close."""
+    top = union.filesystem("B0", data="mode=755,size=1m")
+    u = union.mount(HELD_BACK, B0=top, B1={"big": bytes(4 * MEGABYTE)})
+    with refused("ENOSPC"):
+        os.open(u / "big", os.O_RDWR)
+    synced, closed = (os.open(u / name, os.O_RDWR | os.O_CREAT) for name in ("synced", "closed"))
+    for fd in (synced, closed):
+        os.write(fd, bytes(2 * MEGABYTE))
+    with refused("ENOSPC", "EIO"):
+        os.fsync(synced)
+    os.close(synced)
+    with refused("ENOSPC", "EIO"):
+        os.close(closed)
+    assert (u / "big").read_bytes() == bytes(4 * MEGABYTE)
+
+
+def test_direct_change_shows_after_a_refresh(union: Workshop) -> None:
+    """udba=none promises that nobody changes branches; who did asks for a remount, and then even sizes are right."""
+    u = union.mount(HELD_BACK, changing="B1", B0={}, B1={"f": "short"})
+    assert (u / "f").read_text() == "short"
+    (u.branch(1) / "f").write_text("much longer")
+    unionfs("remount", u.mnt)
+    assert (u / "f").read_text() == "much longer"
+    assert (u / "f").stat().st_size == 11
+
+
+def test_cold_big_and_synchronous_data_is_whole(u: Union) -> None:
+    """What threads read from the disk and write to it is what was meant, in 1 MiB requests and less."""
+    content = os.urandom(3 * MEGABYTE + 123)
+    fd = os.open(u / "big", os.O_WRONLY | os.O_CREAT | os.O_DSYNC)
+    os.write(fd, content)
+    os.close(fd)
+    u.remount()
+    _evict(u.branch(0) / "big")
+    assert (u / "big").read_bytes() == content
+
+
+def _evict(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+
+
+def test_statx_tells_the_birth_time(union: Workshop) -> None:
+    """The birth time is that of the visible copy."""
+    u = union.mount(B0={"top": "t"}, B1={"d/f": "f"})
+    for name, branch in (("top", 0), ("d/f", 1), ("d", 1)):
+        command = ["stat", "--format=%W", "--", u / name, u.branch(branch) / name]
+        shown, real = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        assert shown == real
+    assert int(shown) > 0
+
+
+def test_idmapped_clone_shows_and_takes_mapped_owners(union: Workshop) -> None:
+    """An idmapped mount of the union: files of root are shown as 100000's, what 101000 makes there is 1000's."""
+    u = union.mount(B0={}, B1={"f": "f"})
+    u.mnt.chmod(0o777)
+    target = union.root / "clone"
+    target.mkdir()
+    holder = subprocess.Popen(
+        ["unshare", "--user", "sh", "-c", "echo; read end"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdin and holder.stdout
+    with holder:
+        holder.stdout.readline()
+        for kind in ("uid_map", "gid_map"):
+            Path(f"/proc/{holder.pid}/{kind}").write_text("0 100000 65536")
+        namespace = os.open(f"/proc/{holder.pid}/ns/user", os.O_RDONLY)
+        try:
+            syscalls.bind_idmapped(str(u.mnt), str(target), namespace)
+        except OSError as error:
+            holder.stdin.close()
+            pytest.skip(f"no idmapped FUSE mounts here: {error}")
+        finally:
+            os.close(namespace)
+        holder.stdin.close()
+    try:
+        assert (target / "f").stat().st_uid == 100000
+        script = "set -e; echo x > new; echo y >> new; : > new; mkdir dir; mv new dir/new; ls dir"
+        done = subprocess.run(
+            ["sh", "-c", script], cwd=target, user=101000, group=101000, extra_groups=[], capture_output=True
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"new\n", b"")
+        assert (u.branch(0) / "dir/new").stat().st_uid == 1000
+        assert (target / "dir/new").stat().st_gid == 101000
+    finally:
+        syscalls.umount2(str(target), syscalls.MNT_DETACH)
