@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench import backing, environment, isolation, measure, terminal
 from bench.launcher import RUNTIME
-from bench.plan import Plan, check_space
+from bench.plan import Plan, check_reach, check_space
 from bench.results import Record, Recorder, load
 from bench.runtimes import RUNTIMES
 from bench.targets import QUICK, TARGETS, Instance, parse_targets
@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     quick.set_defaults(run=_quick)
     _add_measuring(quick, ",".join(QUICK), rounds=5)
     run = commands.add_parser("run", help="measure some suites")
-    run.add_argument("--suite", required=True, metavar="S,…", help=", ".join(SUITES))
+    run.add_argument(
+        "--suite", required=True, metavar="S,…", help=f"suites, or SUITE/WORKLOAD: {', '.join(SUITES)}"
+    )
     run.set_defaults(run=_run)
     _add_measuring(run, ",".join(_TARGETS), rounds=5)
     full = commands.add_parser(
@@ -161,6 +163,7 @@ def _measure(options: argparse.Namespace, suites: str, seconds: float = 0.0, var
     )
     isolation.check_privilege()
     check_space(plan, options.directory, in_memory=options.backing == "tmpfs")
+    check_reach(plan, options.directory)
     _announce(plan)
     output: Path = options.output or Path(datetime.now(UTC).strftime("unionbench-%Y%m%d-%H%M%S.jsonl"))
     try:

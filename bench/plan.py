@@ -173,6 +173,20 @@ def check_space(plan: Plan, directory: Path, *, in_memory: bool) -> None:
         )
 
 
+def check_reach(plan: Plan, directory: Path) -> None:
+    """UserError when rootless targets are to be measured where an unprivileged user may not go."""
+    closed = [
+        path
+        for path in (directory.resolve(), *directory.resolve().parents)
+        if not path.stat().st_mode & 0o001
+    ]
+    if closed and any(instance.target.rootless for instance in plan.instances):
+        raise UserError(
+            f"{closed[-1]} is closed to unprivileged users: rootless targets cannot be measured in {directory}",
+            "choose another place with --directory",
+        )
+
+
 def _free_memory() -> int:
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):

@@ -4,7 +4,18 @@
 from __future__ import annotations
 
 from bench import programs
-from bench.workloads import concurrency, containers, copyup, cost, data, density, listing, metadata, realwork, scaling
+from bench.workloads import (
+    concurrency,
+    containers,
+    copyup,
+    cost,
+    data,
+    density,
+    listing,
+    metadata,
+    realwork,
+    scaling,
+)
 from bench.workloads.model import Workload
 from unionfs.errors import UserError
 
@@ -59,10 +70,14 @@ def workloads_of(suite: str) -> list[Workload]:
 
 
 def parse_suites(text: str) -> list[Workload]:
-    """Read `SUITE,…` into workloads, each once."""
+    """Read `SUITE,…` or `SUITE/WORKLOAD,…` into workloads, each once; UserError names what is unknown."""
     found: dict[str, Workload] = {}
-    for suite in text.split(","):
-        found |= {workload.name: workload for workload in workloads_of(suite)}
+    for word in text.split(","):
+        suite, _, only = word.partition("/")
+        known = {workload.name: workload for workload in workloads_of(suite)}
+        if only and only not in known:
+            raise UserError(f"unknown workload {word!r}", f"known: {', '.join(known)}", status=2)
+        found |= {only: known[only]} if only else known
     return list(found.values())
 
 

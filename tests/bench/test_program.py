@@ -33,6 +33,7 @@ def bench(*words: str | Path, limit: float = 110) -> subprocess.CompletedProcess
     ("words", "message"),
     [
         (["run", "--suite", "nonsense"], "unknown suite 'nonsense'; known: quick,"),
+        (["run", "--suite", "cost/nothing"], "unknown workload 'cost/nothing'; known: cost,"),
         (["quick", "--targets", "zfs"], "unknown target 'zfs'; known: native,"),
         (["quick", "--targets", "native,native"], "target native is given twice"),
         (["quick", "--targets", "native", "--slow", "overlay2=20"], "--slow overlay2: no such target"),
@@ -67,7 +68,7 @@ def test_missing_targets_are_named_with_their_package(
 ) -> None:
     """Peers that are absent are named, each with what brings it."""
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert cli.main(["run", "--suite", "cost", "--targets", "fuse-overlayfs,mergerfs"]) == 1
+    assert cli.main(["run", "--suite", "cost/cost", "--targets", "fuse-overlayfs,mergerfs"]) == 1
     said = capsys.readouterr().err
     assert "fuse-overlayfs is not installed; apt-get install fuse-overlayfs" in said
     assert "mergerfs is not installed; apt-get install mergerfs" in said
@@ -79,7 +80,7 @@ def test_disk_too_small_is_said_before(tmp_path: Path, capsys: pytest.CaptureFix
     """A plan that cannot fit is refused before anything is written."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], check=True)
     try:
-        words = ["run", "--suite", "cost", "--targets", "native", "--directory", str(tmp_path)]
+        words = ["run", "--suite", "cost/cost", "--targets", "native", "--directory", str(tmp_path)]
         assert cli.main([*words, "-o", "/dev/null"]) == 1
         assert f"{tmp_path}: " in capsys.readouterr().err
         assert not list(tmp_path.iterdir())
@@ -98,7 +99,7 @@ def test_run_measures_checks_and_leaves_nothing(tmp_path: Path) -> None:
     """A real run over overlayfs and our union: values and ratios for both, copy-up included, then a clean directory."""
     output = tmp_path / "r.jsonl"
     done = bench(
-        "run", "--suite", "cost,copyup", "--targets", "overlay2,unionfs", "--rounds", "1", "-o", output,
+        "run", "--suite", "cost/cost,copyup/copy-up-64KiB", "--targets", "overlay2,unionfs", "--rounds", "1", "-o", output,
         "--directory", tmp_path, "--backing", "tmpfs",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -116,7 +117,7 @@ def test_run_measures_checks_and_leaves_nothing(tmp_path: Path) -> None:
 def test_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
     """SIGTERM ends the run with status 130, a readable file and nothing left behind."""
     output = tmp_path / "r.jsonl"
-    words = ("run", "--suite", "cost", "--targets", "native,unionfs", "--rounds", "500", "-o", output)
+    words = ("run", "--suite", "cost/cost", "--targets", "native,unionfs", "--rounds", "500", "-o", output)
     process = subprocess.Popen(
         command(*words, "--directory", tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -139,7 +140,17 @@ def test_files_of_a_killed_run_are_removed_by_the_next(tmp_path: Path) -> None:
     for path in (old, other):
         path.mkdir()
         os.utime(path, (0, 0))
-    words = ("run", "--suite", "cost", "--targets", "native", "--rounds", "1", "-o", tmp_path / "r.jsonl")
+    words = (
+        "run",
+        "--suite",
+        "cost/cost",
+        "--targets",
+        "native",
+        "--rounds",
+        "1",
+        "-o",
+        tmp_path / "r.jsonl",
+    )
     assert bench(*words, "--directory", tmp_path).returncode == 0
     assert not old.exists() and other.exists()
 
@@ -148,7 +159,7 @@ def test_files_of_a_killed_run_are_removed_by_the_next(tmp_path: Path) -> None:
 def test_server_death_is_a_failure_of_that_target_only(tmp_path: Path) -> None:
     """A server that is killed in mid run is recorded; the other target goes on to the end."""
     output = tmp_path / "r.jsonl"
-    words = ("run", "--suite", "cost", "--targets", "native,unionfs", "--rounds", "3", "-o", output)
+    words = ("run", "--suite", "cost/cost", "--targets", "native,unionfs", "--rounds", "3", "-o", output)
     process = subprocess.Popen(
         command(*words, "--directory", tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
@@ -191,7 +202,7 @@ def test_overlay_against_itself_is_one_and_slowdown_is_found(tmp_path: Path) -> 
     output = tmp_path / "r.jsonl"
     targets = "overlay2,overlay2:again,overlay2:slow"
     done = bench(
-        "run", "--suite", "cost,metadata", "--targets", targets, "--slow", "slow=20", "--rounds", "9", "-o", output,
+        "run", "--suite", "cost/cost,metadata", "--targets", targets, "--slow", "slow=20", "--rounds", "9", "-o", output,
         "--directory", tmp_path, "--backing", "tmpfs", limit=580,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
