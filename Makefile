@@ -7,7 +7,7 @@ PYTEST := $(PYTHON) -m pytest
 # A private mount and pid namespace: a killed run takes its servers and its mounts with it.
 SANDBOX := .ci/sandbox
 
-.PHONY: demo test unit mount fuzz check format bootstrap clean
+.PHONY: demo test unit mount fuzz check format bench-docs bootstrap clean
 
 demo: bootstrap
 	$(PYTHON) -m runtime.demo
@@ -25,6 +25,10 @@ mount: bootstrap
 FUZZ_SECONDS ?= 1800
 fuzz: bootstrap
 	UNIONFS_FUZZ_SECONDS=$(FUZZ_SECONDS) $(SANDBOX) $(PYTEST) -n 2 --timeout 0 tests/model
+
+# Publish a result file in docs/benchmarks.md and docs/benchmarks/:  make bench-docs RESULTS=full.jsonl [SELFTEST=selftest.jsonl]
+bench-docs: bootstrap
+	$(PYTHON) -m bench.publish $(RESULTS) $(SELFTEST)
 
 # Lint, format, types; they are part of the tests too (tests/unit/test_quality.py).
 check: bootstrap

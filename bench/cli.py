@@ -7,20 +7,22 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 `compare` found a regression, 130
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import sys
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import backing, environment, isolation, measure, terminal
+from bench import backing, catalog, environment, isolation, measure, terminal
 from bench.launcher import RUNTIME
 from bench.plan import Plan, check_reach, check_space
-from bench.results import Record, Recorder, load
+from bench.results import Record, Recorder, cells, load
 from bench.runtimes import RUNTIMES
-from bench.targets import QUICK, TARGETS, Instance, parse_targets
+from bench.targets import BASELINE, QUICK, TARGETS, Instance, parse_targets
 from bench.targets.model import Target
-from bench.workloads import SUITES, check_programs, parse_suites, workloads_of
+from bench.workloads import SUITES, check_programs, parse_suites
 from bench.workloads.model import Workload
 from unionfs.errors import UserError
 from unionfs.program import run_command
@@ -34,6 +36,7 @@ examples:
   unionbench compare old.jsonl new.jsonl                   what became slower
 """
 _TARGETS: dict[str, Target] = {**TARGETS, **RUNTIMES}
+_SELFTEST = f"{BASELINE},{BASELINE}:again,{BASELINE}:slow"
 _QUICK_SECONDS = 160.0
 _FULL_MINUTES = 60
 _VARIANT_ROUNDS = 3
@@ -65,8 +68,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     full.set_defaults(run=_full)
     _add_measuring(full, ",".join(_TARGETS), rounds=5, minutes=_FULL_MINUTES)
-    listing = commands.add_parser("list", help="show suites, figures and targets, and what is missing here")
-    listing.set_defaults(run=_list)
+    selftest = commands.add_parser(
+        "selftest", help="test the method: overlay2 against itself, and slowed down by 20 %%"
+    )
+    selftest.set_defaults(run=_selftest)
+    _add_measuring(selftest, _SELFTEST, rounds=15)
+    known = commands.add_parser("list", help="show suites, figures and targets, and what is missing here")
+    known.add_argument("--json", action="store_true", help="for programs")
+    known.add_argument("--names", choices=tuple(catalog.NAMES), help="names only, a line each")
+    known.set_defaults(run=_list)
     _add_reading(commands)
     return parser
 
@@ -109,22 +119,34 @@ def _add_measuring(parser: argparse.ArgumentParser, targets: str, rounds: int, m
 def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     report = commands.add_parser("report", help="make a page of a result file")
     report.add_argument("results", type=Path)
+    report.add_argument("--suite", metavar="S,…", help="only the figures of these suites")
     report.add_argument("-o", "--output", type=Path, default=Path("report.html"), help=".html, .md or .png")
     report.set_defaults(run=_report)
     show = commands.add_parser("show", help="print the table of a result file")
     show.add_argument("results", type=Path)
+    show.add_argument("--json", action="store_true", help="an array of figures and targets, for programs")
     show.set_defaults(run=_show)
     compare = commands.add_parser("compare", help="name what became slower between two result files")
     compare.add_argument("old", type=Path)
     compare.add_argument("new", type=Path)
     compare.add_argument(
-        "--threshold", type=float, default=5.0, metavar="PERCENT", help="smaller changes are not named"
+        "--threshold", type=_percent, default=5.0, metavar="PERCENT", help="smaller changes are not named"
     )
     compare.add_argument(
         "--absolute", action="store_true", help="compare values themselves, not their ratios to the baseline"
     )
     compare.add_argument("--json", action="store_true", help="for programs")
     compare.set_defaults(run=_compare)
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text.rstrip(" %"))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage")
+    return value
 
 
 def _count(text: str) -> int:
@@ -150,6 +172,27 @@ def _full(options: argparse.Namespace) -> int:
     )
 
 
+def _selftest(options: argparse.Namespace) -> int:
+    """Measure, then judge the intervals."""
+    from bench.proof import judge
+
+    if options.targets == _SELFTEST and not options.slow:
+        options.slow = ["slow=20"]
+    options.output = _output(options)
+    status = _measure(options, "quick")
+    if status:
+        return status
+    verdicts = judge(load(options.output))
+    for verdict in verdicts:
+        print(verdict.sentence())
+    return 0 if verdicts and all(verdict.passed for verdict in verdicts) else 1
+
+
+def _output(options: argparse.Namespace) -> Path:
+    given: Path | None = options.output
+    return given or Path(datetime.now(UTC).strftime("unionbench-%Y%m%d-%H%M%S.jsonl"))
+
+
 def _measure(options: argparse.Namespace, suites: str, seconds: float = 0.0, variant_rounds: int = 0) -> int:
     """Check everything that can be checked before, then measure isolated, for `seconds` or what the options say."""
     workloads = parse_suites(suites)
@@ -165,7 +208,7 @@ def _measure(options: argparse.Namespace, suites: str, seconds: float = 0.0, var
     check_space(plan, options.directory, in_memory=options.backing == "tmpfs")
     check_reach(plan, options.directory)
     _announce(plan)
-    output: Path = options.output or Path(datetime.now(UTC).strftime("unionbench-%Y%m%d-%H%M%S.jsonl"))
+    output = _output(options)
     try:
         stream = output.open("w", encoding="utf-8")
     except OSError as error:
@@ -192,8 +235,8 @@ def _slow(words: Sequence[str]) -> dict[str, float]:
     for word in words:
         label, _, percent = word.rpartition("=")
         try:
-            found[label] = float(percent.rstrip("%")) / 100
-        except ValueError:
+            found[label] = _percent(percent) / 100
+        except argparse.ArgumentTypeError:
             raise UserError(f"--slow {word}: not TARGET=PERCENT", status=2) from None
     return found
 
@@ -245,32 +288,29 @@ def _measure_inside(
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def _list(_options: argparse.Namespace) -> int:
-    for title, targets in (("filesystems:", TARGETS), ("container runtimes:", RUNTIMES)):
-        print(title)
-        for target in targets.values():
-            state = target.missing() or target.version() or "present"
-            print(f"  {target.name:<28} {target.title:<50} {state}")
-    print("suites and figures:")
-    for suite, title in SUITES.items():
-        print(f"  {suite:<20} {title}")
-        for workload in workloads_of(suite):
-            for figure in workload.figures:
-                print(
-                    f"    {figure.name:<22} {figure.title}" + (f" ({figure.state})" if figure.state else "")
-                )
+def _list(options: argparse.Namespace) -> int:
+    if options.names:
+        catalog.show_names(options.names)
+    elif options.json:
+        catalog.show_json()
+    else:
+        catalog.show()
     return 0
 
 
 def _show(options: argparse.Namespace) -> int:
-    terminal.show_table(load(options.results))
+    results = load(options.results)
+    if options.json:
+        print(json.dumps(cells(results), indent=1, ensure_ascii=False))
+    else:
+        terminal.show_table(results)
     return 0
 
 
 def _report(options: argparse.Namespace) -> int:
     from bench.report import write
 
-    write(load(options.results), options.output)
+    write(load(options.results).of_suites(options.suite), options.output)
     print(options.output)
     return 0
 

@@ -11,6 +11,7 @@ from bench.client import QUANTILES
 from bench.estimate import Estimate
 from bench.plots import Drawing, blank, log_axis, mark_target, styled, styles
 from bench.results import Cell, Results
+from bench.terminal import library
 
 _SIZE = (4.9, 3.5)
 _MARKED = [QUANTILES.index(q) for q in (0.5, 0.99)]
@@ -18,26 +19,58 @@ _LEVELS = ((0.0, "0"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99
 
 
 def curves(results: Results, rows: list[list[Cell]]) -> list[tuple[str, Drawing]]:
-    """Draw the figures of a curve over what they scale with, both axes logarithmic; a curve needs three points."""
+    """Draw the figures of a curve over what they scale with, both axes logarithmic."""
+    drawings: list[tuple[str, Drawing]] = []
+    for name, some in by_curve(rows).items():
+        with styled():
+            drawing = blank(*_SIZE)
+            _draw_curve(drawing.subplots(), results, name, some)
+            drawings.append((name, drawing))
+    return drawings
+
+
+def sheet(results: Results, rows: list[list[Cell]]) -> Drawing | None:
+    """Draw all curves of these rows into one picture with a legend, or nothing when there are none."""
+    found = by_curve(rows)
+    if not found:
+        return None
+    columns = min(2, len(found))
+    lines = math.ceil(len(found) / columns)
+    with styled():
+        drawing = blank(_SIZE[0] * columns, _SIZE[1] * lines + 1.2)
+        places = drawing.subplots(lines, columns, squeeze=False).flatten()
+        for axes in places[len(found) :]:
+            axes.set_axis_off()
+        for axes, (name, some) in zip(places, found.items(), strict=False):
+            _draw_curve(axes, results, name, some)
+        shown = dict.fromkeys(c.target for some in found.values() for row in some for c in row if c.value)
+        line = library("matplotlib.lines").Line2D
+        looks = styles(results)
+        keys = [line([], [], color=looks[n][0], marker=looks[n][1], markersize=5, label=n) for n in shown]
+        drawing.legend(handles=keys, loc="outside lower center", ncols=4 if columns > 1 else 2, fontsize=8.5)
+        return drawing
+
+
+def by_curve(rows: list[list[Cell]]) -> dict[str, list[list[Cell]]]:
+    """Return the rows of each curve in its order; a curve needs three points."""
     found: dict[str, list[list[Cell]]] = defaultdict(list)
     for row in rows:
         if row[0].figure.curve:
             found[row[0].figure.curve].append(row)
-    return [(name, _curve(results, name, some)) for name, some in found.items() if len(some) >= 3]
+    return {
+        name: sorted(some, key=lambda row: row[0].figure.x)
+        for name, some in found.items()
+        if len({row[0].figure.x for row in some}) >= 3
+    }
 
 
-def _curve(results: Results, name: str, rows: list[list[Cell]]) -> Drawing:
-    rows = sorted(rows, key=lambda row: row[0].figure.x)
-    with styled():
-        drawing = blank(*_SIZE)
-        axes = drawing.subplots()
-        for column, cell in enumerate(rows[0]):
-            points = [(row[column].figure.x, row[column].value) for row in rows]
-            known = [(x, value) for x, value in points if value is not None]
-            if known:
-                _line(axes, results, cell.target, known)
-        _finish_curve(axes, name, rows)
-        return drawing
+def _draw_curve(axes: Drawing, results: Results, name: str, rows: list[list[Cell]]) -> None:
+    for column, cell in enumerate(rows[0]):
+        points = [(row[column].figure.x, row[column].value) for row in rows]
+        known = [(x, value) for x, value in points if value is not None]
+        if known:
+            _line(axes, results, cell.target, known)
+    _finish_curve(axes, name, rows)
 
 
 def _line(axes: Drawing, results: Results, target: str, known: list[tuple[float, Estimate]]) -> None:

@@ -2,7 +2,8 @@
 """Run the benchmark as process 1 of its own pid and mount namespace.
 
 Whatever happens to it, a `kill -9` included, the kernel then ends every server, drops every mount and frees every
-loop device; the process outside only waits and removes the temporary directory.
+loop device. The process outside waits and removes the temporary directory; should it be killed, a second one that only waits
+for that does so.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def run(main: Callable[[Path], int], directory: Path) -> int:
     lock = os.open(room, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        _leave_cleaner(room)
         _sweep(directory)
         return _run_in_namespaces(main, room)
     finally:
@@ -54,8 +56,36 @@ def run(main: Callable[[Path], int], directory: Path) -> int:
         os.close(lock)
 
 
+def _leave_cleaner(room: Path) -> None:
+    """Leave a process that removes the files when this one and all of its children are gone, however they went.
+
+    They share the lock, which is free when the last of them has ended. When all went well there is nothing left to remove.
+    """
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    try:
+        os.chdir("/")
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for number in range(3):
+            os.dup2(nothing, number)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # the lock is among them
+        fcntl.flock(os.open(room, os.O_RDONLY), fcntl.LOCK_EX)
+        cgroups.remove(room.name)
+        shutil.rmtree(room, ignore_errors=True)
+    finally:
+        os._exit(0)
+
+
 def _sweep(directory: Path) -> None:
-    """Remove the files of runs that were killed: their locks are free. A young directory may be about to be locked."""
+    """Remove the files of runs that were killed together with their cleaners: their locks are free.
+
+    A young directory may be about to be locked.
+    """
     for path in directory.glob(f"{_PREFIX}*"):
         try:
             if time.time() - path.stat().st_mtime < _YOUNG_SECONDS or path.stat().st_uid != os.geteuid():

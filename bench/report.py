@@ -40,13 +40,13 @@ def markdown(results: Results) -> str:
     parts: list[str] = []
     for suite, rows in by_suite(summarize(results)):
         parts += [f"### {suite}\n"] if suite else []
-        parts.append(table(results, rows))
+        parts.append(markdown_table(results, rows))
     lines = [f"* {line}" for line in notes(results)]
     lines += [f"* {t['label']}: {t['version'] or t['title']}" for t in results.run["targets"]]
     return "\n".join([*parts, *lines]) + "\n"
 
 
-def table(results: Results, rows: list[list[Cell]]) -> str:
+def markdown_table(results: Results, rows: list[list[Cell]]) -> str:
     """Return a Markdown table of the targets that have something in these rows."""
     names = [
         n for n in results.targets if any(c.value or c.problem for row in rows for c in row if c.target == n)

@@ -38,8 +38,12 @@ class Recorder:
     def write(self, kind: str, /, **fields: Any) -> Record:
         """Append one record."""
         record = {"record": kind, **fields}
-        self._stream.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._stream.flush()
+        try:
+            self._stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._stream.flush()
+        except OSError as error:
+            hint = "what was written until then is kept"
+            raise UserError(f"{self._stream.name}: {error.strerror}", hint) from None
         return record
 
     def sample(self, place: Record, figure: str, sample: Sample) -> Record:
@@ -92,6 +96,25 @@ class Results:
         own = next((t.get("baseline") for t in self.run["targets"] if t["label"] == target), None)
         return str(suite or own or self.baseline)
 
+    def of_suites(self, names: str | None) -> Results:
+        """Return the same run with the figures of some suites only, `SUITE,…`; UserError when one is not in it."""
+        if names is None:
+            return self
+        known = dict.fromkeys(figure.suite for figure in self.figures)
+        for name in names.split(","):
+            if name not in known:
+                raise UserError(
+                    f"suite {name!r} is not in these results", f"there: {', '.join(known)}", status=2
+                )
+        figures = [f for f in self.run["figures"] if f.get("suite", "") in names.split(",")]
+        kept = {f["name"] for f in figures}
+        part = Results(self.run | {"figures": figures}, end=self.end)
+        for record in (*self.samples, *self.failures):
+            if record["record"] == "sample" and record["figure"] not in kept:
+                continue
+            part.add(record)
+        return part
+
     @property
     def rounds(self) -> int:
         """Return the number of rounds that have a sample."""
@@ -118,6 +141,32 @@ def summarize(results: Results) -> list[list[Cell]]:
     """Return a row for each figure with something to show, a cell for each target."""
     rows = [[_cell(results, figure, target) for target in results.targets] for figure in results.figures]
     return [row for row in rows if any(cell.value for cell in row) or any(cell.problem for cell in row)]
+
+
+def cells(results: Results) -> list[Record]:
+    """Return what the table shows as records, for programs; a value or ratio that is not stable is its interval only."""
+    return [
+        {
+            "figure": cell.figure.name, "suite": cell.figure.suite, "target": cell.target, "unit": cell.figure.unit,
+            "value": _numbers(cell.value), "baseline": cell.baseline, "slowness": _numbers(cell.ratio), "problem": cell.problem,
+        }
+        for row in summarize(results)
+        for cell in row
+        if cell.value or cell.problem
+    ]  # fmt: skip
+
+
+def _numbers(found: Estimate | None) -> Record | None:
+    if found is None:
+        return None
+    median = found.median if found.stable else None
+    return {
+        "median": median,
+        "low": found.low,
+        "high": found.high,
+        "rounds": found.count,
+        "stable": found.stable,
+    }
 
 
 def latency_quantiles(results: Results) -> dict[tuple[str, str], list[float]]:
