@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from bench import programs
 from bench.workloads import (
+    classic,
     concurrency,
     containers,
     copyup,
@@ -20,7 +21,8 @@ from bench.workloads.model import Workload
 from unionfs.errors import UserError
 
 _ALL = (
-    data.CLASSIC,
+    *classic.WORKLOADS,
+    data.BASIC,
     *data.WORKLOADS,
     *metadata.WORKLOADS,
     *listing.WORKLOADS,
@@ -35,7 +37,7 @@ _ALL = (
     *copyup.LARGE,
 )
 _QUICK = {
-    "classic": ("sequential-read", "sequential-write", "random-read", "random-write"),
+    "basic": ("sequential-read", "sequential-write", "random-read", "random-write"),
     "stat": ("stat-cold", "stat-warm"),
     "negative": ("negative-lookup-warm",),
     "open-read": ("open-read-close",),

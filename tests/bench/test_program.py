@@ -66,7 +66,7 @@ def test_missing_program_names_the_package(
     """Without fio the line says how to get it."""
     monkeypatch.setenv("PATH", "/nonexistent")
     assert cli.main(["run", "--suite", "classic", "--targets", "native"]) == 2
-    assert capsys.readouterr().err == "unionbench: classic needs fio; apt-get install fio\n"
+    assert capsys.readouterr().err == "unionbench: classic-direct needs fio; apt-get install fio\n"
 
 
 def test_missing_targets_are_named_with_their_package(
