@@ -139,4 +139,4 @@ def _sentence(line: Line) -> str:
         return said
     # 99.96 % is not certain.
     sure = min(1 - line.chance, 0.999)
-    return f"{said}, confidence {'over ' if sure < 1 - line.chance else ''}{sure:.1%}".replace("%", " %")
+    return f"{said}, confidence {'over ' if sure < 1 - line.chance else ''}{100 * sure:.1f} %"

@@ -13,9 +13,11 @@ from bench import text
 from bench.client import QUANTILES
 from bench.plots import ALARM, BAND, INK, MUTED, PAPER, Drawing, blank, log_axis, mark_target, styled, styles
 from bench.results import Cell, Results
+from bench.workloads.model import Figure
 
 _ROW = 0.21  # inches
-_LABEL = 3.1
+_LABEL = 3.4
+_LONGEST = 54  # letters of a title
 _STRIP = 8  # targets beside each other in one picture
 _AT = {q: number for number, q in enumerate(QUANTILES)}
 Range = tuple[float, float]
@@ -48,7 +50,7 @@ def ratios(
         return None
     limits = _limits([(c.ratio.low, c.ratio.high) for row in rows for c in row if c.ratio])
     with styled():
-        drawing, panels = _panels([_title(row[0]) for row in rows], names, results, panel)
+        drawing, panels = _panels(_titles([row[0].figure for row in rows]), names, results, panel)
         for name, axes in panels.items():
             cells = [next(cell for cell in row if cell.target == name) for row in rows]
             _draw_ratios(axes, cells, results, limits)
@@ -59,16 +61,18 @@ def ratios(
         return drawing
 
 
-def _title(cell: Cell) -> str:
-    title = cell.figure.title
-    return title if len(title) <= 46 else f"{title[:45]}…"
+def _titles(figures: Sequence[Figure]) -> list[str]:
+    """Return what stands beside each row; figures of one title are told apart by their states."""
+    titles = [figure.title for figure in figures]
+    shown = [f"{f.title}, {f.state}" if titles.count(f.title) > 1 and f.state else f.title for f in figures]
+    return [title if len(title) <= _LONGEST else f"{title[: _LONGEST - 1]}…" for title in shown]
 
 
 def _limits(spans: Sequence[Range]) -> Range:
     """Return an axis over all spans, and at least a factor of two to each side of 1; single wild ends are cut."""
     low = min(0.5, *(low for low, _ in spans))
     high = max(2.0, *(high for _, high in spans))
-    return max(low, 0.01) / 1.15, min(high, 10_000) * 1.15
+    return max(low, 0.01) / 1.3, min(high, 10_000) * 1.3
 
 
 def _panels(
@@ -132,11 +136,11 @@ def latencies(results: Results, names: Sequence[str], quantiles: Quantiles, only
 
     `only` is one of the strips of targets.
     """
-    titles = {figure.name: figure.title for figure in results.figures}
+    figures = {figure.name: figure for figure in results.figures}
     every = [v for (name, _), v in quantiles.items() if name in names]
     limits = (min(v[_AT[0.01]] for v in every) / 1.2, max(v[_AT[0.999]] for v in every) * 1.2)
     with styled():
-        drawing, panels = _panels([titles[name][:46] for name in names], only, results, 1.15)
+        drawing, panels = _panels(_titles([figures[name] for name in names]), only, results, 1.15)
         for target, axes in panels.items():
             some = {p: quantiles[name, target] for p, name in enumerate(names) if (name, target) in quantiles}
             _draw_latencies(axes, some, results, target)

@@ -13,7 +13,7 @@ from bench.page_table import table
 from bench.results import Cell, Results, by_suite, latency_quantiles, summarize
 from bench.workloads import SUITES
 
-_NAMES = {"": "Figures", "copyup": "Copy-up", "real": "Real work", "mount": "Mounting"}
+_NAMES = {"": "Figures", "copyup": "Copy-up", "realwork": "Real work", "mount": "Mounting"}
 _TITLES = {"mount": "from starting a mount until it answers"}
 
 
@@ -43,7 +43,7 @@ def _header(results: Results, date: str) -> str:
     facts = results.run["environment"]
     measured = [target for target in results.targets if any(s["target"] == target for s in results.samples)]
     lines = [
-        f"{date} · {len(measured)} targets · {results.rounds} interleaved rounds · {len(results.samples):,} samples",
+        f"{date} · {len(measured)} targets · {text.rounds(results.rounds)} · {len(results.samples):,} samples",
         f"Linux {facts['kernel']} · {facts.get('cpu', '')} × {facts['cpus']}, {facts['virtual']} · branches on {facts['backing']}"
         + (f" · commit {facts['git']}" if facts.get("git") else ""),
     ]
@@ -193,9 +193,8 @@ def _problems(results: Results) -> str:
 
 
 def _method(results: Results) -> str:
-    listed = "".join(
-        f"<li>{escape(line)}</li>" for line in text.method(results.rounds, terminal.baselines(results))
-    )
+    counts = {cell.value.count for row in summarize(results) for cell in row if cell.value}
+    listed = "".join(f"<li>{escape(line)}</li>" for line in text.method(counts, terminal.baselines(results)))
     key = (
         '<p class="key"><span class="f1">faster</span><span class="s1">slower, to ×1.5</span><span class="s2">to ×3</span>'
         '<span class="s3">to ×10</span><span class="s4">more</span> where the whole interval is on that side of ×1</p>'

@@ -141,7 +141,7 @@ def notes(results: Results) -> list[str]:
     environment = results.run["environment"]
     load = environment["load"][0]
     lines = [
-        f"{results.rounds} rounds, interleaved; medians; ×N: N times as slow as {baselines(results)}, round by round",
+        f"{text.rounds(results.rounds)}; medians; ×N: N times as slow as {baselines(results)}, round by round",
         *other_baselines(results),
         "×A–B?: unstable, only the interval is known",
         f"Linux {environment['kernel']}, {environment['cpus']} CPUs ({environment['virtual']}), on {environment['backing']}, "

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from bench.estimate import UNSTABLE_SPREAD, Estimate, confidence
 from bench.results import Cell
@@ -53,7 +53,7 @@ def _scale(value: float, unit: str) -> tuple[float, str]:
         return 1e-9, "ns"
     for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
-            return factor, prefix + unit
+            return factor, f"{prefix} {unit}" if unit == "op/s" else prefix + unit
     return 1.0, unit
 
 
@@ -104,32 +104,32 @@ def heat(ratio: float, interval: Estimate | None = None) -> str:
     return "s1" if ratio < 1.5 else "s2" if ratio < 3 else "s3" if ratio < 10 else "s4"
 
 
-def method(rounds: int, baselines: str) -> list[str]:
-    """Return how figures come about, a paragraph each."""
-    sure = f"{confidence(rounds):.1%}".replace("%", " %").replace(".0", "") if rounds > 1 else "no"
-    return [
-        (
-            "Each round mounts all targets anew over the same read-only layers and measures them one after the other, in a new "
-            "process each; the order moves on by one from round to round."
-        ),
-        (
-            "Every workload checks what it read, listed or wrote, through the mount and in the branch behind it; a wrong answer "
-            "is a failure, not a time."
-        ),
-        (
-            f"×N is how many times as slow as {baselines} a target is, for times and speeds alike: the median of the "
-            "ratios within each round, where both were measured seconds apart."
-        ),
-        (
-            f"Intervals go from order statistic to order statistic, which holds for any distribution. Over {rounds} rounds they "
-            f"hold the true median with {sure} confidence."
-        ),
-        f"Unstable (marked ?, hollow in pictures): the middle half of the values spreads over more than {UNSTABLE_SPREAD:.0%} of "
-        "their median, or there are fewer than three rounds. Then only the interval is given.".replace(
-            "%", " %"
-        ),
-        (
-            "Dozens of intervals are shown: a few of them miss by chance. Compare runs with `unionbench compare`, which corrects "
-            "for that."
-        ),
-    ]
+_METHOD = """\
+Each round mounts all targets anew over the same read-only layers and measures them one after the other, in a new process \
+each; the order moves on by one from round to round.
+Every workload checks what it read, listed or wrote, through the mount and in the branch behind it; a wrong answer is a \
+failure, not a time.
+×N is how many times as slow as {baselines} a target is, for times and speeds alike: the median of the ratios within each \
+round, where both were measured seconds apart.
+Intervals go from order statistic to order statistic, which holds for any distribution. They contain the true median with \
+a confidence of {confidences}.
+Unstable (marked ?, hollow in pictures): the middle half of the values spreads over more than {spread:.0f} % of their median, \
+or there are fewer than three rounds. Then only the interval is given.
+Hundreds of intervals are shown: a few of them miss by chance. Compare runs with `unionbench compare`, which corrects for that.
+"""
+
+
+def method(rounds: Iterable[int], baselines: str) -> list[str]:
+    """Return how figures come about, a paragraph each; `rounds` are the numbers of rounds that figures have."""
+    counts = sorted({count for count in rounds if count > 1}, reverse=True)
+    sure = (
+        f"{confidence(count):.1%} over {count} rounds".replace("%", " %").replace(".0", "")
+        for count in counts
+    )
+    said = ", ".join(sure) or "nothing, over one round"
+    return _METHOD.format(baselines=baselines, confidences=said, spread=100 * UNSTABLE_SPREAD).splitlines()
+
+
+def rounds(count: int) -> str:
+    """Return a number of rounds in words."""
+    return f"{count} interleaved round{'' if count == 1 else 's'}"

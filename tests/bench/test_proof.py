@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.compare import REGRESSION, show
 from bench.proof import Verdict, judge
 from bench.results import Results, load
 from tests.bench.test_program import bench, leftovers, needs_root
@@ -85,6 +86,26 @@ def test_recorded_run_stands() -> None:
     found = verdicts(load(RECORDED))
     assert set(found) == {"again", "slow"}
     assert all(verdict.passed for verdict in found.values()), [v.sentence() for v in found.values()]
+
+
+def one_label(results: Results, label: str) -> Results:
+    """Return the run with the baseline and only the target `label`, called `x`."""
+    kept = {"overlay2": "overlay2", label: "x"}
+    targets = [t | {"label": kept[t["label"]]} for t in results.run["targets"] if t["label"] in kept]
+    part = Results(results.run | {"targets": targets})
+    for sample in results.samples:
+        if sample["target"] in kept:
+            part.add(sample | {"target": kept[sample["target"]]})
+    return part
+
+
+def test_compare_of_recorded_runs_finds_the_slowdown(capsys: pytest.CaptureFixture[str]) -> None:
+    """As two runs of one target, before and after it became 20 % slower: a regression; unchanged: none."""
+    recorded = load(RECORDED)
+    fast, slow = one_label(recorded, "again"), one_label(recorded, "slow")
+    assert show(fast, slow, 0.05) == REGRESSION
+    assert capsys.readouterr().out.count("\nslower: ") + 1 >= 7
+    assert show(fast, fast, 0.05) == 0 and show(slow, fast, 0.05) == 0
 
 
 @needs_root
