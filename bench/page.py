@@ -7,7 +7,7 @@ import math
 import statistics
 from html import escape
 
-from bench import curveplot, dotplot, plots, terminal, text
+from bench import bars, curveplot, dotplot, plots, terminal, text
 from bench.page_style import style_sheet
 from bench.page_table import table
 from bench.results import Cell, Results, by_suite, latency_quantiles, summarize
@@ -130,6 +130,7 @@ def _section(results: Results, suite: str, rows: list[list[Cell]]) -> str:
     parts = [
         f'<section id="{_anchor(suite)}"><h2>{_name(suite)}</h2>',
         f'<p class="sub">{escape(_TITLES.get(suite) or SUITES.get(suite, ""))}</p>',
+        *_bars(results, rows),
         *_dots(results, suite, rows),
         table(results, rows),
         *_curves(results, suite, rows),
@@ -137,6 +138,15 @@ def _section(results: Results, suite: str, rows: list[list[Cell]]) -> str:
         "</section>",
     ]
     return "\n".join(parts)
+
+
+def _bars(results: Results, rows: list[list[Cell]]) -> list[str]:
+    about = "Medians with their intervals, hollow: unstable; the line is native."
+    found = [
+        f'<div class="picture">{plots.svg(drawing, name)}</div>'
+        for name, drawing in bars.classic(results, rows)
+    ]
+    return [f'<p class="sub">{about}</p>', *found] if found else []
 
 
 def _dots(results: Results, suite: str, rows: list[list[Cell]]) -> list[str]:
