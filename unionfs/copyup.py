@@ -16,7 +16,7 @@ import stat
 from unionfs import stage, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copydata import CopyJob, Deferred
-from unionfs.handles import FileHandle
+from unionfs.handles import is_pinned
 from unionfs.links import add_plink
 from unionfs.metadata import copy_metadata
 from unionfs.nodes import Node
@@ -70,6 +70,8 @@ class CopyUps:
         if node.is_directory:
             self.directory_on(node, target)
             return
+        if is_pinned(node):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         union = self._union
         source = union.open_path(node)
         try:
@@ -248,8 +250,10 @@ class CopyUps:
                 os.close(node.dead_fd)
             node.dead_fd = dead_fd
         for handle in node.handles or ():
-            if isinstance(handle, FileHandle):
+            if handle.backing is None:
                 handle.switch(fd, writable=True)
+        if node.backing is not None:
+            self._union.renumber(node)
 
     # -- links and special files --------------------------------------------------------------------------------
 

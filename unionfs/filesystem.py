@@ -53,9 +53,12 @@ class UnionFilesystem:
         self._on_open = OnOpen(self.union, self.copyups)
         self._flusher = PlinkFlusher(self.union, self.copyups)
         self._inspect = Inspector(self.union, self.handles)
-        # Set by the session: drop what the kernel cached (everything after branch surgery, or one name).
+        # Set by the session: whether the kernel moves data by itself; drop what the kernel cached (everything after branch
+        # surgery, or one name).
+        self.passes_through = False
         self.invalidate_all: Callable[[], None] = lambda: None
         self.options_changed: Callable[[], None] = lambda: None
+        self.session_state: Callable[[], dict[str, Any]] = dict  # what `status` shows of the session
 
     @classmethod
     def open(
@@ -109,9 +112,7 @@ class UnionFilesystem:
 
     def forget(self, nodeid: int, count: int) -> None:
         """Take back lookups; an unknown number is ignored, as there is nobody to tell."""
-        node = self.union.nodes.get(nodeid)
-        if node is not None:
-            self.union.nodes.forget(node, count)
+        self.union.nodes.forget_nodeid(nodeid, count)
 
     def getattr(self, node: Node, handle: int | None = None) -> Attributes:
         """Return a node's attributes."""
@@ -229,7 +230,7 @@ class UnionFilesystem:
             self.copyups.ensure(node, length=0)
             if caller.uid != 0:
                 self._change.strip_set_id(node)
-        elif flags & os.O_ACCMODE and self.options.whiteout == "overlay":
+        elif flags & os.O_ACCMODE and self.copies_up_at_open:
             self.copyups.ensure(node)  # overlayfs copies up at open, AUFS at the first write
         assert node.branch is not None
         path = self.union.open_path(node)
@@ -243,6 +244,11 @@ class UnionFilesystem:
         finally:
             os.close(path)
         return self._add_handle(FileHandle(node, fd, flags, caller.pid))
+
+    def reopen(self, opened: FileHandle, flags: int, caller: Caller) -> int:
+        """Open for reading what `opened` has open, even if the file was copied up since; return the handle's number."""
+        fd = os.open(whiteout.proc_path(opened.fd), branch_flags(flags, writable=False))
+        return self._add_handle(FileHandle(opened.node, fd, flags, caller.pid))
 
     def _add_handle(self, handle: FileHandle | DirectoryHandle) -> int:
         if isinstance(handle, FileHandle):
@@ -363,6 +369,16 @@ class UnionFilesystem:
     # -- branches and maintenance -------------------------------------------------------------------------------
 
     @property
+    def copies_up_at_open(self) -> bool:
+        """Tell whether overlayfs' promise holds: copied up when opened for writing, old readers may keep the old file.
+
+        Else it is AUFS': copied up at the first write, old readers see the new data. Where the kernel reads lower files by
+        itself the first is the default, as it cannot be told to read another file.
+        """
+        default = "overlay" if self.passes_through else self.options.whiteout
+        return (self.options.coherence or default) == "overlay"
+
+    @property
     def branches(self) -> tuple[OpenBranch, ...]:
         """Return the branches, top first."""
         return self.union.branches
@@ -388,7 +404,7 @@ class UnionFilesystem:
 
     def set_options(self, options: Options) -> None:
         """Change options while mounted (AUFS' remount); EINVAL for what is fixed for the life of a mount."""
-        for field in ("whiteout", "acl", "xino"):
+        for field in ("whiteout", "acl", "xino", "passthrough"):
             if getattr(options, field) != getattr(self.options, field):
                 raise OSError(errno.EINVAL, f"option {field} cannot be changed while mounted")
         if (options.udba == "notify") != (self.options.udba == "notify"):

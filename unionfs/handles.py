@@ -2,7 +2,8 @@
 """Open files and directories: what a FUSE handle number stands for.
 
 A handle owns one descriptor on a branch. After a copy-up the descriptor is switched in place (`dup2`), so readers that
-were there before see the new data, as AUFS promises.
+were there before see the new data, as AUFS promises. A handle whose data the kernel takes from the branch by itself
+(passthrough) cannot be switched: it keeps the file that it was opened on.
 """
 
 from __future__ import annotations
@@ -22,10 +23,22 @@ if TYPE_CHECKING:
 _KEPT_FLAGS = os.O_ACCMODE | os.O_SYNC | os.O_DSYNC
 
 
+class Backing:
+    """A branch file that open files of one nodeid pass through to, registered with the kernel while there are any."""
+
+    __slots__ = ("branch_id", "id", "nodeid", "opens")
+
+    def __init__(self, backing_id: int, nodeid: int, branch_id: int) -> None:
+        self.id = backing_id
+        self.nodeid = nodeid
+        self.branch_id = branch_id
+        self.opens = 0
+
+
 class FileHandle:
     """An open regular file."""
 
-    __slots__ = ("fd", "flags", "node", "number", "pid")
+    __slots__ = ("backing", "fd", "flags", "node", "number", "pid")
 
     def __init__(self, node: Node, fd: int, flags: int, pid: int) -> None:
         self.node = node
@@ -33,6 +46,7 @@ class FileHandle:
         self.flags = flags
         self.pid = pid
         self.number = 0
+        self.backing: Backing | None = None
 
     @property
     def writes(self) -> bool:
@@ -64,6 +78,15 @@ class DirectoryHandle:
     def close(self) -> None:
         """Close the listing's descriptors."""
         self.listing.close()
+
+
+def is_pinned(node: Node) -> bool:
+    """Tell whether somebody writes past the union to the node's branch (passthrough), so that no other copy can be made.
+
+    Only a file on a writable branch is ever written so. What would still move it: a rename or link whose place on that
+    branch is hidden, for which EXDEV makes mv(1) copy.
+    """
+    return any(handle.backing is not None and handle.writes for handle in node.handles or ())
 
 
 def branch_flags(flags: int, *, writable: bool) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.create import Caller
-from unionfs.handles import HandleTable
+from unionfs.handles import FileHandle, HandleTable
 from unionfs.nodes import Node
 from unionfs.union import Union
 
@@ -70,6 +70,8 @@ class Inspector:
             if node is self._union.root:
                 continue
             on_it = branch in node.layers if node.is_directory else node.branch is branch
+            if isinstance(handle, FileHandle) and handle.backing is not None:
+                on_it = handle.backing.branch_id == branch.id  # an old reader stays where it was
             if on_it:
                 holders.append((handle.pid, os.fsdecode(node.path())))
         return sorted(set(holders))

@@ -17,7 +17,7 @@ from unionfs.branch import OpenBranch
 
 if TYPE_CHECKING:
     from unionfs.contents import Contents
-    from unionfs.handles import FileHandle
+    from unionfs.handles import Backing, FileHandle
 
 ROOT_NODEID = 1  # FUSE_ROOT_ID
 ROOT_INO = 2  # what AUFS shows for its root
@@ -52,6 +52,7 @@ class Attributes(NamedTuple):
 # Named here and not in the class: type checkers then allow the attributes that only directories have on any `Node`.
 _SLOTS = (
     "aliases",
+    "backing",
     "branch",
     "dead_fd",
     "generation",
@@ -94,7 +95,8 @@ class Node:
         self.parent: Node | None = None
         self.name = b""
         self.aliases: dict[tuple[Node, bytes], None] | None = None
-        self.lookups = 0
+        self.lookups = 0  # of `nodeid`
+        self.backing: Backing | None = None  # what opens of `nodeid` pass through to while there are any
         self.branch: OpenBranch | None = None
         self.identity: Identity = (0, 0)
         self.handles: set[FileHandle] | None = None
@@ -203,12 +205,16 @@ def number(prefix: int, ino: int) -> int:
 
 
 class NodeTable:
-    """Nodes by nodeid, with lookup counts."""
+    """Nodes by nodeid, with lookup counts. A node's first nodeid is its number; `renumber` gives later ones."""
 
     def __init__(self, root: Node) -> None:
         self.root = root
-        self._nodes: dict[int, Node] = {root.nodeid: root}
-        self._next_private = 1 << 63
+        self._nodes: dict[int, Node] = {root.nodeid: root}  # by first nodeid
+        self._renumbered: dict[int, Node] = {}  # by later nodeids, which no number of a file reaches
+        self._former: dict[
+            Node, dict[int, int]
+        ] = {}  # nodeids that the kernel may still use -> their lookups
+        self._next = 1 << 63
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -218,7 +224,8 @@ class NodeTable:
 
     def get(self, nodeid: int) -> Node | None:
         """Return the node of a nodeid, or None."""
-        return self._nodes.get(nodeid)
+        node = self._nodes.get(nodeid)
+        return self._renumbered.get(nodeid) if node is None else node
 
     def __getitem__(self, nodeid: int) -> Node:
         return self._nodes[nodeid]
@@ -227,11 +234,23 @@ class NodeTable:
         """Enter a node."""
         self._nodes[node.nodeid] = node
 
+    def renumber(self, node: Node) -> int:
+        """Give a node a fresh nodeid and return the former one, which goes on meaning it until the kernel forgets it."""
+        former = node.nodeid
+        if node.lookups:
+            self._former.setdefault(node, {})[former] = node.lookups
+        node.nodeid, node.lookups = self._next, 0
+        self._next += 1
+        self._renumbered[node.nodeid] = node
+        return former
+
     def replace(self, stale: Node, node: Node) -> None:
         """Let `node` take the nodeid of one whose file was replaced behind our back; the generation tells them apart."""
         node.generation = stale.generation + 1
-        node.lookups = stale.lookups
-        stale.lookups = 0
+        if stale.nodeid == node.nodeid:
+            node.lookups, stale.lookups = stale.lookups, 0
+        else:
+            node.lookups = self._take_former(stale, node.nodeid)
         self._nodes[node.nodeid] = node
 
     def private_number(self, wanted: int) -> int:
@@ -246,6 +265,29 @@ class NodeTable:
         node.lookups = max(0, node.lookups - count)
         self.release(node)
 
+    def forget_nodeid(self, nodeid: int, count: int) -> None:
+        """Take back `count` lookups of a nodeid, be it a node's present or a former one; unknown ones are ignored."""
+        node = self.get(nodeid)
+        if node is None:
+            return
+        if nodeid == node.nodeid:
+            self.forget(node, count)
+            return
+        left = self._take_former(node, nodeid) - count
+        if left > 0:
+            self._former.setdefault(node, {})[nodeid] = left
+        else:
+            self._renumbered.pop(nodeid, None)
+            self.release(node)
+
+    def _take_former(self, node: Node, nodeid: int) -> int:
+        """Take a former nodeid off a node and return its lookups."""
+        former = self._former.get(node, {})
+        lookups = former.pop(nodeid, 0)
+        if not former:
+            self._former.pop(node, None)
+        return lookups
+
     def release(self, node: Node) -> None:
         """Drop the node if it has no lookups, children or handles left; then its parents likewise."""
         current: Node | None = node
@@ -259,11 +301,19 @@ class NodeTable:
             current = names[0][0] if names else None
 
     def _in_use(self, node: Node) -> bool:
-        return bool(node.lookups or node.children or node.handles or node.opens or node is self.root)
+        return bool(
+            node.lookups
+            or node.children
+            or node.handles
+            or node.opens
+            or node is self.root
+            or node in self._former
+        )
 
     def _discard(self, node: Node) -> None:
-        if self._nodes.get(node.nodeid) is node:
-            del self._nodes[node.nodeid]
+        if self._nodes.get(node.ino) is node:  # the number is the first nodeid
+            del self._nodes[node.ino]
+        self._renumbered.pop(node.nodeid, None)
         if node.dead_fd >= 0:
             os.close(node.dead_fd)
             node.dead_fd = -1

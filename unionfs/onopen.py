@@ -8,6 +8,7 @@ import os
 
 from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
+from unionfs.handles import is_pinned
 from unionfs.lookup import is_visible_below
 from unionfs.nodes import Node
 from unionfs.policy import writable_above
@@ -28,7 +29,7 @@ class OnOpen:
         if not branch.copy_on_open or node.removed:
             return
         target = self._above(branch)
-        if target is None:
+        if target is None or is_pinned(node):
             return
         moves = branch.copy_on_open == "moo" and branch.writable and node.ino not in self._union.plinks
         parent, name = node.parent, node.name

@@ -31,6 +31,8 @@ class Options:
     acl: bool = True
     whiteout: str = "aufs"
     fsync: bool = True
+    passthrough: bool = True
+    coherence: str = ""  # whose promise to old readers holds: "aufs", "overlay", or what is fast here
     rdcache: int = 10
     read_only: bool = False
     xino: str = ""
@@ -55,6 +57,8 @@ SWITCHES: dict[str, Change] = {
     "fsync": lambda o: replace(o, fsync=True),
     "nofsync": lambda o: replace(o, fsync=False),
     "volatile": lambda o: replace(o, fsync=False),
+    "passthrough": lambda o: replace(o, passthrough=True),
+    "nopassthrough": lambda o: replace(o, passthrough=False),
     "noxino": lambda o: replace(o, xino=""),
     "ro": lambda o: replace(o, read_only=True),
     "rw": lambda o: replace(o, read_only=False),
@@ -211,6 +215,11 @@ def _whiteout(text: str) -> Change:
     return lambda o: replace(o, whiteout=form)
 
 
+def _coherence(text: str) -> Change:
+    promise = _choice(text, "coherence", ("aufs", "overlay"))
+    return lambda o: replace(o, coherence=promise)
+
+
 def _dirwh(text: str) -> Change:
     count = _number(text, "dirwh", 0, (1 << 31) - 1)
     return lambda o: replace(o, dirwh=count)
@@ -250,6 +259,7 @@ VALUES: dict[str, Callable[[str], Change]] = {
     "udba": _udba,
     "diropq": _diropq,
     "whiteout": _whiteout,
+    "coherence": _coherence,
     "dirwh": _dirwh,
     "rdcache": _rdcache,
     "xino": _xino,
@@ -297,6 +307,8 @@ def shown(options: Options, si: str) -> list[str]:
     words += [] if options.acl else ["noacl"]
     words += [f"whiteout={options.whiteout}"] if options.whiteout != default.whiteout else []
     words += [] if options.fsync else ["nofsync"]
+    words += [f"coherence={options.coherence}"] if options.coherence else []
+    words += [] if options.passthrough else ["nopassthrough"]
     return words
 
 

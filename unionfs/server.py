@@ -186,6 +186,7 @@ class Commands:
             "pid": os.getpid(),
             "session": server.session,
             "session_reason": server.why,
+            **self._filesystem.session_state(),
             "options": shown(self._filesystem.options, server.directory.id if server.directory else ""),
             "branches": [
                 {"index": index, "id": branch.id, "branch": str(branch)}

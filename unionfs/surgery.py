@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from unionfs import stage, whiteout
 from unionfs.branch import Branch, OpenBranch, open_branch, parse_permission
+from unionfs.handles import is_pinned
 from unionfs.links import recover_plinks
 from unionfs.options import Options
 from unionfs.union import Union
@@ -161,6 +162,14 @@ def delete(union: Union, path: str, holders: Sequence[tuple[int, str]]) -> bool:
     return True
 
 
+def _check_writers(union: Union, branch: OpenBranch) -> None:
+    """EBUSY while files on the branch are open for writing past us (passthrough): such writers cannot be stopped."""
+    for node in union.nodes:
+        if node.branch is branch and is_pinned(node):
+            name = os.fsdecode(node.path())
+            raise OSError(errno.EBUSY, f"the branch is busy: {name} is open for writing", branch.path)
+
+
 def modify(union: Union, path: str, text: str, options: Options) -> bool:
     """Change permission and attributes; False if the directory is no branch. EINVAL if it cannot be rw."""
     branch = find_branch(union, path)
@@ -172,6 +181,8 @@ def modify(union: Union, path: str, text: str, options: Options) -> bool:
         changed = _with_overlay(changed)
     if changed.writable and not branch.writable:
         prepare(changed, options)
+    if branch.writable and not changed.writable:
+        _check_writers(union, branch)
     union.set_branches([changed if candidate is branch else candidate for candidate in union.branches])
     if branch.writable and not changed.writable:
         union.drop_bookkeeping(branch)

@@ -70,6 +70,7 @@ class Union:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._descriptor_limit = max(64, soft // 2)
         self.on_change: Callable[[Node, bytes], None] = lambda parent, name: None
+        self.on_attributes: Callable[[int], None] = lambda nodeid: None
         self.on_directory: Callable[[Node, OpenBranch, int], None] | None = None
         self._open_root()
 
@@ -514,6 +515,17 @@ class Union:
                 2 for branch in self.branches if branch.permission == "rw" and self.options.whiteout == "aufs"
             )
         return Attributes(node, status, max(nlink, 2 if status.st_nlink > 1 else 1))
+
+    def renumber(self, node: Node) -> None:
+        """Give a file a new nodeid: under the former one the kernel goes on reading the copy that it has open.
+
+        The kernel looks the names up again, at the latest when an open of the former nodeid is refused with ESTALE.
+        """
+        former = self.nodes.renumber(node)
+        node.backing = None
+        self.on_attributes(former)
+        for parent, name in node.names():
+            self.on_change(parent, name)
 
     def forget_children(self, node: Node) -> None:
         """Drop what was known below a removed directory (names that went away behind our back)."""

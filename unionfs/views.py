@@ -61,6 +61,16 @@ def _command_of(pid: int) -> str:
         return "?"
 
 
+def _data_path(passthrough: dict[str, Any]) -> str:
+    """Say whether file data goes by the server."""
+    if not passthrough["on"]:
+        return f"through the server: {passthrough['reason']}"
+    return (
+        f"passthrough: {passthrough['opens']} opens, {passthrough['registered']} files now, "
+        f"{passthrough['fallbacks']} through the server instead"
+    )
+
+
 def status(arguments: argparse.Namespace) -> int:
     """Show everything about a mount."""
     from unionfs.control import request
@@ -72,6 +82,8 @@ def status(arguments: argparse.Namespace) -> int:
     print(f"{_paint(printable(state['mountpoint']), '1')}  si={state['id']}  pid {state['pid']}")
     print(f"files     {state['run_directory']}")
     print(f"session   {state['session']} ({state['session_reason']})")
+    if "passthrough" in state:
+        print(f"data      {_data_path(state['passthrough'])}")
     print(f"options   {','.join(state['options'])}")
     for row in state["branches"]:
         print(f"br{row['index']:<7} {printable(row['branch'])}  (brid {row['id']})")

@@ -82,7 +82,7 @@ def test_append_lower_file_copies_up_everything(union: Workshop) -> None:
 
 def test_open_for_write_alone_copies_nothing(union: Workshop) -> None:
     """Case 5: opening O_RDWR and closing leaves B0 empty."""
-    u = union.mount(B0={}, B1={"f": "old"})
+    u = union.mount("coherence=aufs", B0={}, B1={"f": "old"})
     os.close(os.open(u / "f", os.O_RDWR))
     assert tree.names(u.branch(0)) == set()
 

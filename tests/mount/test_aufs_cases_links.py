@@ -64,7 +64,7 @@ def test_link_lower_file_copies_up_under_the_new_name(union: Workshop) -> None:
 
 def test_read_descriptor_opened_before_copy_up_sees_new_data(union: Workshop) -> None:
     """Case 30: an old reader follows the file to its new copy, and its inode number stays."""
-    u = union.mount(B0={}, B1={"f": "old"})
+    u = union.mount("coherence=aufs", B0={}, B1={"f": "old"})
     with (u / "f").open("rb", buffering=0) as reader:
         assert reader.read() == b"old"
         with (u / "f").open("r+b", buffering=0) as writer:

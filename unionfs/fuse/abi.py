@@ -105,6 +105,8 @@ STATX_IN = Struct("=I4xQII")  # getattr_flags, fh, sx_flags, sx_mask
 # attr_valid, its nsec, flags, then statx: mask, blksize, attributes, nlink, uid, gid, mode, ino, size, blocks,
 # attributes_mask, (seconds, nanoseconds) of atime, btime, ctime and mtime, the device numbers.
 STATX_OUT = Struct("=QII16x" + "IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIII112x")
+BACKING_MAP = Struct("=iI8x")  # fd, flags
+BACKING_ID = Struct("=i")  # 32 bits wide here and in OPEN_OUT
 DIRENT = Struct("=QQII")  # ino, off, namelen, type; the name follows, padded to 8 bytes
 
 # INIT flags; those above bit 31 live in flags2.
@@ -158,6 +160,10 @@ FOPEN_PASSTHROUGH = 1 << 7
 
 # statx masks: what GETATTR tells, and the birth time.
 STATX_BASIC_STATS, STATX_BTIME = 0x7FF, 0x800
+
+# ioctls on the device; the id is what BACKING_OPEN returns.
+BACKING_OPEN = 0x4010E501
+BACKING_CLOSE = 0x4004E502
 
 GETATTR_FH = 1
 WRITE_KILL_SUIDGID = 1 << 2

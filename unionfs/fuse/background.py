@@ -39,6 +39,7 @@ def attach(filesystem: UnionFilesystem, notifier: Notifier, nursery: trio.Nurser
     filesystem.set_background(inline_limit=_INLINE_COPY, delete_later=delete_later)
     filesystem.invalidate_all = invalidate_all
     filesystem.union.on_change = name_changed
+    filesystem.union.on_attributes = notifier.attributes
     if filesystem.options.udba == "notify":
         nursery.start_soon(Watcher(filesystem.union, notifier).run)
 

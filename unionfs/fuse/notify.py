@@ -25,8 +25,14 @@ class Notifier:
     def __init__(self, device_fd: int) -> None:
         self._fd = device_fd
 
+    def close(self) -> None:
+        """Send nothing any more: the descriptor is about to be closed, and its number may be used again."""
+        self._fd = -1
+
     def _send(self, code: int, payload: bytes) -> bool:
         """Send; False if the kernel does not know the code or the thing."""
+        if self._fd < 0:
+            return False
         try:
             os.write(self._fd, _HEADER.pack(_HEADER.size + len(payload), code, 0) + payload)
         except OSError as error:

@@ -14,6 +14,7 @@ from unionfs.attributes import Changes
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.fuse.direct.replies import NANO, Header, Replies, Reply, name_in
+from unionfs.nodes import Node
 
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 
@@ -27,7 +28,8 @@ class AttributeRequests:
 
     def getattr(self, header: Header, body: memoryview) -> Reply:
         """Return attributes."""
-        return self._replies.attributes(self._filesystem.union.attributes(self._replies.node(header.nodeid)))
+        attributes = self._filesystem.union.attributes(self._replies.node(header.nodeid))
+        return self._replies.attributes(attributes, header.nodeid)
 
     def statx(self, header: Header, body: memoryview) -> Reply:
         """Return attributes and, asked for or not, the birth time of the visible copy."""
@@ -39,10 +41,10 @@ class AttributeRequests:
         finally:
             os.close(fd)
         mask = abi.STATX_BASIC_STATS | (abi.STATX_BTIME if born else 0)
-        return self._replies.statx(attributes, mask, born or (0, 0))
+        return self._replies.statx(attributes, header.nodeid, mask, born or (0, 0))
 
     def setattr(self, header: Header, body: memoryview) -> Reply:
-        """Change attributes; with KILLPRIV_V2 clearing set-id bits is our part."""
+        """Change attributes; with KILLPRIV_V2 clearing set-id bits and file capabilities is our part."""
         (
             valid, fh, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, uid, gid
         ) = abi.SETATTR_IN.unpack_from(body)  # fmt: skip
@@ -60,10 +62,12 @@ class AttributeRequests:
         )
         handle = fh if valid & abi.FATTR_FH else None
         attributes = self._filesystem.setattr(node, changes, handle)
-        if valid & abi.FATTR_KILL_SUIDGID and not node.is_directory:
+        # Before a write that passes through the kernel asks for nothing else, with no bit set.
+        if (valid & abi.FATTR_KILL_SUIDGID or not valid) and not node.is_directory:
             self._filesystem.strip_privileges(node)
             attributes = self._filesystem.getattr(node)
-        return self._replies.attributes(attributes)
+        self._tell(header, node)
+        return self._replies.attributes(attributes, header.nodeid)
 
     def getxattr(self, header: Header, body: memoryview) -> Reply:
         """Return an attribute or its size."""
@@ -90,12 +94,20 @@ class AttributeRequests:
         self._filesystem.setxattr(node, os.fsdecode(name), value[:size], flags)
         if extra & 1:  # ACL_KILL_SGID: the kernel found the caller outside the file's group
             self._filesystem.clear_set_group_id(node)
+        self._tell(header, node)
         return b""
 
     def removexattr(self, header: Header, body: memoryview) -> Reply:
         """Remove an attribute."""
-        self._filesystem.removexattr(self._replies.node(header.nodeid), os.fsdecode(bytes(body[:-1])))
+        node = self._replies.node(header.nodeid)
+        self._filesystem.removexattr(node, os.fsdecode(bytes(body[:-1])))
+        self._tell(header, node)
         return b""
+
+    def _tell(self, header: Header, node: Node) -> None:
+        """After a change by a former nodeid: let the kernel ask anew for the present one's attributes."""
+        if header.nodeid != node.nodeid:
+            self._filesystem.union.on_attributes(node.nodeid)
 
     def ioctl(self, header: Header, body: memoryview) -> Reply:
         """Get and set inode flags (lsattr, chattr); everything else is ENOTTY."""

@@ -10,6 +10,7 @@ from unionfs import syscalls
 from unionfs.create import Caller
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
+from unionfs.fuse.direct.passthrough import FLAGS, Passthrough, stale
 from unionfs.fuse.direct.replies import Header, InThread, Replies, Reply, name_in
 from unionfs.fuse.notify import Notifier
 
@@ -17,18 +18,24 @@ from unionfs.fuse.notify import Notifier
 class FileRequests:
     """The handlers of one mount that deal with open files."""
 
-    def __init__(self, filesystem: UnionFilesystem, replies: Replies, notifier: Notifier) -> None:
+    def __init__(
+        self, filesystem: UnionFilesystem, replies: Replies, passthrough: Passthrough, notifier: Notifier
+    ) -> None:
         self._filesystem = filesystem
         self._replies = replies
+        self._passthrough = passthrough
         self._notifier = notifier
         self._file_flags = abi.FOPEN_KEEP_CACHE | abi.FOPEN_NOFLUSH
 
     def open(self, header: Header, body: memoryview) -> Reply:
-        """Open a file."""
+        """Open a file; ESTALE makes the kernel look up a file that got a new nodeid, and open that."""
         flags, open_flags = abi.OPEN_IN.unpack_from(body)
         node = self._replies.node(header.nodeid)
         # Who asks matters for set-id bits alone, and a kernel that keeps it back (ALLOW_IDMAP) says that by OPEN_KILL_SUIDGID.
         caller = Caller(0 if header.uid == abi.INVALID_ID else header.uid, header.gid, header.pid)
+        if node.nodeid != header.nodeid:
+            number, backing = self._passthrough.reopen(node, header.nodeid, flags, caller)
+            return abi.OPEN_OUT.pack(number, FLAGS, backing.id)
         if self._replies.writeback and flags & os.O_ACCMODE and not flags & os.O_TRUNC:
             # Not at the first write as elsewhere: by then the caller has been told that all is well.
             self._filesystem.copyups.ensure(node)
@@ -40,9 +47,21 @@ class FileRequests:
                 raise
             handle = self._filesystem.open_file(node, flags, caller)
             reply_flags = abi.FOPEN_DIRECT_IO  # then nothing is read through it
+        if node.nodeid != header.nodeid:  # opening copied it up
+            self._filesystem.release(handle)
+            raise stale()
         if open_flags & abi.OPEN_KILL_SUIDGID:
             self._filesystem.strip_privileges(node)
-        return abi.OPEN_OUT.pack(handle, reply_flags, 0)
+        return self._opened(handle, reply_flags)
+
+    def _opened(self, handle: int, ordinary_flags: int) -> bytes:
+        """Return the part of a reply that tells the kernel how to use a new handle."""
+        try:
+            flags, backing_id = self._passthrough.open(self._filesystem.file(handle), ordinary_flags)
+        except OSError:
+            self._filesystem.release(handle)
+            raise
+        return abi.OPEN_OUT.pack(handle, flags, backing_id)
 
     def _access(self, flags: int) -> int:
         """Return the flags to open the branch file with.
@@ -61,7 +80,7 @@ class FileRequests:
         attributes, handle = self._filesystem.create(
             self._replies.node(header.nodeid), name, mode, self._access(flags), caller
         )
-        return self._replies.entry(attributes) + abi.OPEN_OUT.pack(handle, self._file_flags, 0)
+        return self._replies.entry(attributes) + self._opened(handle, self._file_flags)
 
     def tmpfile(self, header: Header, body: memoryview) -> Reply:
         """Create and open a file without a name (O_TMPFILE)."""
@@ -70,7 +89,7 @@ class FileRequests:
         attributes, handle = self._filesystem.tmpfile(
             self._replies.node(header.nodeid), mode, self._access(flags), caller
         )
-        return self._replies.entry(attributes) + abi.OPEN_OUT.pack(handle, self._file_flags, 0)
+        return self._replies.entry(attributes) + self._opened(handle, self._file_flags)
 
     def flush(self, header: Header, body: memoryview) -> Reply:
         """Close by one user; nothing is buffered here, so the kernel need not ask again."""
@@ -78,7 +97,10 @@ class FileRequests:
 
     def release(self, header: Header, body: memoryview) -> Reply:
         """Close a handle."""
-        self._filesystem.release(abi.RELEASE_IN.unpack_from(body)[0])
+        number = abi.RELEASE_IN.unpack_from(body)[0]
+        handle = self._filesystem.file(number)
+        self._filesystem.release(number)
+        self._passthrough.close(handle)
         return b""
 
     def fsync(self, header: Header, body: memoryview) -> Reply:

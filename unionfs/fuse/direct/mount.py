@@ -10,6 +10,7 @@ import os
 from unionfs import syscalls
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
+from unionfs.fuse.direct.passthrough import Passthrough
 from unionfs.fuse.direct.replies import NO_REPLY, Header, InThread, Replies, Reply
 from unionfs.fuse.direct.workers import Workers
 
@@ -42,11 +43,17 @@ class MountRequests:
     """The handlers of one mount that deal with the mount itself."""
 
     def __init__(
-        self, filesystem: UnionFilesystem, replies: Replies, workers: Workers, max_write: int
+        self,
+        filesystem: UnionFilesystem,
+        replies: Replies,
+        workers: Workers,
+        passthrough: Passthrough,
+        max_write: int,
     ) -> None:
         self._filesystem = filesystem
         self._replies = replies
         self._workers = workers
+        self._passthrough = passthrough
         self._max_write = max_write
 
     def init(self, header: Header, body: memoryview) -> Reply:
@@ -67,10 +74,13 @@ class MountRequests:
             wanted_2 |= abi.ALLOW_IDMAP
         flags_2 = wanted_2 & offered_2 if offered & abi.INIT_EXT else 0
         self._replies.setxattr_ext = bool(flags & abi.SETXATTR_EXT)
+        depth = self._passthrough.agree(offered_2 if offered & abi.INIT_EXT else 0)
+        if depth:  # the kernel does not do both
+            flags, flags_2 = flags & ~abi.WRITEBACK_CACHE, flags_2 | abi.PASSTHROUGH
         self._replies.writeback = bool(flags & abi.WRITEBACK_CACHE)
         return abi.INIT_OUT.pack(
             abi.MAJOR, min(minor, abi.MINOR), readahead, flags, _MAX_BACKGROUND, _CONGESTION,
-            self._max_write, 1, self._max_write // mmap.PAGESIZE, 0, flags_2, 0, 0,
+            self._max_write, 1, self._max_write // mmap.PAGESIZE, 0, flags_2, depth, 0,
         )  # fmt: skip
 
     def destroy(self, header: Header, body: memoryview) -> Reply:

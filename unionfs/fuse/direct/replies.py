@@ -60,6 +60,7 @@ class Replies:
         options = self._filesystem.options
         short = options.udba == "reval"
         self.attr_valid = _REVAL_SECONDS if short else _FOREVER
+        self.open_valid = min(_REVAL_SECONDS, self.attr_valid)  # of files that the kernel writes by itself
         self.entry_valid = 0 if not options.dirperm1 else self.attr_valid
         self.negative_valid = 0 if short else self.entry_valid
         self.dir_flags = 0 if short else abi.FOPEN_CACHE_DIR | abi.FOPEN_KEEP_CACHE
@@ -82,7 +83,8 @@ class Replies:
         node, st, nlink = attributes
         node.lookups += 1
         self.entered = node
-        return self.pack_entry(node, st, nlink, self.entry_valid, self.attr_valid)
+        valid = self.attr_valid if node.backing is None else self.open_valid
+        return self.pack_entry(node, st, nlink, self.entry_valid, valid)
 
     def pack_entry(
         self, node: Node, st: os.stat_result, nlink: int, entry_valid: int, attr_valid: int
@@ -96,25 +98,31 @@ class Replies:
             st.st_mode, nlink, st.st_uid, st.st_gid, st.st_rdev & 0xFFFFFFFF, st.st_blksize, 0,
         )  # fmt: skip
 
-    def attributes(self, attributes: Attributes) -> bytes:
+    def attributes(self, attributes: Attributes, nodeid: int) -> bytes:
         node, st, nlink = attributes
         atime, atime_ns = divmod(st.st_atime_ns, NANO)
         mtime, mtime_ns = divmod(st.st_mtime_ns, NANO)
         ctime, ctime_ns = divmod(st.st_ctime_ns, NANO)
         return abi.ATTR_OUT.pack(
-            self.attr_valid, 0, 0,
+            self._valid(node, nodeid), 0, 0,
             node.ino, st.st_size, st.st_blocks, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns,
             st.st_mode, nlink, st.st_uid, st.st_gid, st.st_rdev & 0xFFFFFFFF, st.st_blksize, 0,
         )  # fmt: skip
 
-    def statx(self, attributes: Attributes, mask: int, born: tuple[int, int]) -> bytes:
+    def statx(self, attributes: Attributes, nodeid: int, mask: int, born: tuple[int, int]) -> bytes:
         node, st, nlink = attributes
         return abi.STATX_OUT.pack(
-            self.attr_valid, 0, 0,
+            self._valid(node, nodeid), 0, 0,
             mask, st.st_blksize, 0, nlink, st.st_uid, st.st_gid, st.st_mode, node.ino, st.st_size, st.st_blocks, 0,
             *divmod(st.st_atime_ns, NANO), *born, *divmod(st.st_ctime_ns, NANO), *divmod(st.st_mtime_ns, NANO),
             os.major(st.st_rdev), os.minor(st.st_rdev), 0, 0,
         )  # fmt: skip
+
+    def _valid(self, node: Node, nodeid: int) -> int:
+        """Return for how long attributes may be kept; under a former nodeid the kernel would not notice changes."""
+        if nodeid != node.nodeid:
+            return 0
+        return self.attr_valid if node.backing is None else self.open_valid
 
 
 def name_in(body: memoryview, start: int) -> bytes:

@@ -11,6 +11,7 @@ from unionfs.fuse.direct.directories import DirectoryRequests
 from unionfs.fuse.direct.files import FileRequests
 from unionfs.fuse.direct.mount import MountRequests
 from unionfs.fuse.direct.names import NameRequests
+from unionfs.fuse.direct.passthrough import Passthrough
 from unionfs.fuse.direct.replies import Handler, Replies
 from unionfs.fuse.direct.workers import Workers
 from unionfs.fuse.notify import Notifier
@@ -23,11 +24,12 @@ class Requests:
         self.filesystem = filesystem
         self.replies = replies = Replies(filesystem)
         self.workers = Workers(device_fd, max_write)
+        self.passthrough = passthrough = Passthrough(filesystem, device_fd)
         groups = (
-            MountRequests(filesystem, replies, self.workers, max_write),
+            MountRequests(filesystem, replies, self.workers, passthrough, max_write),
             NameRequests(filesystem, replies),
             AttributeRequests(filesystem, replies),
-            FileRequests(filesystem, replies, Notifier(device_fd)),
+            FileRequests(filesystem, replies, passthrough, Notifier(device_fd)),
             DataRequests(filesystem, replies, self.workers, max_write),
             DirectoryRequests(filesystem, replies),
         )

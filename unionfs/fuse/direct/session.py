@@ -176,7 +176,9 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
     """Serve requests from `device_fd` until the mount is gone."""
     async with trio.open_nursery() as nursery:
         session = DirectSession(filesystem, device_fd, statistics, nursery)
-        background.attach(filesystem, Notifier(device_fd), nursery)
+        notifier = Notifier(device_fd)
+        background.attach(filesystem, notifier, nursery)
+        filesystem.session_state = lambda: {"passthrough": session.requests.passthrough.state()}
         replies = session.requests.replies
         filesystem.options_changed = replies.use_options
         refresh = filesystem.invalidate_all
@@ -190,6 +192,7 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
             await session.run()
         finally:
             background.detach(filesystem)
+            notifier.close()
             session.requests.workers.close()
             os.close(device_fd)
             nursery.cancel_scope.cancel()

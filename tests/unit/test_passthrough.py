@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which opens pass through: the whole table of states."""
+
+from itertools import product
+
+from unionfs.fuse.direct.passthrough import Plan, plan
+
+BOTH = (False, True)
+
+
+def test_plan_never_mixes_modes_and_never_writes_to_a_branch_that_is_not_writable() -> None:
+    """Over every combination; a nodeid is passing or ordinary, not both."""
+    for passing, ordinary, writable, writes, keeps in product(BOTH, repeat=5):
+        if passing and ordinary:
+            continue
+        chosen = plan(passing=passing, ordinary=ordinary, writable=writable, writes=writes, keeps=keeps)
+        if chosen is Plan.PASSING:
+            assert not ordinary and (writable or not writes)
+        if chosen is Plan.ORDINARY:
+            assert not passing
+        assert (chosen is Plan.STALE) == (passing and writes and not writable)
+
+
+def test_plan_of_a_first_open_passes_whatever_may() -> None:
+    """Upper files always do; lower ones to read, where their readers may keep them."""
+
+    def first(*, writable: bool, writes: bool, keeps: bool) -> Plan:
+        return plan(passing=False, ordinary=False, writable=writable, writes=writes, keeps=keeps)
+
+    assert all(first(writable=True, writes=w, keeps=k) is Plan.PASSING for w in BOTH for k in BOTH)
+    assert first(writable=False, writes=False, keeps=True) is Plan.PASSING
+    assert first(writable=False, writes=False, keeps=False) is Plan.ORDINARY
+    assert first(writable=False, writes=True, keeps=True) is Plan.ORDINARY
