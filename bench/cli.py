@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 from bench import backing, catalog, environment, isolation, measure, terminal
 from bench.launcher import RUNTIME
@@ -48,8 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command("unionbench", lambda: int(options.run(options)))
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"unionbench: {message}; see: {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="unionbench", description="Measure union filesystems side by side.", epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
@@ -116,7 +124,7 @@ def _add_measuring(parser: argparse.ArgumentParser, targets: str, rounds: int, m
     )
 
 
-def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_reading(commands: argparse._SubParsersAction[_Parser]) -> None:
     report = commands.add_parser("report", help="make a page of a result file")
     report.add_argument("results", type=Path)
     report.add_argument("--suite", metavar="S,…", help="only the figures of these suites")

@@ -60,6 +60,24 @@ def test_bad_input_is_one_line(words: list[str], message: str, capsys: pytest.Ca
     assert said.startswith(f"unionbench: {message}") and said.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["bogus"], "argument COMMAND: invalid choice: 'bogus'"),
+        (["run"], "the following arguments are required: --suite"),
+        (["quick", "--rounds", "0"], "argument --rounds: '0' is not a number above 0"),
+        (["compare", "--threshold", "-1", "a", "b"], "argument --threshold: '-1' is not a percentage"),
+    ],
+)
+def test_wrong_usage_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong words on the command line end with status 2 and one line that names the help."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    said = capsys.readouterr().err
+    assert caught.value.code == 2 and said.startswith(f"unionbench: {message}") and said.count("\n") == 1
+    assert " --help\n" in said
+
+
 def test_missing_program_names_the_package(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
