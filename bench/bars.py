@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The picture of the suite `classic`: four panels of bars, one bar a target, native as the line to reach.
+"""Pictures of bars, one bar a target, the baseline as the line to reach: the classic four, and starts of containers.
 
-Throughput in sequence, operations a second at random, as in the report that it follows. Bars start at zero: their
-lengths may be compared.
+Throughput in sequence, operations a second at random, as in the report that `classic` follows. Bars start at zero:
+their lengths may be compared.
 """
 
 from __future__ import annotations
 
 from bench import plots, text
+from bench.launcher import PLAIN, UNION
 from bench.plots import Drawing
 from bench.results import Cell, Results
 from bench.terminal import library
@@ -18,32 +19,40 @@ _BAR = 0.28  # inches
 _ROOM = 0.75
 
 
-def classic(results: Results, rows: list[list[Cell]]) -> list[tuple[str, Drawing]]:
-    """Return a drawing for each manner (past the page cache, through it) that `rows` have figures of, with its name."""
-    found = {row[0].figure.name: row for row in rows}
-    drawings: list[tuple[str, Drawing]] = []
-    for manner in MANNERS:
-        groups = [found[name] for bar in BARS if (name := figure_name(manner, bar)) in found]
-        names = [n for n in results.targets if any(c.value for row in groups for c in row if c.target == n)]
-        if names:
-            drawings.append((f"classic-{manner}", _drawing(results, groups, names)))
-    return drawings
+def groups(rows: list[list[Cell]]) -> dict[str, tuple[str, list[list[Cell]]]]:
+    """Return what is shown as bars, of what `rows` have: by the name of a picture its title and its figures."""
+    wanted = {
+        f"classic-{manner}": ("inside a container", [figure_name(manner, bar) for bar in BARS]) for manner in MANNERS
+    } | {
+        f"start-{kind}": ("container start-up", [f"start-exec-{kind}", f"start-exit-{kind}"]) for kind in (PLAIN, UNION)
+    }  # fmt: skip
+    found = {row[0].figure.name: row for row in rows if any(cell.value for cell in row)}
+    picked = {
+        name: (title, [found[f] for f in figures if f in found]) for name, (title, figures) in wanted.items()
+    }
+    return {name: (title, some) for name, (title, some) in picked.items() if some}
 
 
-def _drawing(results: Results, groups: list[list[Cell]], names: list[str]) -> Drawing:
+def pictures(results: Results, rows: list[list[Cell]]) -> list[tuple[str, Drawing]]:
+    """Return a drawing, with its name, for each group of bars."""
+    return [(name, _drawing(results, some, title)) for name, (title, some) in groups(rows).items()]
+
+
+def _drawing(results: Results, groups: list[list[Cell]], title: str) -> Drawing:
+    names = [n for n in results.targets if any(c.value for row in groups for c in row if c.target == n)]
     with plots.styled():
         drawing = plots.blank(11, _ROOM + _BAR * len(names))
         panels = drawing.subplots(1, len(groups), sharey=True, squeeze=False)[0]
         for panel, row in zip(panels, groups, strict=True):
             _panel(results, panel, row, names)
         state = groups[0][0].figure.state
-        drawing.suptitle(f"inside a container, {state}", x=0.005, ha="left", fontsize=10)
+        drawing.suptitle(f"{title}, {state}", x=0.005, ha="left", fontsize=10)
         return drawing
 
 
 def _panel(results: Results, axes: Drawing, row: list[Cell], names: list[str]) -> None:
     figure = row[0].figure
-    scale, unit = (_BLOCK, "IOPS") if "random" in figure.name else (1, "B/s")
+    scale, unit = (_BLOCK, "IOPS") if "random" in figure.name else (1, figure.unit)
     cells = {cell.target: cell for cell in row}
     looks = plots.styles(results)
     highest = max((cell.value.high for cell in row if cell.value), default=1.0) / scale

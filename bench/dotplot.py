@@ -57,7 +57,10 @@ def ratios(
             _finish(axes, limits, lambda value: f"×{value:g}", panel)
             axes.axvline(1, color=INK, linewidth=0.9)
         baselines = dict.fromkeys(c.baseline for row in rows for c in row if c.ratio)
-        drawing.supxlabel(f"times as slow as {' or '.join(baselines)}; left of ×1 is faster", fontsize=9.5)
+        much = " (or as much)" if any(row[0].figure.unit in ("B", "%") for row in rows) else ""
+        drawing.supxlabel(
+            f"times as slow{much} as {' or '.join(baselines)}; left of ×1 is better", fontsize=9.5
+        )
         return drawing
 
 

@@ -140,12 +140,16 @@ def _section(results: Results, suite: str, rows: list[list[Cell]]) -> str:
     return "\n".join(parts)
 
 
+def _picture(drawing: plots.Drawing, name: str) -> str:
+    """Return a drawing at one scale for all: wide ones fill the page, narrow ones stay narrow."""
+    width = drawing.get_figwidth()
+    style = f"width:{6.6 * width:.0f}rem;min-width:{3.6 * width:.0f}rem"
+    return f'<div class="picture"><div style="{style}">{plots.svg(drawing, name)}</div></div>'
+
+
 def _bars(results: Results, rows: list[list[Cell]]) -> list[str]:
-    about = "Medians with their intervals, hollow: unstable; the line is native."
-    found = [
-        f'<div class="picture">{plots.svg(drawing, name)}</div>'
-        for name, drawing in bars.classic(results, rows)
-    ]
+    about = "Medians with their intervals, hollow: unstable; the line is the baseline."
+    found = [_picture(drawing, name) for name, drawing in bars.pictures(results, rows)]
     return [f'<p class="sub">{about}</p>', *found] if found else []
 
 
@@ -154,7 +158,7 @@ def _dots(results: Results, suite: str, rows: list[list[Cell]]) -> list[str]:
     for number, strip in enumerate(dotplot.strips(dotplot.compared_targets(results, rows))):
         drawing = dotplot.ratios(results, rows, strip, panel=1.15 if len(strip) >= 6 else 1.5)
         if drawing is not None:
-            found.append(f'<div class="picture">{plots.svg(drawing, f"ratios-{suite}-{number}")}</div>')
+            found.append(_picture(drawing, f"ratios-{suite}-{number}"))
     return found
 
 
@@ -177,7 +181,7 @@ def _latencies(results: Results, suite: str, rows: list[list[Cell]]) -> list[str
     found = ["<h3>Latency of single operations</h3>"]
     for number, strip in enumerate(dotplot.strips(targets)):
         drawing = dotplot.latencies(results, names, quantiles, strip)
-        found.append(f'<div class="picture">{plots.svg(drawing, f"latencies-{suite}-{number}")}</div>')
+        found.append(_picture(drawing, f"latencies-{suite}-{number}"))
     curves = curveplot.distributions(results, names, quantiles)
     pictures = "".join(
         f"<div>{plots.svg(drawing, f'latency-{suite}-{name}')}</div>" for name, drawing in curves

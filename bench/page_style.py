@@ -64,7 +64,7 @@ td.s4 { background: color-mix(in srgb, var(--slow) 40%, var(--paper)); }
 .key .s3 { background: color-mix(in srgb, var(--slow) 27%, var(--paper)); }
 .key .s4 { background: color-mix(in srgb, var(--slow) 40%, var(--paper)); }
 .picture { overflow-x: auto; } .picture svg { display: block; height: auto; margin: .3rem 0; }
-.picture svg { width: 100%; max-width: 76rem; min-width: 44rem; }
+.picture > div { max-width: 100%; } .picture svg { width: 100%; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(25rem, 100%), 1fr)); gap: .8rem 1.2rem; }
 .plots svg { width: 100%; height: auto; }
 main details { margin: .6rem 0; } main summary { cursor: pointer; font-weight: 600; font-size: .92rem; padding: .2rem 0; }

@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench import curveplot, page, plots, text
+from bench import bars, curveplot, page, plots, text
 from bench.proof import judge
 from bench.report import markdown_table, picture
 from bench.results import Cell, Results, by_suite, load, summarize
@@ -120,6 +120,7 @@ def _has_ratios(rows: list[list[Cell]]) -> bool:
 def _suite(results: Results, suite: str, rows: list[list[Cell]]) -> list[str]:
     name = suite or "figures"
     parts = [f"### {suite}\n"] if suite else []
+    parts += [f"![{bar}](benchmarks/bars-{bar}.png)\n" for bar in bars.groups(rows)]
     if _has_ratios(rows):
         parts.append(f"![ratios of the suite {name}](benchmarks/ratios-{name}.png)\n")
     if curveplot.by_curve(rows):
@@ -133,6 +134,8 @@ def _suite(results: Results, suite: str, rows: list[list[Cell]]) -> list[str]:
 
 def _pictures(results: Results, suite: str, rows: list[list[Cell]]) -> Iterator[tuple[str, bytes]]:
     name = suite or "figures"
+    for bar, drawing in bars.pictures(results, rows):
+        yield f"bars-{bar}.png", plots.png(drawing)
     if _has_ratios(rows):
         yield f"ratios-{name}.png", picture(results, rows)
     curves = curveplot.sheet(results, rows)

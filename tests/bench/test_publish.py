@@ -30,7 +30,13 @@ def test_publish_writes_tables_page_pictures_and_data(tmp_path: Path) -> None:
     publish(results, None, docs)
     text = (docs / "benchmarks.md").read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "×2.00" in text
-    for name in ("page.html", "results.jsonl.gz", "ratios-figures.png", "curves-figures.png"):
+    for name in (
+        "page.html",
+        "results.jsonl.gz",
+        "bars-start-plain.png",
+        "ratios-figures.png",
+        "curves-figures.png",
+    ):
         assert f"benchmarks/{name}" in text and (docs / "benchmarks" / name).stat().st_size > 500
     assert gzip.decompress((docs / "benchmarks/results.jsonl.gz").read_bytes()) == results.read_bytes()
 

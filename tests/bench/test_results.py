@@ -153,7 +153,8 @@ def test_report_of_one_suite_has_its_figures_only(tmp_path: Path, capsys: pytest
     assert "4 layers" in output.read_text() and "stat <cold>" not in output.read_text()
     assert cli.main(["report", results, "-o", str(output), "--suite", "network"]) == 2
     assert (
-        "suite 'network' is not in these results; there: metadata, data, scaling" in capsys.readouterr().err
+        "suite 'network' is not in these results; there: metadata, data, containers, scaling"
+        in capsys.readouterr().err
     )
 
 
@@ -193,6 +194,7 @@ def test_report_html_is_one_self_contained_page(tmp_path: Path) -> None:
     for picture in pictures:
         ElementTree.fromstring(picture)
     assert "stat &lt;cold&gt; &amp; warm" in page
+    assert "container start-up, on a plain directory" in page
     assert not re.search(r'(src|href)="(?!#)|@import|url\((?!#)|<script', page)
     assert "server died" in page
 
