@@ -20,6 +20,7 @@ from unionfs.errors import UserError
 FIGURES = (
     Figure("stat", "stat <cold> & warm", state="warm", suite="metadata"),
     Figure("speed", "read", "B/s", True, suite="data"),
+    Figure("start-exec-plain", "start to exec", state="on a plain directory", suite="containers"),
     *(
         Figure(f"layers-{n}", f"{n} layers", curve="stat over layers", x=n, suite="scaling")
         for n in (1, 2, 4)
