@@ -39,6 +39,7 @@ examples:
 _TARGETS: dict[str, Target] = {**TARGETS, **RUNTIMES}
 _SELFTEST = f"{BASELINE},{BASELINE}:again,{BASELINE}:slow"
 _QUICK_SECONDS = 160.0
+_JOURNAL_HINT = "removals slow down creation there; --backing ext4 has one"
 _FULL_MINUTES = 60
 _VARIANT_ROUNDS = 3
 
@@ -287,6 +288,10 @@ def _measure_inside(
         backing.mounted(kind, room, plan.needed_bytes()) as directory,
         terminal.progress(plan.steps, plan.rounds) as notify,
     ):
+        if environment.lacks_journal(directory):
+            print(
+                f"unionbench: {directory.parent} is ext4 without a journal: {_JOURNAL_HINT}", file=sys.stderr
+            )
         run = measure.Run(plan, directory, recorder, notify)
         results = run.execute(command, environment.describe(directory), missing)
     terminal.show_table(results)
