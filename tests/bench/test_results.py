@@ -196,6 +196,7 @@ def test_report_html_is_one_self_contained_page(tmp_path: Path) -> None:
         ElementTree.fromstring(picture)
     assert "stat &lt;cold&gt; &amp; warm" in page
     assert "container start-up, on a plain directory" in page
+    assert ">1.00 s<" in page  # numbers that are written keep their digits
     assert not re.search(r'(src|href)="(?!#)|@import|url\((?!#)|<script', page)
     assert "server died" in page
 
