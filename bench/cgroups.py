@@ -39,7 +39,7 @@ class Hierarchy:
 
 
 def hierarchies() -> list[Hierarchy]:
-    """Return what is mounted here: all of v1, or v2 where there is no v1."""
+    """Return what is mounted here: all of v1, or v2 where that has the memory controller."""
     lines = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     flags = {"rw", "ro", "relatime", "nosuid", "nodev", "noexec"}
     v1 = [
@@ -47,7 +47,8 @@ def hierarchies() -> list[Hierarchy]:
         for _, directory, kind, options, *_ in lines
         if kind == "cgroup"
     ]
-    return v1 or [Hierarchy(Path(line[1]), "") for line in lines if line[2] == "cgroup2"][:1]
+    v2 = [Hierarchy(Path(line[1]), "") for line in lines if line[2] == "cgroup2"][:1]
+    return v1 if not v2 or any("memory" in hierarchy.controllers for hierarchy in v1) else v2
 
 
 def isolate(name: str) -> None:
@@ -88,7 +89,10 @@ def _mount_v2() -> None:
     leaf.mkdir()
     (leaf / "cgroup.procs").write_text("0")
     for controller in (_TOP / "cgroup.controllers").read_text().split():
-        (_TOP / "cgroup.subtree_control").write_text(f"+{controller}")
+        try:
+            (_TOP / "cgroup.subtree_control").write_text(f"+{controller}")
+        except OSError:
+            pass  # it is not for groups such as ours; those that matter are asked for by name
 
 
 def remove(name: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -112,6 +113,13 @@ class _OciLauncher(Launcher):
     def removal(self, names: Sequence[str]) -> list[Container]:
         return [Container([*self._command, "delete", "--force", name]) for name in names]
 
+    def remove_left(self) -> None:
+        """Remove the containers of a client that was killed."""
+        kept = self._state / "runtime"
+        names = [path.name for path in kept.iterdir() if path.is_dir()] if kept.exists() else []
+        for removal in self.removal(names):
+            subprocess.run(removal.command, capture_output=True)
+
 
 class OciRuntime(Runtime):
     """An OCI runtime by its command line; every one gets the same configuration."""
@@ -128,7 +136,10 @@ class OciRuntime(Runtime):
     def prepare(self, image: Path, room: Room) -> Iterator[Mounted]:
         state = room.make("state")
         launcher = _OciLauncher(self.command() or self.program, image, state)
-        yield Mounted(image, state, "the same configuration for all OCI runtimes", launcher=launcher)
+        try:
+            yield Mounted(image, state, "the same configuration for all OCI runtimes", launcher=launcher)
+        finally:
+            launcher.remove_left()
 
 
 class OwnRuntime(OciRuntime):

@@ -248,9 +248,13 @@ def _check_room(found: Figures, count: int) -> None:
     if not before:
         return
     expected = found[f"charged-{before[-1]}"].value / before[-1] * count
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if expected > free * _MEMORY_PART:
+    if expected > _available() * _MEMORY_PART:
         raise MeasurementError("failed", f"{count} containers would take {expected / 1e9:.1f} GB of memory")
+
+
+def _available() -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
 _TITLES = {
