@@ -233,16 +233,17 @@ class UnionFilesystem:
         elif flags & os.O_ACCMODE and self.copies_up_at_open:
             self.copyups.ensure(node)  # overlayfs copies up at open, AUFS at the first write
         assert node.branch is not None
-        path = self.union.open_path(node)
-        try:
-            if flags & os.O_TRUNC:  # by path: the caller may have opened for reading only
-                os.truncate(whiteout.proc_path(path), 0)
-            opened = branch_flags(flags, writable=node.branch.writable)
-            if node.removed and not node.branch.writable:
-                opened = branch_flags(flags, writable=False)
-            fd = os.open(whiteout.proc_path(path), opened)
-        finally:
-            os.close(path)
+        opened = branch_flags(flags, writable=node.branch.writable)
+        if node.parent is not None and not flags & os.O_TRUNC:
+            fd = self.union.open_copy(node, opened)
+        else:
+            path = self.union.open_path(node)
+            try:
+                if flags & os.O_TRUNC:  # by path: the caller may have opened for reading only
+                    os.truncate(whiteout.proc_path(path), 0)
+                fd = os.open(whiteout.proc_path(path), opened)
+            finally:
+                os.close(path)
         return self._add_handle(FileHandle(node, fd, flags, caller.pid))
 
     def reopen(self, opened: FileHandle, flags: int, caller: Caller) -> int:

@@ -479,6 +479,24 @@ class Union:
             raise stale(node)
         return result
 
+    def open_copy(self, node: Node, flags: int) -> int:
+        """Open the visible copy of a regular file that has a name; ESTALE if something else is in its place.
+
+        A FIFO there does not block (the flags have O_NONBLOCK), and a symbolic link is not followed.
+        """
+        fd, name = self.home(node)
+        try:
+            result = os.open(name, flags | os.O_NOFOLLOW, dir_fd=fd)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):
+                raise stale(node) from None
+            raise
+        status = os.fstat(result)
+        if (status.st_dev, status.st_ino) != node.identity:
+            os.close(result)
+            raise stale(node)
+        return result
+
     def attributes(self, node: Node) -> Attributes:
         """Return a node's attributes, read from its branch now."""
         try:

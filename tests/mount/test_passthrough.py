@@ -259,6 +259,18 @@ def test_option_nopassthrough_leaves_data_to_the_server(union: Workshop) -> None
     assert u.change("passthrough").returncode != 0
 
 
+def test_direct_io_passes_where_the_branch_has_it(union: Workshop) -> None:
+    """Aligned writes with O_DIRECT end up in the branch without a request."""
+    u = passing(union.mount(B0={"up": bytes(8192)}))
+    fd = os.open(u / "up", os.O_RDWR | os.O_DIRECT)
+    with mmap.mmap(-1, 4096) as buffer:
+        buffer[:] = b"d" * 4096
+        os.pwritev(fd, [buffer], 4096)
+    os.close(fd)
+    assert (u / "up").read_bytes() == (u.branch(0) / "up").read_bytes() == bytes(4096) + b"d" * 4096
+    assert not counts(u).keys() & {"read", "write"}
+
+
 def _overlay(union: Workshop, name: str) -> Path:
     below = union.filesystem(name)
     for part in ("lower", "upper", "work", "mnt"):

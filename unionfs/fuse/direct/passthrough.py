@@ -170,7 +170,7 @@ class Passthrough:
             writes=handle.writes,
             keeps=first and not writable and not handle.writes and self._keeps(node, handle),
         )
-        if chosen is Plan.PASSING:
+        if chosen is Plan.PASSING and (handle.flags & os.O_DIRECT == 0 or _takes_direct(handle.fd, first)):
             if backing is None:
                 backing = self._register(handle, branch)
             if backing is not None:
@@ -254,6 +254,22 @@ class Passthrough:
 def stale() -> OSError:
     """Return the answer that makes the kernel look the name up again."""
     return OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+def _takes_direct(fd: int, first: bool) -> bool:
+    """Tell whether a file can be opened with O_DIRECT; EINVAL if it cannot and the mode is decided already.
+
+    The kernel would answer EIO.
+    """
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT)
+    except OSError:
+        if not first:
+            raise
+        return False
+    fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+    return True
 
 
 def _old_reader(node: Node, nodeid: int) -> FileHandle | None:
