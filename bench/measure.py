@@ -91,12 +91,18 @@ class Run:
         )  # fmt: skip
 
     def _fits(self, done: int) -> bool:
-        """Tell whether one more round stays inside the time budget."""
+        """Tell whether one more round stays inside the time budget, at the speed of those `done`."""
         if not self.plan.seconds:
             return True
         used = time.monotonic() - self.started
-        self._rounds = min(self.plan.rounds, int(self.plan.seconds / (used / done)))
-        return used + used / done <= self.plan.seconds
+        slowness = used / max(sum(map(self.plan.round_seconds, range(done))), 0.001)
+        self._rounds = done
+        for number in range(done, self.plan.rounds):
+            used += slowness * self.plan.round_seconds(number)
+            if used > self.plan.seconds:
+                break
+            self._rounds = number + 1
+        return self._rounds > done
 
     def _round(self, number: int) -> None:
         turn = number % max(len(self.plan.instances), 1)

@@ -17,7 +17,8 @@ from bench.workloads.model import Figure, Workload
 from unionfs.errors import UserError
 
 _BASELINES = {FILESYSTEM: targets.BASELINE, RUNTIME: runtimes.BASELINE}
-_MOUNT_SECONDS = 0.35  # one target, up and down
+_LONG_SECONDS = 1.0  # for one target
+_MOUNT_SECONDS = 0.25  # one target, up and down
 _BUILD_SECONDS_A_BYTE = 1 / (500 << 20)
 
 
@@ -52,7 +53,7 @@ class Layout:
 class Plan:
     """What to measure. `seconds` is a budget: rounds that would exceed it are left out (0: none).
 
-    `variant_rounds` bounds the rounds of targets that are variants of others (0: as all).
+    `few` bounds the rounds of targets that are variants of others and of workloads that take long (0: as all).
     """
 
     workloads: Sequence[Workload]
@@ -60,7 +61,7 @@ class Plan:
     rounds: int = 5
     seconds: float = 0.0
     pin: bool = False
-    variant_rounds: int = 0
+    few: int = 0
 
     @property
     def baseline(self) -> str:
@@ -90,9 +91,11 @@ class Plan:
 
     def rounds_of(self, instance: Instance) -> int:
         """Return how many rounds a target takes part in."""
-        return (
-            min(self.rounds, self.variant_rounds or self.rounds) if instance.target.variant else self.rounds
-        )
+        return min(self.rounds, self.few or self.rounds) if instance.target.variant else self.rounds
+
+    def _rounds_of_workload(self, workload: Workload) -> int:
+        bound = workload.rounds or self.rounds
+        return min(bound, self.few) if self.few and workload.seconds >= _LONG_SECONDS else bound
 
     @property
     def steps(self) -> int:
@@ -106,7 +109,7 @@ class Plan:
         for workload in ordered:
             if workload.build:
                 builds.setdefault(_layout_of(workload)[:3], {})[workload.build] = None
-        due = [w for w in ordered if number < (w.rounds or self.rounds)]
+        due = [w for w in ordered if number < self._rounds_of_workload(w)]
         return [
             Layout(*key, tuple(builds.get(key[:3], {})), tuple(group))
             for key, group in groupby(due, key=_layout_of)
@@ -127,14 +130,17 @@ class Plan:
 
     def expected_seconds(self) -> float:
         """Estimate how long the run takes on a machine like that of docs/benchmarks.md."""
-        total = 0.0
-        for number in range(self.rounds):
-            for layout in self.layouts(number):
-                total += sum(w.seconds for w in layout.workloads if w.together)
-                for instance in self.instances:
-                    if number < self.rounds_of(instance):
-                        total += self._seconds_of(layout, instance)
-        return total + self.needed_bytes() * _BUILD_SECONDS_A_BYTE
+        return sum(map(self.round_seconds, range(self.rounds)))
+
+    def round_seconds(self, number: int) -> float:
+        """Estimate how long round `number` takes; the first one builds the layers."""
+        total = 0.0 if number else self.needed_bytes() * _BUILD_SECONDS_A_BYTE
+        for layout in self.layouts(number):
+            total += sum(w.seconds for w in layout.workloads if w.together)
+            for instance in self.on(layout.kind):
+                if number < self.rounds_of(instance):
+                    total += self._seconds_of(layout, instance)
+        return total
 
     def _seconds_of(self, layout: Layout, instance: Instance) -> float:
         if instance.target.kind != layout.kind:

@@ -88,7 +88,7 @@ def copy_up(size: int, count: int, suite: str = "copyup", rounds: int = 0) -> Wo
         figure, suite,
         (Figure(figure, f"first write to a lower file of {text}", state=state, curve="copy-up", x=size),),
         _run(figure, prefix, size, count), _build(prefix, size, count), size=total, temporary=total, needs=_NEEDS,
-        limit=60 + total / (20 * MiB), rounds=rounds, seconds=0.3 + total / (150 * MiB), group=group,
+        limit=60 + total / (20 * MiB), rounds=rounds, seconds=0.1 + total / (500 * MiB), group=group,
     )  # fmt: skip
 
 
@@ -180,7 +180,7 @@ def _sparse_file(figure: str, size: int, suite: str, rounds: int = 0) -> Workloa
     return Workload(
         figure, suite, (Figure(figure, title, state=f"64 pages of data{note}"),),
         _sparse(figure, name, size, 64), _build_sparse(name, size, 64), size=MiB, temporary=size, needs=_NEEDS,
-        limit=60 + size / (20 * MiB), rounds=rounds, seconds=0.5 + size / (2 << 30), group=_GROUP,
+        limit=60 + size / (20 * MiB), rounds=rounds, seconds=0.2 + size / (2 << 30), group=_GROUP,
     )  # fmt: skip
 
 

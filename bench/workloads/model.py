@@ -63,7 +63,7 @@ class Workload:
     rounds: int = 0
     together: bool = False
     counted: bool = False
-    seconds: float = 0.5
+    seconds: float = 0.2
     baseline: str = ""
     kind: str = FILESYSTEM
     prepare: Callable[[Path], object] | None = None

@@ -53,7 +53,8 @@ def _layers(count: int, suite: str = "scaling") -> Workload:
         _build,
         layers=count,
         size=2 * MiB,
-        seconds=0.2 + count / 500,
+        seconds=0.1 + count / 500,
+        rounds=3,
     )
 
 

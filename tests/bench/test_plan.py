@@ -72,7 +72,7 @@ def test_expected_seconds_grow_with_rounds_and_variants_cost_less() -> None:
     both = _instances("overlay2,overlay2-userxattr")
     seconds = [Plan([_PLAIN], both, rounds).expected_seconds() for rounds in (1, 5)]
     assert 4 * seconds[0] < seconds[1] < 5.1 * seconds[0]
-    assert Plan([_PLAIN], both, 5, variant_rounds=2).expected_seconds() < seconds[1]
+    assert Plan([_PLAIN], both, 5, few=2).expected_seconds() < seconds[1]
 
 
 def test_needed_bytes_temporary_counts_once() -> None:
