@@ -6,6 +6,7 @@ The server must never look at a path inside its own mount, as it would wait for 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 
@@ -108,7 +109,6 @@ def unmount(target: str, *, lazy: bool) -> None:
     """Flush pseudo-links, unmount and wait for the server's end; a dead mount is detached."""
     from unionfs import rundir
     from unionfs.fuse import device
-    from unionfs.mount import wait_for_end
 
     mounted = mount_table.find(target)
     if mounted is None or not mounted.fstype.startswith("fuse"):
@@ -116,15 +116,19 @@ def unmount(target: str, *, lazy: bool) -> None:
     if device.is_dead(mounted.target):
         device.unmount(mounted.target, lazy=True)
         return
-    pid = None
-    try:
-        pid = int((rundir.find(mounted.target) / "pid").read_text())
-        request(mounted.target, "flush")
-    except (UserError, ValueError):
-        pass  # a server without a control socket, or a hung one: nothing can be flushed
-    except OSError:
-        if not lazy:
-            raise
-    device.unmount(mounted.target, lazy=lazy)
-    if pid is not None and not lazy:
-        wait_for_end(pid)
+    with contextlib.ExitStack() as stack:
+        server = None
+        try:
+            directory = rundir.find(mounted.target)
+            held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, held)
+            server = held, int((directory / "pid").read_text())
+            request(mounted.target, "flush")
+        except (UserError, ValueError):
+            pass  # a server without a control socket, or a hung one: nothing can be flushed
+        except OSError:
+            if not lazy:
+                raise
+        device.unmount(mounted.target, lazy=lazy)
+        if server is not None and not lazy:
+            rundir.wait_for_end(*server)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import resource
@@ -11,11 +12,15 @@ import select
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from unionfs.branch import Branch
 from unionfs.errors import UserError
 from unionfs.options import Options
 from unionfs.program import describe
+
+if TYPE_CHECKING:
+    from unionfs.filesystem import UnionFilesystem
 
 _READY = b"\0"
 
@@ -36,8 +41,8 @@ class MountPlan:
     overlap_ok: bool = False
 
 
-def mount_in_background(plan: MountPlan) -> int:
-    """Mount and return the server's pid when the mount answers; UserError with the reason otherwise.
+def mount_in_background(*plans: MountPlan) -> int:
+    """Mount, all plans in one server, and return its pid when every mount answers; UserError with the reason otherwise.
 
     The server is forked before anything heavy is imported, and twice, so that it belongs to init.
     """
@@ -48,7 +53,7 @@ def mount_in_background(plan: MountPlan) -> int:
         os.setsid()
         if os.fork() != 0:
             os._exit(0)
-        _exit(_background(plan, writing))
+        _exit(_background(plans, writing))
     os.close(writing)
     os.waitpid(child, 0)
     with open(reading, "rb") as stream:
@@ -64,16 +69,16 @@ def _exit(status: int) -> None:
     os._exit(status)
 
 
-def _background(plan: MountPlan, writing: int) -> int:
+def _background(plans: Sequence[MountPlan], writing: int) -> int:
     """Be the server; what goes wrong before the mount answers is sent to the parent."""
 
     def ready() -> None:
         os.write(writing, _READY + str(os.getpid()).encode())
         os.close(writing)
-        _detach(plan.log_file)
+        _let_go(plans[0].log_file)
 
     try:
-        return serve(plan, ready)
+        return serve_together(plans, ready)
     except UserError as error:
         message = error.line()
     except OSError as error:
@@ -86,7 +91,7 @@ def _background(plan: MountPlan, writing: int) -> int:
     return 1
 
 
-def _detach(log_file: str | None) -> None:
+def _let_go(log_file: str | None) -> None:
     """Let go of the terminal; messages go to the log file."""
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
@@ -108,17 +113,64 @@ def _set_up_log(plan: MountPlan) -> None:
 
 def serve(plan: MountPlan, on_ready: Callable[[], None]) -> int:
     """Mount and serve in this process until the mount is gone; return the exit code."""
-    _set_up_log(plan)
+    return serve_together((plan,), on_ready)
+
+
+def serve_together(plans: Sequence[MountPlan], on_ready: Callable[[], None]) -> int:
+    """Mount several unions and serve them in this process until all are gone; return the exit code.
+
+    `on_ready` is called once, when all answer; log and debugging are as the first plan says. UserError, with nothing left
+    mounted, if one cannot be mounted. No mount point may lie inside another one: the server would wait for itself.
+    """
+    _set_up_log(plans[0])
     raise_descriptor_limit()
     os.umask(0)  # the caller's umask is applied by hand, the server's must not count
+    from unionfs.server import Server, choose_session
+
+    for plan in plans:
+        choose_session(plan.session)
+    targets = _check_targets(plans)
+    waiting = set(targets)
+
+    def one_ready(target: str) -> None:
+        waiting.discard(target)
+        if not waiting:
+            on_ready()
+
+    server = Server()
+    with contextlib.ExitStack() as mounts:
+        with contextlib.ExitStack() as opened:
+            filesystems = [_open(plan, target, opened) for plan, target in zip(plans, targets, strict=True)]
+            for plan, target, filesystem in zip(plans, targets, filesystems, strict=True):
+                device_fd = _attach(plan, target)
+                mounts.callback(_detach, target)
+                ready = functools.partial(one_ready, target)
+                server.add(filesystem, device_fd, mountpoint=target, on_ready=ready, session=plan.session)
+            opened.pop_all()  # from here on the server closes them
+        os.chdir("/")
+        status = server.run()
+        mounts.pop_all()
+    return status
+
+
+def _check_targets(plans: Sequence[MountPlan]) -> list[str]:
+    """Return the real mount points; UserError if one cannot be used."""
     from unionfs.fuse import device
 
-    device.check_target(plan.target)
-    target = os.path.realpath(plan.target)
-    from unionfs.filesystem import UnionFilesystem
-    from unionfs.server import choose_session, run
+    targets: list[str] = []
+    for plan in plans:
+        device.check_target(plan.target)
+        target = os.path.realpath(plan.target)
+        for other in targets:
+            if os.path.commonpath((target, other)) in (target, other):
+                raise UserError(f"mount point {plan.target} lies inside another one of this server")
+        targets.append(target)
+    return targets
 
-    choose_session(plan.session)
+
+def _open(plan: MountPlan, target: str, opened: contextlib.ExitStack) -> UnionFilesystem:
+    from unionfs.filesystem import UnionFilesystem
+
     try:
         filesystem = UnionFilesystem.open(
             plan.branches,
@@ -129,18 +181,15 @@ def serve(plan: MountPlan, on_ready: Callable[[], None]) -> int:
         )
     except OSError as error:
         raise UserError(f"branch {describe(error)}") from None
-    try:
-        device_fd = _attach(plan, target)
-    except BaseException:
-        filesystem.close()
-        raise
-    os.chdir("/")
-    try:
-        return run(filesystem, device_fd, mountpoint=target, on_ready=on_ready, session=plan.session)
-    except BaseException:
-        with contextlib.suppress(UserError):
-            device.unmount(target, lazy=True)
-        raise
+    opened.callback(filesystem.close)
+    return filesystem
+
+
+def _detach(target: str) -> None:
+    from unionfs.fuse import device
+
+    with contextlib.suppress(UserError):
+        device.unmount(target, lazy=True)
 
 
 def _attach(plan: MountPlan, target: str) -> int:

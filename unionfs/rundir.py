@@ -11,6 +11,7 @@ import fcntl
 import os
 import re
 import secrets
+import select
 import shutil
 import socket
 import stat
@@ -107,6 +108,26 @@ class RunDirectory:
         """Record which device number the mount has."""
         self.write("dev", f"{os.major(device)}:{os.minor(device)}\n")
         self.write("mountpoint", f"{escape(mountpoint)}\n")
+
+
+def wait_for_end(directory: int, pid: int, seconds: float = 10) -> None:
+    """Wait until the mount's branches are closed: its directory (open as `directory`) is unlocked, or its process has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        process = os.pidfd_open(pid)
+        try:
+            for _ in range(int(seconds * 100)):
+                if _is_unlocked(directory) or select.select([process], [], [], 0.01)[0]:
+                    return
+        finally:
+            os.close(process)
+
+
+def _is_unlocked(directory: int) -> bool:
+    try:
+        fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def sweep(parent: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server process of one mount: session, control socket and signals as tasks of one nursery, until the mount is gone."""
+"""The server process: sessions, control sockets and signals as tasks of one nursery, until the last mount is gone."""
 
 from __future__ import annotations
 
@@ -57,57 +57,141 @@ def run(
     control: bool = True,
     session: str = "auto",
 ) -> int:
-    """Serve until the mount is gone; return the exit code. `on_ready` is called when requests are being answered.
+    """Serve one mount until it is gone; return the exit code. The arguments are those of `Server.add`."""
+    server = Server()
+    server.add(
+        filesystem, device_fd, mountpoint=mountpoint, on_ready=on_ready, control=control, session=session
+    )
+    return server.run()
 
-    SIGTERM, SIGINT and SIGHUP unmount `mountpoint`. With `mountpoint` None the mount lives in another mount namespace (a
-    container's): nothing is unmounted here, the end of the namespace ends the server.
+
+class Server:
+    """Serves mounts in this process, each with its own session and control socket, until the last one is gone.
+
+    SIGTERM, SIGINT and SIGHUP unmount them all.
     """
-    server = _Server(filesystem, device_fd, mountpoint, on_ready, session)
-    try:
-        trio.run(server.main, control)
-    finally:
-        filesystem.close()
-        notify_manager("STOPPING=1")
-    return 0
+
+    def __init__(self) -> None:
+        self._mounts: list[_Mount] = []
+        self._nursery: trio.Nursery | None = None
+        self._failures: list[Exception] = []
+
+    def add(
+        self,
+        filesystem: UnionFilesystem,
+        device_fd: int,
+        *,
+        mountpoint: str | None,
+        on_ready: Callable[[], None] = lambda: None,
+        control: bool = True,
+        session: str = "auto",
+    ) -> None:
+        """Take over a mount: its filesystem and device are closed when it is gone. Also from a task while `run` is at work.
+
+        `on_ready` is called when requests are being answered. With `mountpoint` None the mount lives in another mount
+        namespace (a container's): nothing is unmounted here, the end of the namespace ends the mount. UserError if the
+        session cannot run, or not beside the others.
+        """
+        mount = _Mount(filesystem, device_fd, mountpoint, on_ready, control, session)
+        if self._mounts and "pyfuse3" in (mount.session, self._mounts[0].session):
+            raise UserError("the pyfuse3 session serves one mount in a process", "use the direct session")
+        self._mounts.append(mount)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._serve, mount)
+
+    def run(self) -> int:
+        """Serve until every mount is gone; return the exit code, or raise what ended the first session that failed."""
+        try:
+            trio.run(self._main)
+        finally:
+            for mount in self._mounts:
+                mount.close()
+            notify_manager("STOPPING=1")
+        if self._failures:
+            raise self._failures[0]
+        return 0
+
+    async def _main(self) -> None:
+        # Before anything can be asked of a mount, so that a signal never finds its default action.
+        with trio.open_signal_receiver(*_SIGNALS) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._unmount_on_signal, signals)
+                async with trio.open_nursery() as self._nursery:
+                    for mount in self._mounts:
+                        self._nursery.start_soon(self._serve, mount)
+                self._nursery = None
+                nursery.cancel_scope.cancel()
+
+    async def _serve(self, mount: _Mount) -> None:
+        """Serve one mount; if its session fails, the others go on."""
+        try:
+            await mount.serve(self._announced)
+        except Exception as error:
+            if len(self._mounts) > 1:
+                log.exception("the session of %s failed", mount.mountpoint)
+            self._failures.append(error)
+
+    def _announced(self) -> None:
+        if all(mount.ready for mount in self._mounts):
+            notify_manager("READY=1")
+
+    async def _unmount_on_signal(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            log.info("signal %d: unmounting", number)
+            for mount in self._mounts:
+                if mount.mountpoint is not None and not mount.closed:
+                    await trio.to_thread.run_sync(mount.unmount, abandon_on_cancel=True)
 
 
-class _Server:
+class _Mount:
+    """One mount: session, control socket and run-time directory."""
+
     def __init__(
         self,
         filesystem: UnionFilesystem,
         device_fd: int,
         mountpoint: str | None,
         on_ready: Callable[[], None],
+        control: bool,
         session: str,
     ) -> None:
         self.filesystem = filesystem
         self.device_fd = device_fd
         self.mountpoint = mountpoint
         self.on_ready = on_ready
+        self.control = control
         self.session, self.why = choose_session(session)
         self.statistics = Statistics()
         self.directory: RunDirectory | None = None
+        self.ready = False
+        self.closed = False
 
-    async def main(self, with_control: bool) -> None:
+    def close(self) -> None:
+        """Close the filesystem."""
+        if not self.closed:
+            self.closed = True
+            self.filesystem.close()
+
+    async def serve(self, announced: Callable[[], None]) -> None:
+        """Serve until the mount is gone, then close the filesystem; the run-time directory stays until that is done."""
         session = _session(self.session)
         with contextlib.ExitStack() as stack:
-            # Before anything can be asked of the mount, so that a signal never finds its default action.
-            signals = stack.enter_context(trio.open_signal_receiver(*_SIGNALS))
+            if self.control:
+                self.directory = stack.enter_context(RunDirectory())
+                self._show_branches()
+            stack.callback(self.close)
             async with trio.open_nursery() as nursery:
-                if with_control:
-                    self.directory = stack.enter_context(RunDirectory())
-                    self._show_branches()
+                if self.directory is not None:
                     listening = trio.Event()
                     nursery.start_soon(
                         channel.serve, self.directory.socket, Commands(self).table(), listening.set
                     )
                     await listening.wait()
-                nursery.start_soon(self._unmount_on_signal, signals)
-                nursery.start_soon(self._announce)
+                nursery.start_soon(self._announce, announced)
                 await session.serve(self.filesystem, self.device_fd, self.statistics)
                 nursery.cancel_scope.cancel()
 
-    async def _announce(self) -> None:
+    async def _announce(self, announced: Callable[[], None]) -> None:
         """Ask the mount itself and tell those who wait for it when it answers.
 
         Another process asks: a thread of this one, killed while it waits for our own answer, could never end, and it would
@@ -119,17 +203,11 @@ class _Server:
             answer, _ = await trio.to_thread.run_sync(probe.communicate, abandon_on_cancel=True)
             if self.directory is not None and answer:
                 self.directory.show_device(self.mountpoint, int(answer))
+        self.ready = True
         self.on_ready()
-        notify_manager("READY=1")
+        announced()
 
-    async def _unmount_on_signal(self, signals: AsyncIterator[int]) -> None:
-        async for number in signals:
-            log.info("signal %d: unmounting", number)
-            if self.mountpoint is None:
-                continue
-            await trio.to_thread.run_sync(self._unmount, abandon_on_cancel=True)
-
-    def _unmount(self) -> None:
+    def unmount(self) -> None:
         """Unmount; what is busy goes lazily, so that a stopped service leaves nothing behind.
 
         Another process does it, for the reason that `_announce` gives: unmounting writes back through us.
@@ -154,7 +232,7 @@ class _Server:
 class Commands:
     """What the control socket can be asked for."""
 
-    def __init__(self, server: _Server) -> None:
+    def __init__(self, server: _Mount) -> None:
         self._server = server
         self._filesystem = server.filesystem
 

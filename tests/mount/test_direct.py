@@ -162,7 +162,7 @@ def test_statx_tells_the_birth_time(union: Workshop) -> None:
     """The birth time is that of the visible copy."""
     u = union.mount(B0={"top": "t"}, B1={"d/f": "f"})
     for name, branch in (("top", 0), ("d/f", 1), ("d", 1)):
-        command = ["stat", "--format=%W", "--", u / name, u.branch(branch) / name]
+        command = ["stat", "--format=%W", "--", str(u / name), str(u.branch(branch) / name)]
         shown, real = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
         assert shown == real
     assert int(shown) > 0
