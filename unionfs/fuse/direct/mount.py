@@ -12,7 +12,6 @@ from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.fuse.direct.passthrough import Passthrough
 from unionfs.fuse.direct.replies import NO_REPLY, Header, InThread, Replies, Reply
-from unionfs.fuse.direct.workers import Workers
 
 _WANTED = (
     abi.ASYNC_READ
@@ -46,13 +45,11 @@ class MountRequests:
         self,
         filesystem: UnionFilesystem,
         replies: Replies,
-        workers: Workers,
         passthrough: Passthrough,
         max_write: int,
     ) -> None:
         self._filesystem = filesystem
         self._replies = replies
-        self._workers = workers
         self._passthrough = passthrough
         self._max_write = max_write
 
@@ -88,7 +85,8 @@ class MountRequests:
         return b""
 
     def interrupt(self, header: Header, body: memoryview) -> Reply:
-        """A caller got a signal. Requests are answered at once or are past recall, so there is nothing to stop."""
+        """A caller got a signal: if it is being killed it need not wait for long work."""
+        self._replies.interrupted(abi.INTERRUPT_IN.unpack_from(body)[0])
         return NO_REPLY
 
     def statfs(self, header: Header, body: memoryview) -> Reply:

@@ -26,7 +26,7 @@ class Requests:
         self.workers = Workers(device_fd, max_write)
         self.passthrough = passthrough = Passthrough(filesystem, device_fd)
         groups = (
-            MountRequests(filesystem, replies, self.workers, passthrough, max_write),
+            MountRequests(filesystem, replies, passthrough, max_write),
             NameRequests(filesystem, replies),
             AttributeRequests(filesystem, replies),
             FileRequests(filesystem, replies, passthrough, Notifier(device_fd)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,8 @@ class DirectSession:
         self._buffer = bytearray(MAX_WRITE + 4096)
         self._view = memoryview(self._buffer)
         self.requests = Requests(filesystem, device_fd, MAX_WRITE)
+        self.requests.replies.interrupted = self._interrupt
+        self._long: dict[int, Header] = {}  # requests that wait for a thread, by their unique number
         self._poll = _POLL_SECONDS if (os.cpu_count() or 1) > 1 else 0.0
         os.set_blocking(device_fd, False)
 
@@ -91,13 +94,18 @@ class DirectSession:
 
     def _dispatch(self, length: int) -> None:
         start = time.perf_counter()
+        if length < abi.IN_HEADER.size:
+            log.error("a message of %d bytes is no request", length)
+            return
         fields = abi.IN_HEADER.unpack_from(self._buffer)
         opcode = fields[1]
         header = Header(fields[2], fields[3], fields[4], fields[5], fields[6])
-        body = self._view[abi.IN_HEADER.size : length]
+        # What extends a request (the eighth field, in units of 8 bytes) comes last; nothing of the kind is asked for.
+        body = self._view[abi.IN_HEADER.size : length - 8 * fields[7] if fields[7] else length]
         try:
             payload = self.requests.table[opcode](header, body)
         except Deferred as deferred:
+            self._long[header.unique] = header
             self._nursery.start_soon(self._continue, opcode, header, bytes(body), deferred, start)
             return
         except OSError as error:
@@ -106,6 +114,7 @@ class DirectSession:
             self._fail(opcode, header)
         else:
             if isinstance(payload, InThread):
+                self._long[header.unique] = header
                 self._nursery.start_soon(self._in_thread, opcode, header, payload, start)
                 return
             if payload is not NO_REPLY:
@@ -143,6 +152,8 @@ class DirectSession:
         """Run the long work of a request in a thread, then the request again, until it needs none."""
         while True:
             await trio.to_thread.run_sync(deferred.job.run)
+            if header.unique not in self._long:
+                return  # answered: its caller was killed
             try:
                 payload = self.requests.table[opcode](header, memoryview(body))
             except Deferred as again:
@@ -156,20 +167,45 @@ class DirectSession:
                 if isinstance(payload, InThread):
                     await self._in_thread(opcode, header, payload, start)
                     return
-                self._reply(header, 0, payload)
+                if payload is not NO_REPLY:
+                    self._reply(header, 0, payload)
             break
+        self._long.pop(header.unique, None)
         self._statistics.count(self.requests.names[opcode], time.perf_counter() - start)
 
     async def _in_thread(self, opcode: int, header: Header, work: InThread, start: float) -> None:
         try:
             payload = await trio.to_thread.run_sync(work.function)
+            if header.unique not in self._long:
+                return
         except OSError as error:
             self._reply(header, -(error.errno or errno.EIO), b"")
         except Exception:
             self._fail(opcode, header)
         else:
             self._reply(header, 0, payload)
+        self._long.pop(header.unique, None)
         self._statistics.count(self.requests.names[opcode], time.perf_counter() - start)
+
+    def _interrupt(self, unique: int) -> None:
+        """Answer EINTR to a request that waits for a thread if its caller is being killed; the thread's work is kept or lost.
+
+        Other signals are not worth it: programs do not expect EINTR from files.
+        """
+        header = self._long.get(unique)
+        if header is not None and _is_being_killed(header.pid):
+            del self._long[unique]
+            self._reply(header, -errno.EINTR, b"")
+
+
+def _is_being_killed(pid: int) -> bool:
+    """Tell whether SIGKILL waits for a thread; the kernel turns every deadly signal into that one."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as lines:
+            pending = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd:", "ShdPnd:"))]
+    except OSError:  # of another pid namespace
+        return False
+    return any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending)
 
 
 async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statistics) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Threads that finish requests on their own: they do the I/O and write the answer to the device, the loop is not woken.
 
-For data alone, which touches neither nodes nor handles. A job that no thread has taken yet can be recalled (INTERRUPT).
+For data alone, which touches neither nodes nor handles.
 """
 
 from __future__ import annotations
@@ -32,26 +32,16 @@ class Workers:
     def __init__(self, device_fd: int, buffer_size: int) -> None:
         self._fd = device_fd
         self._buffer_size = buffer_size
-        self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._waiting: dict[int, Work] = {}
+        self._queue: queue.SimpleQueue[tuple[int, Work] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     def submit(self, unique: int, work: Work) -> None:
         """Let a thread answer request `unique` with what `work` returns or raises."""
-        if len(self._threads) < _THREADS and len(self._waiting) >= len(self._threads):
-            self._threads.append(
-                threading.Thread(target=self._run, name=f"data-{len(self._threads)}", daemon=True)
-            )
-            self._threads[-1].start()
-        self._waiting[unique] = work
-        self._queue.put(unique)
-
-    def recall(self, unique: int) -> bool:
-        """Answer EINTR to a request that no thread has begun; False if it is too late (or was never ours)."""
-        if self._waiting.pop(unique, None) is None:
-            return False
-        self._answer(unique, -errno.EINTR, b"")
-        return True
+        if len(self._threads) < _THREADS:
+            thread = threading.Thread(target=self._run, name=f"data-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._queue.put((unique, work))
 
     def close(self) -> None:
         """Wait for what is being done; the device may be closed afterwards."""
@@ -62,10 +52,8 @@ class Workers:
 
     def _run(self) -> None:
         buffer = memoryview(bytearray(self._buffer_size))
-        while (unique := self._queue.get()) is not None:
-            work = self._waiting.pop(unique, None)  # atomic: either this thread or `recall` gets it
-            if work is not None:
-                self._finish(unique, work, buffer)
+        while (job := self._queue.get()) is not None:
+            self._finish(*job, buffer)
 
     def _finish(self, unique: int, work: Work, buffer: memoryview) -> None:
         try:
