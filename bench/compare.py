@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import math
+import statistics
+from dataclasses import asdict, dataclass
 
 from bench import terminal, text
 from bench.estimate import pair_ratios
@@ -61,6 +63,35 @@ def compare(old: Results, new: Results, threshold: float = 0.0, *, absolute: boo
     return sorted(lines, key=lambda line: (line.chance, -line.change.factor))
 
 
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A target of which most figures became slower: `slower` of `count`, the middle one by `factor`."""
+
+    target: str
+    factor: float
+    slower: int
+    count: int
+    chance: float
+
+
+def slower_targets(lines: list[Line], threshold: float) -> list[Whole]:
+    """Return the targets that became slower as a whole, which noise may hide in each figure alone.
+
+    A sign test over the figures: were the target the same, each would be slower or faster by a toss. The probability is
+    corrected for the number of targets (Bonferroni).
+    """
+    targets: dict[str, list[float]] = {}
+    for line in lines:
+        targets.setdefault(line.target, []).append(line.change.factor)
+    found: list[Whole] = []
+    for target, factors in targets.items():
+        count, slower = len(factors), sum(factor > 1 + threshold for factor in factors)
+        chance = len(targets) * sum(math.comb(count, k) for k in range(slower, count + 1)) / 2**count
+        if chance <= _CHANCE:
+            found.append(Whole(target, statistics.median(factors), slower, count, chance))
+    return found
+
+
 def _slowness(results: Results, figure: Figure, target: str, absolute: bool) -> list[float]:
     """Return values of which smaller is better."""
     values = results.values(figure.name, target)
@@ -97,25 +128,35 @@ def show(
 ) -> int:
     """Print what changed by more than the threshold; return 3 if something became slower or fails now, else 0."""
     lines = compare(old, new, threshold, absolute=absolute)
-    failures = new_failures(old, new)
+    failures, whole = new_failures(old, new), slower_targets(lines, threshold)
     if not lines and not failures:
         hint = "a figure needs three rounds in both, and a baseline unless --absolute"
         raise UserError("the files have no figure in common", hint)
     if as_json:
         records = [*failures, *(line.record() for line in lines)]
-        print(json.dumps({"environment": differences(old, new), "figures": records}, indent=1))
+        targets = [asdict(each) for each in whole]
+        found = {"environment": differences(old, new), "slower_targets": targets, "figures": records}
+        print(json.dumps(found, indent=1))
     else:
-        _print(lines, failures, differences(old, new), threshold)
-    return REGRESSION if failures or any(line.verdict == "slower" for line in lines) else 0
+        _print(lines, failures, whole, differences(old, new), threshold)
+    return REGRESSION if failures or whole or any(line.verdict == "slower" for line in lines) else 0
 
 
-def _print(lines: list[Line], failures: list[Record], different: list[str], threshold: float) -> None:
+def _print(
+    lines: list[Line], failures: list[Record], whole: list[Whole], different: list[str], threshold: float
+) -> None:
     say = terminal.console()
     for said in different:
         say(f"note: {said}", "yellow")
     for failure in failures:
         problem = text.PROBLEMS.get(failure["problem"], failure["problem"])
         say(f"fails: {failure['figure']} on {failure['target']}: {problem}", "bold red")
+    for each in whole:
+        say(
+            f"slower as a whole: {each.target}: ×{each.factor:.2f}, {each.slower} of {each.count} figures, "
+            f"confidence {_sure(each.chance)}",
+            "bold red",
+        )
     counts: list[str] = []
     styles = {"slower": "bold red", "faster": "green", "perhaps slower": "yellow", "perhaps faster": "dim"}
     for verdict, style in styles.items():
@@ -137,6 +178,10 @@ def _sentence(line: Line) -> str:
     said = f"{line.verdict}: {line.figure.name} on {line.target}: ×{found.factor:.2f} (95 %: {found.low:.2f}–{found.high:.2f})"
     if line.verdict.startswith("perhaps"):
         return said
-    # 99.96 % is not certain.
-    sure = min(1 - line.chance, 0.999)
-    return f"{said}, confidence {'over ' if sure < 1 - line.chance else ''}{100 * sure:.1f} %"
+    return f"{said}, confidence {_sure(line.chance)}"
+
+
+def _sure(chance: float) -> str:
+    """Return a confidence in words: 99.96 % is not certain."""
+    sure = min(1 - chance, 0.999)
+    return f"{'over ' if sure < 1 - chance else ''}{100 * sure:.1f} %"
