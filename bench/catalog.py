@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 
-from bench import terminal
+from bench import programs, terminal
 from bench.results import Record
 from bench.runtimes import RUNTIMES
 from bench.targets import TARGETS
@@ -29,7 +29,8 @@ def show() -> None:
         say(f"  {suite['name']:<24} {suite['title']}", "bold")
         for figure in suite["figures"]:
             state = f" ({figure['state']})" if figure["state"] else ""
-            say(f"    {figure['name']:<28} {figure['title']}{state}", "")
+            lacking = f"  {figure['missing']}" if figure["missing"] else ""
+            say(f"    {figure['name']:<28} {figure['title']}{state}{lacking}", "yellow" if lacking else "")
 
 
 def show_json() -> None:
@@ -64,8 +65,11 @@ def _targets(targets: Mapping[str, Target]) -> Iterator[Record]:
 def _suites() -> Iterator[Record]:
     for suite, title in SUITES.items():
         figures = [
-            {"name": figure.name, "title": figure.title, "unit": figure.unit, "state": figure.state}
+            {
+                "name": figure.name, "title": figure.title, "unit": figure.unit, "state": figure.state,
+                "missing": programs.missing_text(workload.programs),
+            }
             for workload in workloads_of(suite)
             for figure in workload.figures
-        ]
+        ]  # fmt: skip
         yield {"name": suite, "title": title, "figures": figures}

@@ -184,10 +184,9 @@ class Run:
             message = f"{instance.target.name} has no {', '.join(sorted(lacking))}"
             self._give_up(number, workload, instance, "unsupported", message)
             return False
-        lacking_program = programs.missing(workload.programs)
-        if lacking_program:
-            message = "{} is not installed; apt-get install {}".format(*lacking_program)
-            self._give_up(number, workload, instance, "unsupported", message)
+        absent = programs.missing_text(workload.programs)
+        if absent:
+            self._give_up(number, workload, instance, "unsupported", absent)
             return False
         return instance.label in places
 

@@ -19,3 +19,9 @@ def find(program: str) -> str | None:
 def missing(needed: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
     """Return the first of the (program, package) pairs whose program is missing, or None."""
     return next((pair for pair in needed if find(pair[0]) is None), None)
+
+
+def missing_text(needed: Iterable[tuple[str, str]]) -> str:
+    """Return the same as a sentence for people, or nothing."""
+    pair = missing(needed)
+    return f"{pair[0]} is not installed; apt-get install {pair[1]}" if pair else ""
