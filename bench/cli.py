@@ -193,6 +193,17 @@ def _selftest(options: argparse.Namespace) -> int:
     return 0 if verdicts and all(verdict.passed for verdict in verdicts) else 1
 
 
+def _told(words: Sequence[str]) -> str:
+    """Return the command line for the record, without where this machine keeps its files."""
+    paths = {"-o", "--output", "--directory"}
+    kept = [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if before not in paths and word.partition("=")[0] not in paths
+    ]
+    return " ".join(["unionbench", *kept])
+
+
 def _output(options: argparse.Namespace) -> Path:
     given: Path | None = options.output
     return given or Path(datetime.now(UTC).strftime("unionbench-%Y%m%d-%H%M%S.jsonl"))
@@ -217,7 +228,7 @@ def _measure(options: argparse.Namespace, suites: str, seconds: float = 0.0, few
     except OSError as error:
         raise UserError(f"{output}: {error.strerror}") from None
     with stream:
-        command = " ".join(["unionbench", *sys.argv[1:]])
+        command = _told(sys.argv[1:])
         status = isolation.run(
             lambda room: _measure_inside(plan, options.backing, room, Recorder(stream), command, missing),
             options.directory,

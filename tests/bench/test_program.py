@@ -155,6 +155,7 @@ def test_run_measures_checks_and_leaves_nothing(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     results = load(output)
+    assert str(tmp_path) not in str(results.run) and "--backing tmpfs" in results.run["command"]
     assert not results.failures
     rows = {row[0].figure.name: row for row in summarize(results)}
     assert rows["server-cpu"][1].value is not None
