@@ -332,10 +332,14 @@ class UnionFilesystem:
 
     def read_directory(self, number: int, offset: int) -> Iterator[Entry]:
         """Yield the entries from `offset`."""
+        return self.directory(number).listing.read(offset)
+
+    def directory(self, number: int) -> DirectoryHandle:
+        """Return an open directory; ENOTDIR for any other number."""
         handle = self.handles[number]
         if not isinstance(handle, DirectoryHandle):
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        return handle.listing.read(offset)
+        return handle
 
     # -- the rest -----------------------------------------------------------------------------------------------
 

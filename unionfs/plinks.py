@@ -8,10 +8,10 @@ import os
 
 from unionfs import whiteout
 from unionfs.copyup import CopyUps, restore_times
+from unionfs.emptiness import open_list, raw_entries
 from unionfs.links import drop_entry
 from unionfs.lookup import find
 from unionfs.nodes import Node
-from unionfs.readdir import open_list, raw_entries
 from unionfs.union import Union
 
 log = logging.getLogger(__name__)

@@ -3,27 +3,35 @@
 
 A directory with one copy is streamed with the branch filesystem's own offsets and takes no memory. Several copies give a
 snapshot in which an offset is a byte position; it is spooled to disk when it grows. Nothing here is quadratic.
+
+Entries are kept packed in the form of FUSE's READDIR reply (`fuse_dirent`): on this path a Python object for each entry
+would cost more than everything else.
 """
 
 from __future__ import annotations
 
 import os
-import stat
-import struct
 import tempfile
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
+from struct import Struct
 from typing import NamedTuple
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
+from unionfs.emptiness import is_device_mark, open_list
 from unionfs.nodes import Node
-from unionfs.syscalls import DirectoryReader
+from unionfs.syscalls import DIRENT64, DirectoryReader
 from unionfs.union import Union
 from unionfs.whiteout import Layers
 
-_DT_CHR, _DT_REG = 2, 8
-_RECORD = struct.Struct("=QBB")  # ino, d_type, length of the name that follows
+# Each record is ino, offset of the next one, length of the name, d_type; then the name, padded to 8 bytes.
+RECORD = Struct("=QQII")
+_PADDING = [bytes(-length & 7) for length in range(256)]
+
 _SPOOL_LIMIT = 8 << 20
+_CHUNK = 1 << 16
 # Names of upper copies kept in memory while merging; beyond this, upper copies are probed by stat instead.
 _NAMES_LIMIT = 1 << 18
 
@@ -39,20 +47,14 @@ class Entry(NamedTuple):
     offset: int
 
 
-def open_list(fd: int) -> int:
-    """Return a readable descriptor of the directory behind an O_PATH one."""
-    return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
-
-
-def raw_entries(fd: int) -> Iterator[tuple[int, int, int, bytes]]:
-    """Yield (ino, next offset, d_type, name) from the descriptor's position to the end."""
-    while batch := _reader.read(fd):
-        yield from batch
-
-
-def is_hidden_name(name: bytes) -> bool:
-    """Tell whether a name of a branch never shows: the reserved prefix with something behind it."""
-    return name.startswith(whiteout.PREFIX) and len(name) > len(whiteout.PREFIX)
+def entries_of(packed: bytes) -> Iterator[Entry]:
+    """Yield the entries of packed records."""
+    position, end, unpack = 0, len(packed), RECORD.unpack_from
+    while position < end:
+        ino, offset, length, kind = unpack(packed, position)
+        position += 24
+        yield Entry(ino, kind, packed[position : position + length], offset)
+        position += length + 7 & ~7
 
 
 class Listing:
@@ -60,13 +62,8 @@ class Listing:
 
     def __init__(self, union: Union, node: Node) -> None:
         """Open every copy; if one cannot be opened none is, and its error is raised."""
-        self._union = union
-        self._node = node
         self._layers: list[tuple[OpenBranch, int]] = []
-        self._merged: _Merged | None = None
-        self._batch: list[tuple[int, int, int, bytes]] = []
-        self._index = 0
-        self._start = 0
+        self._source: _Stream | _Merged | None = None
         if node.removed:
             return
         try:
@@ -76,163 +73,200 @@ class Listing:
             self.close()
             raise
         if len(self._layers) > 1:
-            self._merged = _Merged(union, node, self._layers)
+            self._source = _Merged(union, node, self._layers)
+        else:
+            self._source = _Stream(_Copy(union, node, *self._layers[0]))
 
     @property
     def descriptors(self) -> list[tuple[OpenBranch, int]]:
         """Return the (branch, descriptor) pairs that are open."""
         return self._layers
 
-    def read(self, offset: int) -> Iterator[Entry]:
-        """Yield entries from `offset`, which is 0 or what an earlier entry carried."""
-        if self._merged is not None:
-            if offset == 0:
-                self._merged.rewind()
-            return self._merged.read(offset)
-        return self._stream(offset)
+    def packed(self, offset: int, size: int) -> bytes:
+        """Return records from `offset`, which is 0 or what an earlier one carried, in at most `size` bytes; none at the end."""
+        return self._source.packed(offset, size) if self._source is not None else b""
 
-    def _stream(self, offset: int) -> Iterator[Entry]:
-        """Continue where the last call stopped if the offset says so (a reply takes a fraction of a getdents buffer)."""
-        if not self._layers:
-            return
-        branch, fd = self._layers[0]
-        batch, index = self._batch, self._index
-        while index > 0 and batch[index - 1][1] != offset:
-            index -= 1  # an entry that did not fit is asked for again
-        if index == 0 and not (batch and self._start == offset):
-            os.lseek(fd, offset, os.SEEK_SET)
-            batch = []
-        while True:
-            while index < len(batch):
-                ino, following, kind, name = batch[index]
-                index += 1
-                self._index = index
-                if is_shown(self._union, branch, fd, name, kind):
-                    yield Entry(
-                        entry_number(self._union, self._node, branch, fd, name, ino), kind, name, following
-                    )
-            self._start = batch[-1][1] if batch else offset
-            batch = self._batch = _reader.read(fd)
-            index = self._index = 0
-            if not batch:
-                return
+    def read(self, offset: int) -> Iterator[Entry]:
+        """Yield the entries from `offset`."""
+        while chunk := self.packed(offset, _CHUNK):
+            for entry in entries_of(chunk):
+                offset = entry.offset
+                yield entry
 
     def close(self) -> None:
         """Close the descriptors."""
         for _, fd in self._layers:
             os.close(fd)
         self._layers = []
-        if self._merged is not None:
-            self._merged.close()
+        if isinstance(self._source, _Merged):
+            self._source.close()
+        self._source = None
 
 
-def is_shown(union: Union, branch: OpenBranch, fd: int, name: bytes, kind: int) -> bool:
-    """Tell whether an entry is none of the union's marks."""
-    if name[:4] == b".wh." and is_hidden_name(name):
-        return union.options.shwh and not name.startswith(whiteout.META_PREFIX)
-    return not (branch.overlay and _is_device_mark(fd, name, kind))
+class _Copy:
+    """One copy of a directory that is being read: which of its entries show, and under which number."""
+
+    def __init__(self, union: Union, node: Node, branch: OpenBranch, fd: int) -> None:
+        self.union = union
+        self.node = node
+        self.branch = branch
+        self.fd = fd
+        self.device = os.fstat(fd).st_dev
+
+    def shows(self, name: bytes, kind: int) -> bool:
+        """Tell whether an entry is none of the union's marks: the reserved prefix with something behind it, or a device."""
+        if name[:4] == whiteout.PREFIX and len(name) > len(whiteout.PREFIX):
+            return self.union.options.shwh and not name.startswith(whiteout.META_PREFIX)
+        return not (self.branch.overlay and is_device_mark(self.fd, name, kind))
+
+    def hides(self, name: bytes, kind: int) -> bytes | None:
+        """Return the name that an entry hides on lower branches."""
+        if name[:4] == whiteout.PREFIX and self.branch.whable and not name.startswith(whiteout.META_PREFIX):
+            return name[len(whiteout.PREFIX) :] or None
+        if self.branch.overlay and is_device_mark(self.fd, name, kind):
+            return name
+        return None
+
+    def number(self, name: bytes, ino: int, *, recorded: bool) -> int:
+        """Return d_ino of an entry, the number that stat shows; `recorded`: some entries carry a number of their own."""
+        node = self.node
+        if name == b".":
+            return node.ino
+        if name == b"..":
+            return node.parent.ino if node.parent is not None else node.ino
+        child = node.children.get(name) if node.children else None
+        if child is not None:
+            return child.ino
+        if recorded:
+            status = whiteout.exists(self.fd, name)
+            if status is not None:
+                return self.union.number_of(node, self.branch, name, status)
+        return self.union.number(self.device, ino)
+
+    def records_numbers(self) -> bool:
+        """Tell whether some entries carry numbers of their own."""
+        return bool(self.union.origins) or self.union.is_impure(self.node, self.branch)
 
 
-def _is_device_mark(fd: int, name: bytes, kind: int) -> bool:
-    if kind not in (_DT_CHR, _DT_REG, 0):
-        return False
-    status = whiteout.exists(fd, name)
-    return status is not None and whiteout.is_overlay_whiteout(fd, name, status)
+class _Stream:
+    """The only copy of a directory, read as far as it is asked for."""
 
+    def __init__(self, copy: _Copy) -> None:
+        self._copy = copy
+        self._data = b""
+        self._position = 0
+        self._offset = 0  # of the entry at `_position`
 
-def entry_number(union: Union, node: Node, branch: OpenBranch, fd: int, name: bytes, ino: int) -> int:
-    """Return d_ino of an entry: the same number that stat shows."""
-    if name == b".":
-        return node.ino
-    if name == b"..":
-        return node.parent.ino if node.parent is not None else node.ino
-    child = node.children.get(name) if node.children else None
-    if child is not None:
-        return child.ino
-    if union.origins or union.is_impure(node, branch):
-        status = whiteout.exists(fd, name)
-        if status is not None:
-            return union.number_of(node, branch, name, status)
-    return union.number(os.fstat(fd).st_dev, ino)
+    def packed(self, offset: int, size: int) -> bytes:
+        copy = self._copy
+        fd = copy.fd
+        recorded = copy.records_numbers()
+        overlay = copy.branch.overlay
+        if offset != self._offset or offset == 0:
+            os.lseek(fd, offset, os.SEEK_SET)
+            self._data, self._position = b"", 0
+        data, position = self._data, self._position
+        parts: list[bytes] = []
+        while True:
+            if position >= len(data):
+                data = _reader.read_raw(fd)
+                position = 0
+                if not data:
+                    break
+            ino, following, length, kind = DIRENT64.unpack_from(data, position)
+            name = data[position + 19 : position + length].rstrip(b"\0")
+            if (name[:4] != b".wh." and not overlay) or copy.shows(name, kind):
+                length_of_name = len(name)
+                size -= length_of_name + 31 & ~7
+                if size < 0:
+                    break
+                parts += (
+                    RECORD.pack(copy.number(name, ino, recorded=recorded), following, length_of_name, kind),
+                    name, _PADDING[length_of_name],
+                )  # fmt: skip
+            position += length
+            offset = following
+        self._data, self._position, self._offset = data, position, offset
+        return b"".join(parts)
 
 
 class _Merged:
     """A snapshot of a directory with several copies, made as far as it is read."""
 
     def __init__(self, union: Union, node: Node, layers: list[tuple[OpenBranch, int]]) -> None:
-        self._union = union
-        self._node = node
+        self._copies = [_Copy(union, node, branch, fd) for branch, fd in layers]
         self._layers = layers
         self._spool: tempfile.SpooledTemporaryFile[bytes] | None = None
-        self._size = 0
+        self._ends = array("Q")  # where each record ends
         self._source: Iterator[bytes] = iter(())
-        self.rewind()
 
-    def rewind(self) -> None:
-        """Start a new snapshot, as rewinddir(3) promises to show changes."""
+    def packed(self, offset: int, size: int) -> bytes:
+        if offset == 0:
+            self._start()  # also after rewinddir(3), which promises to show changes
+        while self._size < offset + size:
+            record = next(self._source, None)
+            if record is None:
+                break
+            assert self._spool is not None
+            self._spool.seek(0, os.SEEK_END)
+            self._spool.write(record)
+        position = bisect_right(self._ends, offset + size)
+        end = self._ends[position - 1] if position else 0
+        if end <= offset:
+            return b""
+        assert self._spool is not None
+        self._spool.seek(offset)
+        return self._spool.read(end - offset)
+
+    @property
+    def _size(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def _start(self) -> None:
         self.close()
         self._spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_LIMIT)  # noqa: SIM115  # closed by close()
-        self._size = 0
+        self._ends = array("Q")
         self._source = self._merge()
 
-    def read(self, offset: int) -> Iterator[Entry]:
-        position = offset
-        while True:
-            while position >= self._size:
-                if not self._extend():
-                    return
-            assert self._spool is not None
-            self._spool.seek(position)
-            ino, kind, length = _RECORD.unpack(self._spool.read(_RECORD.size))
-            name = self._spool.read(length)
-            position += _RECORD.size + length
-            yield Entry(ino, kind, name, position)
-
-    def _extend(self) -> bool:
-        record = next(self._source, None)
-        if record is None:
-            return False
-        assert self._spool is not None
-        self._spool.seek(self._size)
-        self._spool.write(record)
-        self._size += len(record)
-        return True
-
     def _merge(self) -> Iterator[bytes]:
-        """Scan top to tail: an entry shows unless an upper copy has, or hides, its name."""
+        """Scan top to tail: an entry shows unless an upper copy has, or hides, its name. Yields many records at a time."""
         seen: set[bytes] = set()
-        for position, (branch, fd) in enumerate(self._layers):
-            os.lseek(fd, 0, os.SEEK_SET)
-            last = position == len(self._layers) - 1
+        ends = self._ends
+        end = 0
+        for position, copy in enumerate(self._copies):
+            os.lseek(copy.fd, 0, os.SEEK_SET)
+            last = position == len(self._copies) - 1
             above = self._layers[:position]
+            overlay = copy.branch.overlay
+            recorded = copy.records_numbers()
             hidden: set[bytes] = set()
-            for ino, _, kind, name in raw_entries(fd):
-                mark = self._marked(branch, fd, name, kind)
-                if mark is not None and not last:
-                    hidden.add(mark)
-                if not is_shown(self._union, branch, fd, name, kind):
-                    continue
-                if name in seen or (len(seen) >= _NAMES_LIMIT and self._is_above(above, name)):
-                    continue
-                if not last and len(seen) < _NAMES_LIMIT:
-                    seen.add(name)
-                number = entry_number(self._union, self._node, branch, fd, name, ino)
-                yield _RECORD.pack(number, kind, len(name)) + name
+            while data := _reader.read_raw(copy.fd):
+                parts: list[bytes] = []
+                at = 0
+                while at < len(data):
+                    ino, _, length, kind = DIRENT64.unpack_from(data, at)
+                    name = data[at + 19 : at + length].rstrip(b"\0")
+                    at += length
+                    if name[:4] == b".wh." or overlay:
+                        mark = copy.hides(name, kind)
+                        if mark is not None and not last:
+                            hidden.add(mark)
+                        if not copy.shows(name, kind):
+                            continue
+                    if name in seen or (len(seen) >= _NAMES_LIMIT and _is_above(above, name)):
+                        continue
+                    if not last and len(seen) < _NAMES_LIMIT:
+                        seen.add(name)
+                    size = len(name)
+                    end += size + 31 & ~7
+                    ends.append(end)
+                    parts += (
+                        RECORD.pack(copy.number(name, ino, recorded=recorded), end, size, kind),
+                        name, _PADDING[size],
+                    )  # fmt: skip
+                if parts:
+                    yield b"".join(parts)
             seen |= hidden
-
-    def _marked(self, branch: OpenBranch, fd: int, name: bytes, kind: int) -> bytes | None:
-        """Return the name that an entry hides on lower branches."""
-        if branch.whable and is_hidden_name(name) and not name.startswith(whiteout.META_PREFIX):
-            return name[len(whiteout.PREFIX) :]
-        if branch.overlay and _is_device_mark(fd, name, kind):
-            return name
-        return None
-
-    def _is_above(self, above: Layers, name: bytes) -> bool:
-        return any(
-            whiteout.exists(fd, name) is not None or whiteout.is_whited_out(branch, fd, name)
-            for branch, fd in above
-        )
 
     def close(self) -> None:
         if self._spool is not None:
@@ -240,66 +274,8 @@ class _Merged:
             self._spool = None
 
 
-def is_empty(layers: Layers) -> bool:
-    """Tell whether a directory is logically empty: every name is covered by a whiteout on its branch or above.
-
-    Here `.wh.` names count as whiteouts on every branch, also plain read-only ones, as in AUFS (test_empty).
-    """
-    hidden: set[bytes] = set()
-    for branch, fd in layers:
-        readable = open_list(fd)
-        try:
-            names = []
-            for _, _, kind, name in raw_entries(readable):
-                if name in (b".", b".."):
-                    continue
-                if name.startswith(whiteout.PREFIX):
-                    hidden.add(name[len(whiteout.PREFIX) :])
-                elif branch.overlay and _is_device_mark(fd, name, kind):
-                    hidden.add(name)
-                else:
-                    names.append(name)
-                    if name not in hidden and len(names) > len(hidden) + 64:
-                        break  # more entries than whiteouts can cover: no need to read a million of them
-            if any(name not in hidden for name in names):
-                return False
-        finally:
-            os.close(readable)
-    return True
-
-
-def is_covered(upper: tuple[OpenBranch, int], lower: Layers) -> bool:
-    """Tell whether every child on lower copies is whited out, so that the upper copy alone is the directory (AUFS §3.2)."""
-    branch, fd = upper
-    for lower_branch, lower_fd in lower:
-        readable = open_list(lower_fd)
-        try:
-            for _, _, kind, name in raw_entries(readable):
-                if name in (b".", b"..") or name.startswith(whiteout.PREFIX):
-                    continue
-                if lower_branch.overlay and _is_device_mark(lower_fd, name, kind):
-                    continue
-                if not whiteout.is_whited_out(branch, fd, name):
-                    return False
-        finally:
-            os.close(readable)
-    return True
-
-
-def count_marks(dirfd: int, name: bytes, limit: int) -> int:
-    """Count the entries of a directory that is to be deleted, up to `limit`."""
-    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
-    try:
-        count = 0
-        for _ in raw_entries(fd):
-            count += 1
-            if count >= limit + 2:  # "." and ".."
-                break
-        return count - 2
-    finally:
-        os.close(fd)
-
-
-def kind_of(mode: int) -> int:
-    """Return d_type for a mode."""
-    return stat.S_IFMT(mode) >> 12
+def _is_above(above: Layers, name: bytes) -> bool:
+    return any(
+        whiteout.exists(fd, name) is not None or whiteout.is_whited_out(branch, fd, name)
+        for branch, fd in above
+    )

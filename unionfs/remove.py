@@ -15,11 +15,11 @@ from collections.abc import Callable
 from unionfs import stage, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
+from unionfs.emptiness import count_marks, is_empty
 from unionfs.links import drop_name
 from unionfs.lookup import Found, is_visible_below
 from unionfs.nodes import Node
 from unionfs.policy import Policies
-from unionfs.readdir import count_marks, is_empty
 from unionfs.union import Union
 
 

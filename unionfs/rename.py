@@ -16,11 +16,11 @@ from typing import NamedTuple
 from unionfs import syscalls, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
+from unionfs.emptiness import is_covered, is_empty
 from unionfs.links import is_entry_of, materialize
 from unionfs.lookup import Found, is_visible_below, open_directory
 from unionfs.nodes import Node
 from unionfs.policy import Policies
-from unionfs.readdir import is_covered, is_empty
 from unionfs.remove import Remover
 from unionfs.union import Union
 

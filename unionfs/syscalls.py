@@ -150,9 +150,8 @@ def clone_file(target_fd: int, source_fd: int) -> None:
     fcntl.ioctl(target_fd, _FICLONE, source_fd)
 
 
-# struct linux_dirent64 without its name: d_ino, d_off, d_reclen, d_type.
-_DIRENT = struct.Struct("=QqHB")
-_DIRENT_SIZE = 19
+# struct linux_dirent64 without its name, which follows, ends with NUL and is padded: d_ino, d_off, d_reclen, d_type.
+DIRENT64 = struct.Struct("=QQHB")
 
 
 class DirectoryReader:
@@ -162,21 +161,24 @@ class DirectoryReader:
         self._buffer = ctypes.create_string_buffer(size)
         self._size = size
 
-    def read(self, fd: int) -> list[tuple[int, int, int, bytes]]:
-        """Return the next entries as (ino, offset of the next one, type, name); an empty list at the end."""
+    def read_raw(self, fd: int) -> bytes:
+        """Return the next entries as the kernel wrote them (`DIRENT64`); nothing at the end."""
         try:
             count = _check(_libc.getdents64(fd, self._buffer, self._size))
         except OSError as error:
             if error.errno == errno.ENOENT:  # a directory that was removed while open holds nothing
-                return []
+                return b""
             raise
-        data = self._buffer.raw[:count]
+        return ctypes.string_at(self._buffer, count)
+
+    def read(self, fd: int) -> list[tuple[int, int, int, bytes]]:
+        """Return the next entries as (ino, offset of the next one, type, name); an empty list at the end."""
+        data = self.read_raw(fd)
         entries = []
         position = 0
-        while position < count:
-            ino, offset, length, kind = _DIRENT.unpack_from(data, position)
-            start = position + _DIRENT_SIZE
-            entries.append((ino, offset, kind, data[start : data.index(b"\0", start)]))
+        while position < len(data):
+            ino, offset, length, kind = DIRENT64.unpack_from(data, position)
+            entries.append((ino, offset, kind, data[position + 19 : position + length].rstrip(b"\0")))
             position += length
         return entries
 

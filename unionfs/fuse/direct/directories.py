@@ -7,6 +7,12 @@ from unionfs.create import Caller
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.fuse.direct.replies import Header, InThread, Replies, Reply
+from unionfs.readdir import RECORD, entries_of
+
+_NO_ENTRY = bytes(abi.ENTRY_OUT.size)
+# The least bytes a record takes more with attributes than without: what is asked for in one form is fetched in the other.
+_SMALLEST = RECORD.size + 8
+_GROWN = abi.ENTRY_OUT.size + _SMALLEST
 
 
 class DirectoryRequests:
@@ -25,45 +31,37 @@ class DirectoryRequests:
     def readdir(self, header: Header, body: memoryview) -> Reply:
         """List without looking entries up."""
         fh, offset, size, _, _, _, _ = abi.READ_IN.unpack_from(body)
-        reply = bytearray()
-        for ino, kind, name, following in self._filesystem.read_directory(fh, offset):
-            length = len(name)
-            padded = (abi.DIRENT.size + length + 7) & ~7
-            if len(reply) + padded > size:
-                break
-            reply += abi.DIRENT.pack(ino, following, length, kind) + name
-            reply += bytes(padded - abi.DIRENT.size - length)
-        return bytes(reply)
+        return self._filesystem.directory(fh).listing.packed(offset, size)
 
     def readdirplus(self, header: Header, body: memoryview) -> Reply:
         """List and look up; the kernel asks for this when it sees that entries are looked at."""
         fh, offset, size, _, _, _, _ = abi.READ_IN.unpack_from(body)
-        filesystem = self._filesystem
-        union = filesystem.union
-        directory = filesystem.handles[fh].node
-        reply = bytearray()
-        for ino, kind, name, following in filesystem.read_directory(fh, offset):
-            length = len(name)
-            padded = (abi.DIRENT.size + length + 7) & ~7
-            if len(reply) + abi.ENTRY_OUT.size + padded > size:
+        union = self._filesystem.union
+        handle = self._filesystem.directory(fh)
+        directory = handle.node
+        pack = self._replies.pack_entry
+        times = self._replies.entry_valid, self._replies.attr_valid
+        parts: list[bytes] = []
+        for ino, kind, name, following in entries_of(
+            handle.listing.packed(offset, size * _SMALLEST // _GROWN)
+        ):
+            size -= (len(name) + 31 & ~7) + abi.ENTRY_OUT.size
+            if size < 0:
                 break
-            node = None
-            entry = bytes(abi.ENTRY_OUT.size)
+            entry = _NO_ENTRY
             if name not in (b".", b".."):
                 try:
                     node, status, nlink = union.lookup(directory, name)
-                    entry = self._replies.pack_entry(
-                        node, status, nlink, self._replies.entry_valid, self._replies.attr_valid
-                    )
+                    entry = pack(node, status, nlink, *times)
                     ino, kind = node.ino, status.st_mode >> 12
                     node.lookups += 1
                 except FileNotFoundError:
+                    size += (len(name) + 31 & ~7) + abi.ENTRY_OUT.size
                     continue
                 except OSError:
                     pass  # it exists but cannot be looked up: nodeid 0 lists it all the same
-            reply += entry + abi.DIRENT.pack(ino, following, length, kind) + name
-            reply += bytes(padded - abi.DIRENT.size - length)
-        return bytes(reply)
+            parts += (entry, RECORD.pack(ino, following, len(name), kind), name, bytes(-len(name) & 7))
+        return b"".join(parts)
 
     def releasedir(self, header: Header, body: memoryview) -> Reply:
         """Close a directory."""

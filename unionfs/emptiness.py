@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read copies of directories to tell whether they are logically empty, or covered by whiteouts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from unionfs import whiteout
+from unionfs.branch import OpenBranch
+from unionfs.syscalls import DirectoryReader
+from unionfs.whiteout import Layers
+
+_DT_CHR, _DT_REG = 2, 8
+_reader = DirectoryReader()
+
+
+def open_list(fd: int) -> int:
+    """Return a readable descriptor of the directory behind an O_PATH one."""
+    return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+
+
+def raw_entries(fd: int) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield (ino, next offset, d_type, name) from the descriptor's position to the end."""
+    while batch := _reader.read(fd):
+        yield from batch
+
+
+def is_device_mark(fd: int, name: bytes, kind: int) -> bool:
+    """Tell whether an entry is a whiteout in overlayfs' form, which has the hidden name itself."""
+    if kind not in (_DT_CHR, _DT_REG, 0):
+        return False
+    status = whiteout.exists(fd, name)
+    return status is not None and whiteout.is_overlay_whiteout(fd, name, status)
+
+
+def is_empty(layers: Layers) -> bool:
+    """Tell whether a directory is logically empty: every name is covered by a whiteout on its branch or above.
+
+    Here `.wh.` names count as whiteouts on every branch, also plain read-only ones, as in AUFS (test_empty).
+    """
+    hidden: set[bytes] = set()
+    for branch, fd in layers:
+        readable = open_list(fd)
+        try:
+            names = []
+            for _, _, kind, name in raw_entries(readable):
+                if name in (b".", b".."):
+                    continue
+                if name.startswith(whiteout.PREFIX):
+                    hidden.add(name[len(whiteout.PREFIX) :])
+                elif branch.overlay and is_device_mark(fd, name, kind):
+                    hidden.add(name)
+                else:
+                    names.append(name)
+                    if name not in hidden and len(names) > len(hidden) + 64:
+                        break  # more entries than whiteouts can cover: no need to read a million of them
+            if any(name not in hidden for name in names):
+                return False
+        finally:
+            os.close(readable)
+    return True
+
+
+def is_covered(upper: tuple[OpenBranch, int], lower: Layers) -> bool:
+    """Tell whether every child on lower copies is whited out, so that the upper copy alone is the directory (AUFS §3.2)."""
+    branch, fd = upper
+    for lower_branch, lower_fd in lower:
+        readable = open_list(lower_fd)
+        try:
+            for _, _, kind, name in raw_entries(readable):
+                if name in (b".", b"..") or name.startswith(whiteout.PREFIX):
+                    continue
+                if lower_branch.overlay and is_device_mark(lower_fd, name, kind):
+                    continue
+                if not whiteout.is_whited_out(branch, fd, name):
+                    return False
+        finally:
+            os.close(readable)
+    return True
+
+
+def count_marks(dirfd: int, name: bytes, limit: int) -> int:
+    """Count the entries of a directory that is to be deleted, up to `limit`."""
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
+    try:
+        count = 0
+        for _ in raw_entries(fd):
+            count += 1
+            if count >= limit + 2:  # "." and ".."
+                break
+        return count - 2
+    finally:
+        os.close(fd)
