@@ -174,7 +174,7 @@ class _Stream:
                 if not data:
                     break
             ino, following, length, kind = DIRENT64.unpack_from(data, position)
-            name = data[position + 19 : position + length].rstrip(b"\0")
+            name = data[position + 19 : data.index(0, position + 19)]
             if (name[:4] != b".wh." and not overlay) or copy.shows(name, kind):
                 length_of_name = len(name)
                 size -= length_of_name + 31 & ~7
@@ -245,7 +245,7 @@ class _Merged:
                 at = 0
                 while at < len(data):
                     ino, _, length, kind = DIRENT64.unpack_from(data, at)
-                    name = data[at + 19 : at + length].rstrip(b"\0")
+                    name = data[at + 19 : data.index(0, at + 19)]
                     at += length
                     if name[:4] == b".wh." or overlay:
                         mark = copy.hides(name, kind)

@@ -178,7 +178,7 @@ class DirectoryReader:
         position = 0
         while position < len(data):
             ino, offset, length, kind = DIRENT64.unpack_from(data, position)
-            entries.append((ino, offset, kind, data[position + 19 : position + length].rstrip(b"\0")))
+            entries.append((ino, offset, kind, data[position + 19 : data.index(0, position + 19)]))
             position += length
         return entries
 
