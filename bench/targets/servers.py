@@ -74,7 +74,10 @@ def _wait_mounted(place: Mounted) -> None:
 def _is_mounted(place: Mounted) -> bool:
     if place.user is not None:
         return place.user.has_mounted(place.directory)
-    return os.stat(place.directory).st_dev != os.stat(place.directory.parent).st_dev
+    try:
+        return os.stat(place.directory).st_dev != os.stat(place.directory.parent).st_dev
+    except OSError:
+        return False  # ENOTCONN: it was, and its server is dying, which the caller sees next
 
 
 def _answers(place: Mounted) -> Figures:
