@@ -101,7 +101,7 @@ def listing(
     return Workload(
         name, suite, _figures(count, kinds, warm, note), _list(count, kinds, warm), _build(count),
         size=count * _copies(count) * 512, limit=60 + count / 1500, group=f"{count}" if big else "", rounds=rounds,
-        needs=frozenset({MANY}) if count > _BIG else frozenset(), seconds=0.1 + count * 40e-6 * len(kinds),
+        needs=frozenset({MANY}) if count > _BIG else frozenset(), seconds=0.1 + count * (50e-6 if count > _BIG else 40e-6) * len(kinds),
     )  # fmt: skip
 
 
