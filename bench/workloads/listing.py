@@ -97,11 +97,12 @@ def listing(
     big = count >= _BIG
     rounds = {100_000: 3, 1_000_000: 1}.get(count, 0)
     note = f"; {rounds} round{'s' if rounds > 1 else ''} at most" if rounds else ""
+    seconds = 0.1 + len(kinds) * count * (50e-6 if count > _BIG else 40e-6)
     name = f"entries-{count}" if warm else f"list-{count}"
     return Workload(
         name, suite, _figures(count, kinds, warm, note), _list(count, kinds, warm), _build(count),
         size=count * _copies(count) * 512, limit=60 + count / 1500, group=f"{count}" if big else "", rounds=rounds,
-        needs=frozenset({MANY}) if count > _BIG else frozenset(), seconds=0.1 + count * (50e-6 if count > _BIG else 40e-6) * len(kinds),
+        needs=frozenset({MANY}) if count > _BIG else frozenset(), seconds=seconds,
     )  # fmt: skip
 
 
