@@ -288,7 +288,7 @@ def _measure_inside(
     plan: Plan, kind: str, room: Path, recorder: Recorder, command: str, missing: list[Record]
 ) -> int:
     if plan.on(RUNTIME):
-        isolation.isolate_cgroups(room)
+        isolation.isolate_runtimes(room)
     with (
         backing.mounted(kind, room, plan.needed_bytes()) as directory,
         terminal.progress(plan.steps, plan.rounds) as notify,

@@ -124,10 +124,11 @@ def _forward_signals(child: int) -> None:
         signal.signal(number, forward)
 
 
-def isolate_cgroups(room: Path) -> None:
-    """Have whatever makes control groups from here on make them below one that is removed with the run's directory."""
+def isolate_runtimes(room: Path) -> None:
+    """Keep apart what container runtimes leave: their control groups, which go with the run's directory, and /run."""
     try:
         cgroups.isolate(room.name)
+        mounts.mount("unionbench", "/run", "tmpfs", 0, "mode=755")
     except OSError as error:
         raise UserError(f"no control groups of our own here: {error.strerror}") from None
 
