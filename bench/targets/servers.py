@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.client import Figures, MeasurementError, call
-from bench.targets.model import COPY_UP, MANY, SERVER, WHITEOUT, Mounted, Room, Target, unmount
+from bench.targets.model import COPY_UP, MANY, REPLACE, SERVER, WHITEOUT, Mounted, Room, Target, unmount
 from unionfs import option_table
 
 _START_SECONDS = 20.0
@@ -24,7 +24,7 @@ class Server(Target):
     """A filesystem in user space; subclasses say how it is started in the foreground."""
 
     program: str
-    features = frozenset({COPY_UP, WHITEOUT, MANY, SERVER})
+    features = frozenset({COPY_UP, WHITEOUT, REPLACE, MANY, SERVER})
 
     @abstractmethod
     def command(self, room: Room, upper: Path, target: Path) -> list[str]:

@@ -14,6 +14,7 @@ from bench import programs
 from bench.client import Figures, MeasurementError, Place
 from bench.layers import Layers, build_plain
 from bench.results import load
+from bench.targets import TARGETS
 from bench.workloads import check_programs, concurrency, latency, realwork
 from bench.workloads.model import Figure, Workload
 from bench.workloads.realwork.files import expect_files, prepared
@@ -160,3 +161,14 @@ def test_missing_program_leaves_out_its_workload_only(tmp_path: Path) -> None:
     assert [(f["kind"], f["message"]) for f in results.failures] == [
         ("unsupported", "tar is not installed; apt-get install tar")
     ]
+
+
+def test_every_union_runs_all_real_work_but_where_it_cannot() -> None:
+    """Only mergerfs, which neither copies up nor hides, lacks what some real work needs."""
+    lacking = {
+        name
+        for name, target in TARGETS.items()
+        for w in realwork.WORKLOADS
+        if w.name == "apt" and w.needs - target.features
+    }
+    assert {name.removesuffix("-rootless") for name in lacking} == {"mergerfs"}
