@@ -23,13 +23,27 @@ from unionfs.branch import OpenBranch
 from unionfs.errors import UserError
 
 SOCKET = "control"
+_SHARED = Path("/run/unionfs")
 
 
 def base() -> Path:
     """Return the directory that holds the si_<id> directories of this user."""
+    if _is_root():
+        return _SHARED
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/unionfs-{_outer_uid()}") / "unionfs"
+
+
+def _is_root() -> bool:
+    """Tell whether this is the machine's root, or a container's with a /run of its own; not that of a bare user namespace."""
+    return os.geteuid() == 0 and os.access(_SHARED if _SHARED.exists() else _SHARED.parent, os.W_OK)
+
+
+def _outer_uid() -> int:
+    """Return this user's number outside of the user namespace where it is root."""
     if os.geteuid() == 0:
-        return Path("/run/unionfs")
-    return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/unionfs-{os.geteuid()}") / "unionfs"
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            return int(Path("/proc/self/uid_map").read_text().split()[1])
+    return os.geteuid()
 
 
 def escape(path: str) -> str:
@@ -44,7 +58,7 @@ def unescape(text: str) -> str:
 
 def _make_base(parent: Path) -> None:
     """Make the directory above the si_<id> ones; UserError if it is not ours alone, as /tmp is everybody's."""
-    if os.geteuid() == 0:
+    if parent == _SHARED:
         parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         return
     for directory in (parent.parent, parent):

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import CAN_MOUNT
 from tests.support import syscalls
-from tests.support.union import Workshop, eventually, is_mounted, program, unionfs
+from tests.support.union import SESSIONS, Workshop, eventually, is_mounted, program, unionfs
 
 pytestmark = pytest.mark.skipif(not CAN_MOUNT, reason="mounting needs root and /dev/fuse")
 
@@ -469,7 +469,8 @@ def test_unionfs_called_by_mount_fuse_is_the_helper(place: Place) -> None:
     unionfs("umount", place.mnt)
 
 
-def test_unprivileged_mount_goes_through_fusermount() -> None:
+@pytest.mark.parametrize("session", SESSIONS)
+def test_unprivileged_mount_goes_through_fusermount(session: str) -> None:
     """A user mounts, uses and unmounts; the run-time directory is his alone."""
     user = "setpriv --reuid 65534 --regid 65534 --clear-groups env -u XDG_RUNTIME_DIR"
     unionfs_ = f"{user} {' '.join(program())}"
@@ -484,7 +485,7 @@ def test_unprivileged_mount_goes_through_fusermount() -> None:
         mkdir rw mnt ro
         echo low > ro/file
         chown -R 65534:65534 rw mnt ro
-        {unionfs_} mount -o br:rw=rw:ro=ro mnt
+        {unionfs_} mount --session {session} -o br:rw=rw:ro=ro mnt
         {user} sh -c 'echo more >> mnt/file'
         cat rw/file
         stat -c %a /tmp/unionfs-65534
@@ -498,3 +499,40 @@ def test_unprivileged_mount_goes_through_fusermount() -> None:
         pytest.skip("the program is not readable for other users here")
     assert done.stderr == ""
     assert done.stdout == "low\nmore\n700\n"
+
+
+@pytest.mark.parametrize("session", SESSIONS)
+def test_mount_inside_a_user_namespace_needs_no_helper(session: str) -> None:
+    """Root of a user namespace mounts with mount(2); owners are his namespace's, and passthrough is not even tried."""
+    user = "setpriv --reuid 65534 --regid 65534 --clear-groups env -u XDG_RUNTIME_DIR"
+    unionfs_ = " ".join(program())
+    script = f"""
+        set -e
+        rm -rf /tmp/unionfs-65534
+        mount -t tmpfs -o mode=755 none /mnt
+        mknod /mnt/fuse c 10 229
+        chmod 666 /mnt/fuse
+        mount --bind /mnt/fuse /dev/fuse
+        cd /mnt
+        mkdir rw mnt ro
+        echo low > ro/file
+        chown -R 65534:65534 rw mnt ro
+        {user} unshare --user --map-root-user --mount sh -ec '
+            {unionfs_} mount --session {session} -o br:rw=rw:ro=ro,udba=none mnt
+            echo more >> mnt/file
+            cat rw/file
+            stat -c "%u %s" mnt/file
+            grep -o "fuse.unionfs" /proc/self/mounts
+            {unionfs_} umount mnt
+        '
+        stat -c %u rw/file
+    """
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    if "ermission denied" in done.stderr and ("python" in done.stderr or "env: " in done.stderr):
+        pytest.skip("the program is not readable for other users here")
+    if "unshare failed" in done.stderr:
+        pytest.skip("no user namespaces for users here")
+    assert done.stderr == ""
+    assert done.stdout == "low\nmore\n0 9\nfuse.unionfs\n65534\n"
