@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -337,3 +338,28 @@ def test_setgid_write_by_root_keeps_the_bits(u: Union) -> None:
     with (u / "s").open("r+b") as file:
         file.write(b"P")
     assert stat.S_IMODE(os.stat(u / "s").st_mode) == 0o6755
+
+
+def test_first_open_races_last_release(u: Union) -> None:
+    """Threads open and close the same files at once: every open succeeds, and no registration is left."""
+    failures: list[BaseException] = []
+
+    def work(which: int) -> None:
+        try:
+            for _ in range(200):
+                with (u / "up").open("r+b", buffering=0) as file:
+                    os.pwrite(file.fileno(), b"%d" % which, 10 + which)
+                with (u / "low").open("rb", buffering=0) as file:
+                    assert file.read(16) == BIG[:16]
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=work, args=(which,)) for which in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures[0]
+    assert (u.branch(0) / "up").read_bytes() == b"upper" + bytes(5) + b"0123"
+    eventually(lambda: state(u)["registered"] == 0, "release")
+    assert state(u)["opens"] == 1600 and state(u)["fallbacks"] == 0
