@@ -202,3 +202,24 @@ def test_idmapped_clone_shows_and_takes_mapped_owners(union: Workshop) -> None:
         assert (target / "dir/new").stat().st_gid == 101000
     finally:
         syscalls.umount2(str(target), syscalls.MNT_DETACH)
+
+
+def test_write_of_a_stranger_takes_privileges_off_each_time(union: Workshop) -> None:
+    """Through one open descriptor: set-id bits and capabilities given between two writes do not survive the second."""
+    u = union.mount(HELD_BACK.replace("udba=none", "udba=reval"), B0={"f": "f"}, B1={})
+    (u / "f").chmod(0o666)
+    capability = bytes.fromhex("0100000200040000000000000000000000000000")
+    script = "exec 3>f; for n in 1 2 3; do read line; echo $n >&3; echo; done"
+    with subprocess.Popen(
+        ["sh", "-c", script], cwd=u.mnt, user=12345, group=12345, extra_groups=[],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as writer:  # fmt: skip
+        assert writer.stdin and writer.stdout
+        for mode in (0o666, 0o4777, 0o666):
+            (u / "f").chmod(mode)
+            os.setxattr(u / "f", "security.capability", capability)
+            writer.stdin.write(b"\n")
+            writer.stdin.flush()
+            writer.stdout.readline()
+            assert (u.branch(0) / "f").stat().st_mode & 0o7777 == mode & 0o777
+            assert "security.capability" not in os.listxattr(u.branch(0) / "f")

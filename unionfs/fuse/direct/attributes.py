@@ -92,6 +92,7 @@ class AttributeRequests:
         name, _, value = rest.partition(b"\0")
         node = self._replies.node(header.nodeid)
         self._filesystem.setxattr(node, os.fsdecode(name), value[:size], flags)
+        self._replies.capabilities += name == b"security.capability"
         if extra & 1:  # ACL_KILL_SGID: the kernel found the caller outside the file's group
             self._filesystem.clear_set_group_id(node)
         self._tell(header, node)

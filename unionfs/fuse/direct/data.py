@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 
 from unionfs import syscalls
@@ -16,11 +17,13 @@ from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.fuse.direct.replies import NO_REPLY, Header, Replies, Reply
 from unionfs.fuse.direct.workers import Workers
+from unionfs.handles import FileHandle
 
 # A write that takes longer was held up by the disk (1 MiB into the page cache takes 0.3 ms). For a while others are made
 # by workers then, from a copy of their data, which costs little beside the wait.
 _SLOW_SECONDS = 2e-3
 _SLOW_FOR_SECONDS = 0.2
+_HANDLES = 4096  # that many are remembered to be without capabilities
 _TMPFS_MAGIC = 0x01021994  # it never blocks, and refuses RWF_NOWAIT
 
 
@@ -36,6 +39,8 @@ class DataRequests:
         self._view = memoryview(bytearray(max_write))
         self._in_memory: dict[int, bool] = {}  # by st_dev
         self._slow_until = 0.0
+        self._bare: set[int] = set()  # handles of files without capabilities, as of `_capabilities`
+        self._capabilities = 0
 
     def read(self, header: Header, body: memoryview) -> Reply:
         """Read what the page cache has; a worker fetches the rest."""
@@ -71,13 +76,22 @@ class DataRequests:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         handle = self._filesystem.writable_file(fh)
         if write_flags & abi.WRITE_KILL_SUIDGID:
-            self._filesystem.strip_privileges(handle.node)
+            self._strip(handle)
         fd = handle.fd
         if handle.flags & (os.O_SYNC | os.O_DSYNC) or time.monotonic() < self._slow_until:
             copy = memoryview(bytes(data))
             self._workers.submit(header.unique, lambda _: self._write(fd, copy, offset))
             return NO_REPLY
         return self._write(fd, data, offset)
+
+    def _strip(self, handle: FileHandle) -> None:
+        """Clear set-id bits and capabilities: every write of an ordinary user asks for that, so a look must do mostly."""
+        if self._capabilities != self._replies.capabilities or len(self._bare) > _HANDLES:
+            self._capabilities = self._replies.capabilities
+            self._bare.clear()
+        if os.fstat(handle.fd).st_mode & (stat.S_ISUID | stat.S_ISGID) or handle.number not in self._bare:
+            self._filesystem.strip_privileges(handle.node)
+            self._bare.add(handle.number)
 
     def _write(self, fd: int, data: memoryview, offset: int) -> bytes:
         """Write all of `data`, unless the branch runs full, and return the reply."""

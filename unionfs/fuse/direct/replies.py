@@ -52,6 +52,7 @@ class Replies:
         self._nodes = filesystem.union.nodes
         self.entered: Node | None = None  # the node whose lookup the pending reply tells the kernel of
         self.setxattr_ext = False  # agreed on in INIT
+        self.capabilities = 0  # changes whenever some file may have got capabilities
         self.interrupted: Callable[[int], None] = lambda unique: None  # set by the session
         self.writeback = False  # likewise: the kernel keeps sizes and mtimes, and writes when it likes
         self.use_options()
