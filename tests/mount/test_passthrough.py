@@ -26,8 +26,17 @@ BIG = bytes(range(256)) * 1024  # 256 KiB
 
 
 def state(u: Union) -> dict[str, Any]:
-    """Return what `unionfs status` says of passthrough."""
-    answer = u.status()["passthrough"]
+    """Return what `unionfs status` says of passthrough; the mount answers a moment before its control socket is known."""
+    said = ""
+
+    def answered() -> bool:
+        nonlocal said
+        done = unionfs("status", "--json", u.mnt, check=False)
+        said = done.stdout
+        return done.returncode == 0
+
+    eventually(answered, "an answer of the control socket")
+    answer = json.loads(said)["passthrough"]
     assert isinstance(answer, dict)
     return answer
 
