@@ -49,7 +49,7 @@ class Creator:
         """Create a regular file and return its attributes and a read-write descriptor of it; EEXIST, EROFS …"""
         branch, fd = self._place(parent, name)
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-        hidden = self._is_hidden(branch, fd, name)
+        hidden = self._union.is_hidden(parent, branch, fd, name)
         if hidden and self._union.options.whiteout == "overlay":
             return self._file_over_whiteout(parent, branch, fd, name, mode, caller)
         previous = os.umask(caller.umask)
@@ -87,7 +87,7 @@ class Creator:
     def directory(self, parent: Node, name: bytes, mode: int, caller: Caller) -> Attributes:
         """Create a directory; opaque if the name was whited out on its branch or `diropq=always`."""
         branch, fd = self._place(parent, name, directory=True)
-        hidden = self._is_hidden(branch, fd, name)
+        hidden = self._union.is_hidden(parent, branch, fd, name)
         overlay = self._union.options.whiteout == "overlay"
         staged = stage.stage_name(name) if hidden and overlay else name
         self._masked(caller, lambda: os.mkdir(staged, stat.S_IMODE(mode), dir_fd=fd))
@@ -139,9 +139,6 @@ class Creator:
         branch = self._policies.for_create(union.branches, union.dirs(parent), name, directory=directory)
         return branch, self._copyups.directory_on(parent, branch)
 
-    def _is_hidden(self, branch: OpenBranch, fd: int, name: bytes) -> bool:
-        return whiteout.is_whited_out(branch, fd, name)
-
     def _masked(self, caller: Caller, make: Callable[[], None]) -> None:
         """Run `make` under the caller's umask: the branch applies it unless the directory has a default ACL."""
         previous = os.umask(caller.umask)
@@ -173,7 +170,7 @@ class Creator:
         make: Callable[[bytes], None],
         mode: int = 0,
     ) -> Attributes:
-        hidden = self._is_hidden(branch, fd, name)
+        hidden = self._union.is_hidden(parent, branch, fd, name)
         overlay = hidden and self._union.options.whiteout == "overlay"
         entry = stage.stage_name(name) if overlay else name
         make(entry)

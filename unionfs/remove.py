@@ -17,7 +17,7 @@ from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
 from unionfs.emptiness import count_marks, is_empty
 from unionfs.links import drop_name
-from unionfs.lookup import Found, is_visible_below
+from unionfs.lookup import Found
 from unionfs.nodes import Node
 from unionfs.policy import Policies
 from unionfs.union import Union
@@ -119,7 +119,7 @@ class Remover:
 
     def _hide_entry(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> None:
         union = self._union
-        if not is_visible_below(union.dirs(parent), name, branch):
+        if not union.shows_below(parent, name, branch):
             os.unlink(name, dir_fd=fd)
         elif union.options.whiteout == "overlay":
             self._replace_by_device(branch, fd, name)
@@ -144,7 +144,7 @@ class Remover:
     def _remove_directory(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> None:
         union = self._union
         form = union.options.whiteout
-        hide = is_visible_below(union.dirs(parent), name, branch)
+        hide = union.shows_below(parent, name, branch)
         if hide and form == "aufs":
             union.make_whiteout(parent, branch, fd, name)
         try:

@@ -18,7 +18,7 @@ from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
 from unionfs.emptiness import is_covered, is_empty
 from unionfs.links import is_entry_of, materialize
-from unionfs.lookup import Found, is_visible_below, open_directory
+from unionfs.lookup import Found, open_directory
 from unionfs.nodes import Node
 from unionfs.policy import Policies
 from unionfs.remove import Remover
@@ -141,7 +141,7 @@ class Renamer:
             self._remover.bury(new.node)
         if node.is_directory:
             self._prepare_opaque(node, target, new, new_fd)
-        hide = is_visible_below(union.dirs(old.parent), old.name, target)
+        hide = union.shows_below(old.parent, old.name, target)
         on_target = new.found is not None and whiteout.exists(new_fd, new.name) is not None
         if union.options.whiteout == "overlay":
             self._rename_overlay(old, old_fd, new, new_fd, target, hide=hide)
@@ -213,8 +213,8 @@ class Renamer:
         assert fd is not None
         if whiteout.is_opaque(target, fd):
             return
-        hidden = whiteout.is_whited_out(target, new_fd, new.name)
-        below = is_visible_below(union.dirs(new.parent), new.name, target)
+        hidden = union.is_hidden(new.parent, target, new_fd, new.name)
+        below = union.shows_below(new.parent, new.name, target)
         replaced = self._is_opaque_directory(target, new_fd, new.name)
         if hidden or below or replaced or union.options.diropq == "a":
             whiteout.make_opaque(target, fd, union.options.whiteout)

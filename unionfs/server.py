@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import importlib
 import logging
 import os
@@ -30,7 +31,10 @@ from unionfs.statistics import Statistics
 log = logging.getLogger(__name__)
 
 SESSIONS = ("auto", "direct", "pyfuse3")
-DEFAULT_SESSION = os.environ.get("UNIONFS_SESSION", "pyfuse3")
+# What the direct session takes for granted (FUSE 7.31), and what it speaks of more than that, came with this kernel.
+_DIRECT_SINCE = (5, 4)
+# Objects made between two runs of the garbage collector.
+_COLLECT_AFTER = 50_000
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -40,7 +44,14 @@ def choose_session(wanted: str) -> tuple[str, str]:
         raise UserError(f"unknown session {wanted!r}", f"choose one of {', '.join(SESSIONS)}")
     if wanted != "auto":
         return wanted, "asked for"
-    return DEFAULT_SESSION, "the default"
+    preset = os.environ.get("UNIONFS_SESSION", "auto")
+    if preset in SESSIONS and preset != "auto":
+        return preset, "set in UNIONFS_SESSION"
+    release = os.uname().release
+    major, minor = (int("".join(filter(str.isdigit, part)) or 0) for part in (*release.split("."), "0")[:2])
+    if (major, minor) >= _DIRECT_SINCE:
+        return "direct", f"the faster one, and Linux {release} has what it needs"
+    return "pyfuse3", f"Linux {release} is too old for the direct session, which needs 5.4"
 
 
 def _session(name: str) -> ModuleType:
@@ -101,6 +112,9 @@ class Server:
 
     def run(self) -> int:
         """Serve until every mount is gone; return the exit code, or raise what ended the first session that failed."""
+        # Nodes are taken apart when the kernel forgets them; a collector that walks a million of them finds nothing.
+        gc.freeze()
+        gc.set_threshold(_COLLECT_AFTER, 50, 50)
         try:
             trio.run(self._main)
         finally:

@@ -21,7 +21,7 @@ class Statistics:
         if histogram is None:
             histogram = self._kinds[kind] = [0] * _BUCKETS
             self._seconds[kind] = 0.0
-        histogram[min(int(seconds * 8e6).bit_length(), _BUCKETS - 1)] += 1
+        histogram[int(seconds * 8e6).bit_length()] += 1  # the last bucket begins after 19 hours
         self._seconds[kind] += seconds
 
     def snapshot(self) -> dict[str, dict[str, Any]]:

@@ -229,6 +229,26 @@ class Union:
                     known = node.contents = (*known[:position], None, *known[position + 1 :])
         return known
 
+    def is_hidden(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> bool:
+        """Tell whether `branch`, whose copy of `parent` is `fd`, hides `name` of the branches below it."""
+        if parent.contents and not branch.overlay:
+            for known, (candidate, _) in zip(parent.contents, self.dirs(parent), strict=True):
+                if candidate is branch and known is not None and not known.marked and known.is_current(fd):
+                    return False
+        return whiteout.is_whited_out(branch, fd, name)
+
+    def shows_below(self, parent: Node, name: bytes, branch: OpenBranch) -> bool:
+        """Tell whether a branch below `branch` still shows `name` (any type), so that hiding it needs a whiteout."""
+        layers = self.dirs(parent)
+        start = 0
+        for position, (candidate, _) in enumerate(layers):
+            if candidate is branch:
+                start = position + 1
+        if start == len(layers):
+            return False
+        known = parent.contents if self.options.udba == "none" else ()
+        return find(layers[start:], name, trust=True, contents=known[start:]) is not None
+
     def make_whiteout(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> None:
         """Hide `name` of the branches below `branch`, whose copy of `parent` is `fd`."""
         parent.contents = ()

@@ -30,7 +30,7 @@ class NameRequests:
         except FileNotFoundError:
             if not self._replies.negative_valid:
                 raise
-            return abi.ENTRY_OUT.pack(0, 0, self._replies.negative_valid, 0, *(0,) * 18)
+            return self._replies.no_entry
 
     def forget(self, header: Header, body: memoryview) -> Reply:
         """Take back lookups."""

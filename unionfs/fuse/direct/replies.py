@@ -25,13 +25,17 @@ _REVAL_SECONDS = 1
 
 
 class Header(NamedTuple):
-    """What of a request's header the handlers need."""
+    """A request's header as it comes (`abi.IN_HEADER`)."""
 
+    length: int
+    opcode: int
     unique: int
     nodeid: int
     uid: int
     gid: int
     pid: int
+    extensions: int  # in units of 8 bytes
+    padding: int
 
 
 class InThread(NamedTuple):
@@ -50,7 +54,6 @@ class Replies:
     def __init__(self, filesystem: UnionFilesystem) -> None:
         self._filesystem = filesystem
         self._nodes = filesystem.union.nodes
-        self.entered: Node | None = None  # the node whose lookup the pending reply tells the kernel of
         self.setxattr_ext = False  # agreed on in INIT
         self.capabilities = 0  # changes whenever some file may have got capabilities
         self.interrupted: Callable[[int], None] = lambda unique: None  # set by the session
@@ -65,6 +68,7 @@ class Replies:
         self.open_valid = min(_REVAL_SECONDS, self.attr_valid)  # of files that the kernel writes by itself
         self.entry_valid = 0 if not options.dirperm1 else self.attr_valid
         self.negative_valid = 0 if short else self.entry_valid
+        self.no_entry = abi.ENTRY_OUT.pack(0, 0, self.negative_valid, 0, *(0,) * 18)
         self.dir_flags = 0 if short else abi.FOPEN_CACHE_DIR | abi.FOPEN_KEEP_CACHE
 
     def doubt_sizes(self) -> None:
@@ -84,7 +88,6 @@ class Replies:
         """Pack an entry and count the lookup that the kernel will remember."""
         node, st, nlink = attributes
         node.lookups += 1
-        self.entered = node
         valid = self.attr_valid if node.backing is None else self.open_valid
         return self.pack_entry(node, st, nlink, self.entry_valid, valid)
 

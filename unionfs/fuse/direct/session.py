@@ -19,9 +19,11 @@ import trio
 from unionfs.copydata import Deferred
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi, background
+from unionfs.fuse.abi import Opcode
 from unionfs.fuse.direct.replies import NO_REPLY, Header, InThread
 from unionfs.fuse.direct.requests import Requests
 from unionfs.fuse.notify import Notifier
+from unionfs.fuse.shortpoll import ShortPoll
 
 if TYPE_CHECKING:
     from unionfs.statistics import Statistics
@@ -30,9 +32,16 @@ log = logging.getLogger(__name__)
 NAME = "direct"
 
 MAX_WRITE = 1 << 20
-# How long to poll before sleeping, and after how many requests other tasks get their turn.
-_POLL_SECONDS = 60e-6
+# After how many requests other tasks get their turn.
 _TURN = 64
+# Up to here joining header and payload is cheaper than writing two pieces.
+_COPIED = 8192
+_HEADER_SIZE, _OUT_HEADER_SIZE = abi.IN_HEADER.size, abi.OUT_HEADER.size
+_new_tuple = tuple.__new__
+# Requests whose reply begins with an entry, which the kernel will remember.
+_ENTERING = frozenset(
+    {Opcode.LOOKUP, Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.LINK, Opcode.CREATE, Opcode.TMPFILE}
+)
 # At umount; ECONNABORTED if requests were still queued then.
 _GONE = (errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED)
 
@@ -47,50 +56,36 @@ class DirectSession:
         self._statistics = statistics
         self._nursery = nursery
         self._buffer = bytearray(MAX_WRITE + 4096)
+        self._buffers = (self._buffer,)
         self._view = memoryview(self._buffer)
         self.requests = Requests(filesystem, device_fd, MAX_WRITE)
+        self._table = self.requests.table
         self.requests.replies.interrupted = self._interrupt
         self._long: dict[int, Header] = {}  # requests that wait for a thread, by their unique number
-        self._poll = _POLL_SECONDS if (os.cpu_count() or 1) > 1 else 0.0
+        self._poll = ShortPoll(device_fd)
         os.set_blocking(device_fd, False)
 
     async def run(self) -> None:
         """Serve until the mount is gone."""
-        clock = time.monotonic
-        turn = 0
+        poll = self._poll
         while True:
-            received = self._receive()
-            if received == 0:
-                limit = clock() + self._poll
-                while received == 0 and clock() < limit:
-                    received = self._receive()
-            if received == 0:
-                await trio.lowlevel.wait_readable(self._fd)
-                turn = 0
-                continue
-            if received < 0:
-                return
-            self._dispatch(received)
-            turn += 1
-            if turn >= _TURN:
-                turn = 0
-                await trio.lowlevel.checkpoint()
-
-    def _receive(self) -> int:
-        """Read one request; return its length, 0 if there is none, -1 if the mount is gone."""
-        try:
-            return os.readv(self._fd, (self._buffer,))
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            if error.errno in _GONE:
-                return -1
-            if error.errno in (
-                errno.ENOENT,
-                errno.EINTR,
-            ):  # the request was interrupted before we could read it
-                return 0
-            raise
+            for _ in range(_TURN):
+                try:
+                    length = os.readv(self._fd, self._buffers)
+                except BlockingIOError:
+                    if poll.ready():
+                        continue
+                    start = time.perf_counter()
+                    await trio.lowlevel.wait_readable(self._fd)
+                    poll.slept(time.perf_counter() - start)
+                except OSError as error:
+                    if error.errno in _GONE:
+                        return
+                    if error.errno not in (errno.ENOENT, errno.EINTR):  # taken back before we could read it
+                        raise
+                else:
+                    self._dispatch(length)
+            await trio.lowlevel.checkpoint()
 
     def _dispatch(self, length: int) -> None:
         start = time.perf_counter()
@@ -98,46 +93,47 @@ class DirectSession:
             log.error("a message of %d bytes is no request", length)
             return
         fields = abi.IN_HEADER.unpack_from(self._buffer)
-        opcode = fields[1]
-        header = Header(fields[2], fields[3], fields[4], fields[5], fields[6])
-        # What extends a request (the eighth field, in units of 8 bytes) comes last; nothing of the kind is asked for.
-        body = self._view[abi.IN_HEADER.size : length - 8 * fields[7] if fields[7] else length]
+        header: Header = _new_tuple(Header, fields)
+        # What extends a request (in units of 8 bytes) comes last; nothing of the kind is asked for.
+        body = self._view[_HEADER_SIZE : length - 8 * header.extensions if header.extensions else length]
+        opcode = header.opcode
         try:
-            payload = self.requests.table[opcode](header, body)
+            payload = self._table[opcode](header, body)
         except Deferred as deferred:
             self._long[header.unique] = header
-            self._nursery.start_soon(self._continue, opcode, header, bytes(body), deferred, start)
+            self._nursery.start_soon(self._continue, header, bytes(body), deferred, start)
             return
         except OSError as error:
             self._reply(header, -(error.errno or errno.EIO), b"")
         except Exception:
-            self._fail(opcode, header)
+            self._fail(header)
         else:
             if isinstance(payload, InThread):
                 self._long[header.unique] = header
-                self._nursery.start_soon(self._in_thread, opcode, header, payload, start)
+                self._nursery.start_soon(self._in_thread, header, payload, start)
                 return
             if payload is not NO_REPLY:
                 self._reply(header, 0, payload)
-        self._statistics.count(self.requests.names.get(opcode, "unknown"), time.perf_counter() - start)
+        self._count(opcode, time.perf_counter() - start)
 
-    def _fail(self, opcode: int, header: Header) -> None:
-        if opcode not in self.requests.names:
+    def _fail(self, header: Header) -> None:
+        if header.opcode not in self._table:
             self._reply(header, -errno.ENOSYS, b"")
             return
-        log.exception("%s failed", self.requests.names[opcode])
+        log.exception("%s failed", self.requests.names[header.opcode])
         self._reply(header, -errno.EIO, b"")
 
     def _reply(self, header: Header, error: int, payload: bytes | memoryview) -> None:
-        size = abi.OUT_HEADER.size + len(payload)
-        entered = self.requests.replies.entered
-        self.requests.replies.entered = None
+        reply = abi.OUT_HEADER.pack(_OUT_HEADER_SIZE + len(payload), error, header.unique)
         try:
-            os.writev(self._fd, (abi.OUT_HEADER.pack(size, error, header.unique), payload))
+            if payload.__class__ is bytes and len(payload) < _COPIED:
+                os.write(self._fd, reply + payload)  # cheaper than a vector of two
+            else:
+                os.writev(self._fd, (reply, payload))
         except OSError as failure:
             # ENOENT: the caller was killed and the kernel no longer waits, so it does not remember the entry either.
-            if entered is not None:
-                self.requests.filesystem.union.nodes.forget(entered, 1)
+            if header.opcode in _ENTERING and not error:
+                self.requests.filesystem.forget(abi.ENTRY_OUT.unpack_from(payload)[0], 1)
             if failure.errno == errno.EINVAL and not error:
                 log.error(
                     "the kernel refused the reply to request %d of node %d", header.unique, header.nodeid
@@ -146,34 +142,35 @@ class DirectSession:
             elif failure.errno not in (errno.ENOENT, *_GONE):
                 log.error("cannot reply: %s", failure.strerror)
 
-    async def _continue(
-        self, opcode: int, header: Header, body: bytes, deferred: Deferred, start: float
-    ) -> None:
+    def _count(self, opcode: int, seconds: float) -> None:
+        self._statistics.count(self.requests.names.get(opcode, "unknown"), seconds)
+
+    async def _continue(self, header: Header, body: bytes, deferred: Deferred, start: float) -> None:
         """Run the long work of a request in a thread, then the request again, until it needs none."""
         while True:
             await trio.to_thread.run_sync(deferred.job.run)
             if header.unique not in self._long:
                 return  # answered: its caller was killed
             try:
-                payload = self.requests.table[opcode](header, memoryview(body))
+                payload = self._table[header.opcode](header, memoryview(body))
             except Deferred as again:
                 deferred = again
                 continue
             except OSError as error:
                 self._reply(header, -(error.errno or errno.EIO), b"")
             except Exception:
-                self._fail(opcode, header)
+                self._fail(header)
             else:
                 if isinstance(payload, InThread):
-                    await self._in_thread(opcode, header, payload, start)
+                    await self._in_thread(header, payload, start)
                     return
                 if payload is not NO_REPLY:
                     self._reply(header, 0, payload)
             break
         self._long.pop(header.unique, None)
-        self._statistics.count(self.requests.names[opcode], time.perf_counter() - start)
+        self._count(header.opcode, time.perf_counter() - start)
 
-    async def _in_thread(self, opcode: int, header: Header, work: InThread, start: float) -> None:
+    async def _in_thread(self, header: Header, work: InThread, start: float) -> None:
         try:
             payload = await trio.to_thread.run_sync(work.function)
             if header.unique not in self._long:
@@ -181,11 +178,11 @@ class DirectSession:
         except OSError as error:
             self._reply(header, -(error.errno or errno.EIO), b"")
         except Exception:
-            self._fail(opcode, header)
+            self._fail(header)
         else:
             self._reply(header, 0, payload)
         self._long.pop(header.unique, None)
-        self._statistics.count(self.requests.names[opcode], time.perf_counter() - start)
+        self._count(header.opcode, time.perf_counter() - start)
 
     def _interrupt(self, unique: int) -> None:
         """Answer EINTR to a request that waits for a thread if its caller is being killed; the thread's work is kept or lost.
