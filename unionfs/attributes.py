@@ -93,6 +93,13 @@ class AttributeChanger:
     def get_xattr(self, node: Node, name: str) -> bytes:
         """Return an extended attribute of the visible copy; ENODATA for those of the union itself."""
         self._refuse(name, errno.ENODATA)
+        if node.bare is None and self._union.options.udba == "none" and not node.is_directory:
+            # Most files have none, yet are asked for one after the other: by ls, by cp, by the kernel before a write.
+            node.bare = not self._on_copy(
+                node, lambda path, follow: os.listxattr(path, follow_symlinks=follow)
+            )
+        if node.bare:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         return self._on_copy(node, lambda path, follow: os.getxattr(path, name, follow_symlinks=follow))
 
     def list_xattrs(self, node: Node) -> list[str]:
@@ -110,6 +117,7 @@ class AttributeChanger:
         """Copy up and set an attribute; `flags` are XATTR_CREATE and XATTR_REPLACE."""
         self._refuse(name, errno.EPERM)
         self._copyups.ensure(node)
+        node.bare = None
         self._on_copy(
             node, lambda path, follow: os.setxattr(path, name, value, flags, follow_symlinks=follow)
         )

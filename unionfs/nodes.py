@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 ROOT_NODEID = 1  # FUSE_ROOT_ID
 ROOT_INO = 2  # what AUFS shows for its root
+
+# So many nodes are worth giving their memory back.
+_MANY = 256
 
 _INO_BITS = 48
 _INO_MASK = (1 << _INO_BITS) - 1
@@ -53,6 +56,7 @@ class Attributes(NamedTuple):
 _SLOTS = (
     "aliases",
     "backing",
+    "bare",
     "branch",
     "dead_fd",
     "generation",
@@ -100,6 +104,7 @@ class Node:
         self.branch: OpenBranch | None = None
         self.identity: Identity = (0, 0)
         self.handles: set[FileHandle] | None = None
+        self.bare: bool | None = None  # has no extended attributes; None: not known
         self.dead_fd = -1
         self.hidden_links = 0  # names removed by whiteouts, which the branch still counts in st_nlink
 
@@ -215,6 +220,8 @@ class NodeTable:
             Node, dict[int, int]
         ] = {}  # nodeids that the kernel may still use -> their lookups
         self._next = 1 << 63
+        self._peak = _MANY
+        self.on_shrunk: Callable[[], None] = lambda: None  # most nodes went: a time to give memory back
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -233,6 +240,8 @@ class NodeTable:
     def add(self, node: Node) -> None:
         """Enter a node."""
         self._nodes[node.nodeid] = node
+        if len(self._nodes) > self._peak:
+            self._peak = len(self._nodes)
 
     def renumber(self, node: Node) -> int:
         """Give a node a fresh nodeid and return the former one, which goes on meaning it until the kernel forgets it."""
@@ -318,6 +327,10 @@ class NodeTable:
             os.close(node.dead_fd)
             node.dead_fd = -1
         self.on_discard(node)
+        if len(self._nodes) * 4 < self._peak and self._peak > _MANY:
+            self._peak = max(len(self._nodes), _MANY)
+            self._nodes = dict(self._nodes)  # deleting never makes a dict smaller
+            self.on_shrunk()
 
     def on_discard(self, node: Node) -> None:
         """Release what the union holds for the node; set by the union."""

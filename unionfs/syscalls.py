@@ -109,6 +109,13 @@ def move_mount(source_fd: int, target: Path, *, dir_fd: int = AT_FDCWD) -> None:
     )
 
 
+def malloc_trim() -> None:
+    """Give free memory back to the system, where the C library can."""
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """Allocate, punch (FALLOC_FL_PUNCH_HOLE) or zero a range of a file."""
     _check(_libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)))

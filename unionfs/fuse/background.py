@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 
 import trio
 
-from unionfs import stage
+from unionfs import stage, syscalls
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse.notify import Notifier, known_names
 from unionfs.nodes import Node
@@ -39,6 +40,7 @@ def attach(filesystem: UnionFilesystem, notifier: Notifier, nursery: trio.Nurser
     filesystem.set_background(inline_limit=_INLINE_COPY, delete_later=delete_later)
     filesystem.invalidate_all = invalidate_all
     filesystem.union.on_change = name_changed
+    filesystem.union.nodes.on_shrunk = lambda: nursery.start_soon(_give_back)
     filesystem.union.on_attributes = notifier.attributes
     if filesystem.options.udba == "notify":
         nursery.start_soon(Watcher(filesystem.union, notifier).run)
@@ -47,6 +49,12 @@ def attach(filesystem: UnionFilesystem, notifier: Notifier, nursery: trio.Nurser
 def detach(filesystem: UnionFilesystem) -> None:
     """Let the filesystem do everything by itself again: the session is over."""
     filesystem.set_background(inline_limit=None, delete_later=stage.discard)
+
+
+async def _give_back() -> None:
+    """Return to the system what forgotten nodes leave; without the collector, free lists would keep every page in use."""
+    gc.collect()
+    syscalls.malloc_trim()
 
 
 async def _delete(fd: int, name: bytes) -> None:
