@@ -17,6 +17,8 @@ from unionfs.watch import Watcher
 
 # Up to here copying data up inside the request is cheaper than handing it to a thread.
 _INLINE_COPY = 128 << 10
+# Seconds after which the kernel has told all that it forgets at one time.
+_SETTLED = 1.0
 
 
 def attach(filesystem: UnionFilesystem, notifier: Notifier, nursery: trio.Nursery) -> None:
@@ -40,7 +42,7 @@ def attach(filesystem: UnionFilesystem, notifier: Notifier, nursery: trio.Nurser
     filesystem.set_background(inline_limit=_INLINE_COPY, delete_later=delete_later)
     filesystem.invalidate_all = invalidate_all
     filesystem.union.on_change = name_changed
-    filesystem.union.nodes.on_shrunk = lambda: nursery.start_soon(_give_back)
+    filesystem.union.nodes.on_shrunk = functools.partial(_later, nursery, [])
     filesystem.union.on_attributes = notifier.attributes
     if filesystem.options.udba == "notify":
         nursery.start_soon(Watcher(filesystem.union, notifier).run)
@@ -51,10 +53,18 @@ def detach(filesystem: UnionFilesystem) -> None:
     filesystem.set_background(inline_limit=None, delete_later=stage.discard)
 
 
-async def _give_back() -> None:
-    """Return to the system what forgotten nodes leave; without the collector, free lists would keep every page in use."""
-    gc.collect()
-    syscalls.malloc_trim()
+def _later(nursery: trio.Nursery, pending: list[None]) -> None:
+    """Give memory back once what is being forgotten is forgotten; `pending` holds something while that is planned."""
+
+    async def give_back() -> None:
+        await trio.sleep(_SETTLED)
+        pending.clear()
+        gc.collect()  # else free lists keep a few blocks of every arena in use
+        syscalls.malloc_trim()
+
+    if not pending:
+        pending.append(None)
+        nursery.start_soon(give_back)
 
 
 async def _delete(fd: int, name: bytes) -> None:
