@@ -6,6 +6,7 @@ from __future__ import annotations
 from unionfs.create import Caller
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
+from unionfs.fuse.direct.habits import Habits
 from unionfs.fuse.direct.replies import Header, InThread, Replies, Reply
 from unionfs.readdir import RECORD, entries_of
 
@@ -18,9 +19,10 @@ _GROWN = abi.ENTRY_OUT.size + _SMALLEST
 class DirectoryRequests:
     """The handlers of one mount that deal with open directories."""
 
-    def __init__(self, filesystem: UnionFilesystem, replies: Replies) -> None:
+    def __init__(self, filesystem: UnionFilesystem, replies: Replies, habits: Habits) -> None:
         self._filesystem = filesystem
         self._replies = replies
+        self._habits = habits
 
     def opendir(self, header: Header, body: memoryview) -> Reply:
         """Open a directory."""
@@ -41,6 +43,7 @@ class DirectoryRequests:
         directory = handle.node
         pack = self._replies.pack_entry
         times = self._replies.entry_valid, self._replies.attr_valid
+        plain = offset == 0 and not self._habits.wants_attributes(header.pid, header.nodeid)
         parts: list[bytes] = []
         for ino, kind, name, following in entries_of(
             handle.listing.packed(offset, size * _SMALLEST // _GROWN)
@@ -49,7 +52,7 @@ class DirectoryRequests:
             if size < 0:
                 break
             entry = _NO_ENTRY
-            if name not in (b".", b".."):
+            if not plain and name not in (b".", b".."):
                 try:
                     node, status, nlink = union.lookup(directory, name)
                     entry = pack(node, status, nlink, *times)

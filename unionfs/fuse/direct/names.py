@@ -6,15 +6,17 @@ from __future__ import annotations
 from unionfs.create import Caller
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
+from unionfs.fuse.direct.habits import Habits
 from unionfs.fuse.direct.replies import NO_REPLY, Header, Replies, Reply, name_in
 
 
 class NameRequests:
     """The handlers of one mount that deal with names."""
 
-    def __init__(self, filesystem: UnionFilesystem, replies: Replies) -> None:
+    def __init__(self, filesystem: UnionFilesystem, replies: Replies, habits: Habits) -> None:
         self._filesystem = filesystem
         self._replies = replies
+        self._habits = habits
 
     def lookup(self, header: Header, body: memoryview) -> Reply:
         """Find a name; a miss may be remembered by the kernel too."""
@@ -24,7 +26,10 @@ class NameRequests:
             parent = self._replies.node(header.nodeid)
             if filesystem.options.dirperm1 and name[:1] != b".":
                 filesystem.union.trim()
-                return self._replies.entry(filesystem.union.lookup(parent, name))
+                attributes = filesystem.union.lookup(parent, name)
+                if attributes.node.children is None:
+                    self._habits.looked_up(header.pid, header.nodeid)
+                return self._replies.entry(attributes)
             caller = Caller(header.uid, header.gid, header.pid)
             return self._replies.entry(filesystem.lookup(parent, name, caller))
         except FileNotFoundError:

@@ -9,6 +9,7 @@ from unionfs.fuse.direct.attributes import AttributeRequests
 from unionfs.fuse.direct.data import DataRequests
 from unionfs.fuse.direct.directories import DirectoryRequests
 from unionfs.fuse.direct.files import FileRequests
+from unionfs.fuse.direct.habits import Habits
 from unionfs.fuse.direct.mount import MountRequests
 from unionfs.fuse.direct.names import NameRequests
 from unionfs.fuse.direct.passthrough import Passthrough
@@ -25,13 +26,14 @@ class Requests:
         self.replies = replies = Replies(filesystem)
         self.workers = Workers(device_fd, max_write)
         self.passthrough = passthrough = Passthrough(filesystem, device_fd)
+        habits = Habits()
         groups = (
             MountRequests(filesystem, replies, passthrough, max_write),
-            NameRequests(filesystem, replies),
+            NameRequests(filesystem, replies, habits),
             AttributeRequests(filesystem, replies),
             FileRequests(filesystem, replies, passthrough, Notifier(device_fd)),
             DataRequests(filesystem, replies, self.workers, max_write),
-            DirectoryRequests(filesystem, replies),
+            DirectoryRequests(filesystem, replies, habits),
         )
         self.table: dict[int, Handler] = {
             opcode: getattr(group, opcode.name.lower())
