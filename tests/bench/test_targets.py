@@ -66,7 +66,7 @@ def test_rootless_targets_are_measured_against_rootless_overlay() -> None:
     with tempfile.TemporaryDirectory() as place:  # pytest's own directories are closed to others
         open_path = Path(place)
         open_path.chmod(0o755)
-        targets = "overlay2,overlay2-rootless,unionfs-direct-rootless"
+        targets = "overlay2,overlay2-rootless,unionfs-rootless"
         results = _run(open_path, "metadata/stat,copyup/copy-up-64KiB", targets)
         assert [path.name for path in open_path.iterdir()] == ["r.jsonl"]
     assert not results.failures
@@ -79,11 +79,11 @@ def test_rootless_targets_are_measured_against_rootless_overlay() -> None:
 def test_requests_are_counted_for_every_server(tmp_path: Path) -> None:
     """The kernel counts what it sends: a stat of a name it does not know is a LOOKUP, whoever serves it."""
     peers = ["fuse-overlayfs"] if shutil.which("fuse-overlayfs") else []
-    results = _run(tmp_path, "cost/requests", ",".join(["unionfs", "unionfs-direct", *peers]))
+    results = _run(tmp_path, "cost/requests", ",".join(["unionfs", "unionfs-pyfuse3", *peers]))
     if results.failures:
         pytest.skip(results.failures[0]["message"])
     found = {s["target"]: s for s in results.samples if s["figure"] == "requests-stat"}
-    assert found.keys() == {"unionfs", "unionfs-direct", *peers}
+    assert found.keys() == {"unionfs", "unionfs-pyfuse3", *peers}
     assert all(0.9 < s["value"] < 2.5 and s["details"]["LOOKUP"] >= 450 for s in found.values())
 
 
