@@ -201,8 +201,10 @@ class _Merged:
         self._source: Iterator[bytes] = iter(())
 
     def packed(self, offset: int, size: int) -> bytes:
-        if offset == 0:
-            self._start()  # also after rewinddir(3), which promises to show changes
+        # At 0 also after rewinddir(3), which promises to show changes. In the middle when the kernel had the beginning cached
+        # from another open of the directory, and lost it: what did not change is merged in the same order.
+        if offset == 0 or self._spool is None:
+            self._start()
         while self._size < offset + size:
             record = next(self._source, None)
             if record is None:

@@ -4,6 +4,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.support.union import Workshop
 
 MANY = 40_000
@@ -54,3 +56,22 @@ def test_remove_many_entries_while_listing_leaves_an_empty_directory(union: Work
     (u / "d").rmdir()
     assert (u.branch(0) / ".wh.d").exists()
     assert len(os.listdir(lower / "d")) == 3000
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_listing_goes_on_when_the_kernel_loses_what_it_cached_of_it(union: Workshop, copies: int) -> None:
+    """With udba=none the kernel keeps listings: one that began there and lost it goes on at the server, in the middle."""
+    branches = {f"B{number}": union.directory(f"b{number}") for number in range(1, copies + 1)}
+    for number, branch in enumerate(branches.values()):
+        _fill(branch / "d", number * 1500, (number + 1) * 1500)
+    u = union.mount("udba=none", branches=branches, B0={})
+    assert len(os.listdir(u / "d")) == copies * 1500
+    with os.scandir(u / "d") as entries:
+        names = [next(entries).name]
+        fd = os.open(u / "d", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(fd)
+        names += [entry.name for entry in entries]
+    assert len(names) == len(set(names)) == copies * 1500
