@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.errnos import refused
-from tests.support.tree import Tree
+from tests.support.tree import Dir, HardLink, Tree
 from tests.support.union import Union, Workshop, eventually, unionfs
 
 READERS = 3
@@ -242,3 +242,13 @@ def test_rename_of_lower_file_against_open_is_always_under_one_name(union: Works
             done = threading.Event()
             reading = _until(done, partial(read, turn))
             _race(_ending(done, partial(rename, turn)), *[reading] * READERS)
+
+
+def test_umount_while_most_nodes_are_forgotten_ends_well(union: Workshop) -> None:
+    """The flush of a pseudo-link at umount looks at many directories and lets go of them when the session is over."""
+    many: Tree = {f"d{n}": Dir() for n in range(1000)}
+    u = union.mount("udba=none", changing="B1", B0={}, B1={"f": "f", "g": HardLink("f"), **many})
+    with (u / "f").open("a") as file:
+        file.write("+")
+    u.stop()
+    assert (u.branch(0) / "g").read_text() == "f+"

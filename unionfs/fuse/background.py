@@ -51,6 +51,10 @@ def attach(filesystem: UnionFilesystem, notifier: Notifier, nursery: trio.Nurser
 def detach(filesystem: UnionFilesystem) -> None:
     """Let the filesystem do everything by itself again: the session is over."""
     filesystem.set_background(inline_limit=None, delete_later=stage.discard)
+    # Flushing pseudo-links and closing forget nodes and change names: no task can be started for that any more.
+    filesystem.invalidate_all = lambda: None
+    filesystem.union.on_change = lambda parent, name: None
+    filesystem.union.nodes.on_shrunk = lambda: None
 
 
 def _later(nursery: trio.Nursery, pending: list[None]) -> None:
