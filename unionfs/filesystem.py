@@ -335,7 +335,7 @@ class UnionFilesystem:
         return self.directory(number).listing.read(offset)
 
     def directory(self, number: int) -> DirectoryHandle:
-        """Return an open directory; ENOTDIR for any other number."""
+        """Return an open directory; ENOTDIR for an open file, EBADF for any other number."""
         handle = self.handles[number]
         if not isinstance(handle, DirectoryHandle):
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))

@@ -8,6 +8,7 @@ were there before see the new data, as AUFS promises. A handle whose data the ke
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -114,7 +115,11 @@ class HandleTable:
         return iter(list(self._handles.values()))
 
     def __getitem__(self, number: int) -> Handle:
-        return self._handles[number]
+        """Return a handle; EBADF for a number that stands for none (any more)."""
+        try:
+            return self._handles[number]
+        except KeyError:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
     def add(self, handle: Handle) -> int:
         """Enter a handle and return its number."""
@@ -124,5 +129,7 @@ class HandleTable:
         return handle.number
 
     def pop(self, number: int) -> Handle:
-        """Take a handle out of the table."""
-        return self._handles.pop(number)
+        """Take a handle out of the table; EBADF as above."""
+        handle = self[number]
+        del self._handles[number]
+        return handle

@@ -28,6 +28,9 @@ pytestmark = pytest.mark.skipif(not CAN_MOUNT, reason="a small filesystem of its
 HEADER = struct.Struct("=IIQQIIIHH")
 REPLY = struct.Struct("=IiQ")
 INIT, STATFS, FORGET, BATCH_FORGET, INTERRUPT, SYNCFS = 26, 17, 2, 42, 36, 50
+SETATTR, READ, WRITE, RELEASE, READDIR, RELEASEDIR = 4, 15, 16, 18, 28, 29
+FALLOCATE, READDIRPLUS, LSEEK, COPY_FILE_RANGE = 43, 44, 46, 47
+UNKNOWN = 1 << 40  # a handle's number
 SILENT = (FORGET, BATCH_FORGET, INTERRUPT)
 SENTINEL = 1 << 60
 
@@ -145,6 +148,42 @@ def test_request_without_a_body_is_answered_once(branches: tuple[Branch, ...], o
     finally:
         logging.disable(logging.NOTSET)
     assert [REPLY.unpack_from(reply)[2] for reply in replies] == [2, 8]
+
+
+@pytest.mark.parametrize(
+    ("opcode", "body"),
+    [
+        (SETATTR, struct.pack("=IIQQ", 1 << 6 | 1 << 3, 0, UNKNOWN, 0).ljust(88, b"\0")),
+        (READ, struct.pack("=QQI20x", UNKNOWN, 0, 4096)),
+        (WRITE, struct.pack("=QQI20xc", UNKNOWN, 0, 1, b"x")),
+        (RELEASE, struct.pack("=Q16x", UNKNOWN)),
+        (READDIR, struct.pack("=QQI20x", UNKNOWN, 0, 4096)),
+        (RELEASEDIR, struct.pack("=Q16x", UNKNOWN)),
+        (FALLOCATE, struct.pack("=QQQ8x", UNKNOWN, 0, 1)),
+        (READDIRPLUS, struct.pack("=QQI20x", UNKNOWN, 0, 4096)),
+        (LSEEK, struct.pack("=QQI4x", UNKNOWN, 0, os.SEEK_DATA)),
+        (COPY_FILE_RANGE, struct.pack("=QQQQQQQ", UNKNOWN, 0, 1, UNKNOWN, 0, 1, 0)),
+    ],
+)
+def test_unknown_handle_is_ebadf(
+    branches: tuple[Branch, ...], caplog: pytest.LogCaptureFixture, opcode: int, body: bytes
+) -> None:
+    """A handle number that nobody was given is the caller's mistake, not a failure of ours to be logged."""
+    (_, reply) = _serve(branches, [_request(opcode, 8, body)])
+    assert REPLY.unpack(reply) == (REPLY.size, -errno.EBADF, 8)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("data_only", [False, True])
+def test_fsync_of_unknown_handle_is_ebadf(branches: tuple[Branch, ...], data_only: bool) -> None:
+    """The same where the work is done in a thread."""
+    filesystem = UnionFilesystem.open(branches, Options(fsync=False))
+    try:
+        with pytest.raises(OSError) as caught:
+            filesystem.fsync(UNKNOWN, data_only=data_only)
+        assert caught.value.errno == errno.EBADF
+    finally:
+        filesystem.close()
 
 
 def test_forgets_are_never_answered(branches: tuple[Branch, ...]) -> None:
