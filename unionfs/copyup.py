@@ -131,7 +131,7 @@ class CopyUps:
         result = os.open(
             node.name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd
         )
-        union.add_layer(node, branch, result)
+        union.directories.add_layer(node, branch, result)
         return result
 
     # -- regular files ------------------------------------------------------------------------------------------

@@ -449,7 +449,7 @@ class UnionFilesystem:
         return {
             "nodes": len(self.union.nodes),
             "handles": len(self.handles),
-            "descriptors": self.union.descriptors,
+            "descriptors": len(self.union.directories),
             "plinks": len(self.union.plinks),
             "copy_ups": self.copyups.finished,
         }

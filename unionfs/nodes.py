@@ -7,6 +7,7 @@ branch but neither its number nor its handles. Owns numbers, names and lookup co
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -207,6 +208,11 @@ def number(prefix: int, ino: int) -> int:
     if ino > _INO_MASK:
         ino = (ino ^ ((ino >> _INO_BITS) * 0x9E3779B97F4B)) & _INO_MASK
     return prefix << _INO_BITS | ino
+
+
+def stale(node: Node) -> OSError:
+    """Return ESTALE: a branch was changed behind our back and the kernel should look the name up again."""
+    return OSError(errno.ESTALE, os.strerror(errno.ESTALE), os.fsdecode(node.path()))
 
 
 class NodeTable:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The union as a tree of nodes over branches: resolve names, keep directory descriptors, tell where a node's copy lies.
+"""The union as a tree of nodes over branches: resolve names, tell where a node's copy lies.
 
 The operations (create, remove, rename, links, copyup, attributes) work on this; it knows nothing of FUSE, handles' numbers
 or threads. All paths are single components relative to descriptors.
@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
-import resource
 import stat
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.contents import Contents, learn
+from unionfs.directories import Directories
 from unionfs.lookup import Found, check_name, find, open_directory
 from unionfs.nodes import (
     ROOT_INO,
@@ -32,19 +30,13 @@ from unionfs.nodes import (
     Plink,
     new_node,
     number,
+    stale,
 )
 from unionfs.options import Options
-
-log = logging.getLogger(__name__)
 
 _PRIVILEGED = os.geteuid() == 0
 ORIGIN_XATTR = ("trusted" if _PRIVILEGED else "user") + ".unionfs.origin"
 IMPURE_XATTR = ("trusted" if _PRIVILEGED else "user") + ".unionfs.impure"
-
-
-def stale(node: Node) -> OSError:
-    """Return ESTALE: a branch was changed behind our back and the kernel should look the name up again."""
-    return OSError(errno.ESTALE, os.strerror(errno.ESTALE), os.fsdecode(node.path()))
 
 
 class Union:
@@ -53,149 +45,34 @@ class Union:
     def __init__(self, branches: Sequence[OpenBranch], options: Options) -> None:
         self.branches = tuple(branches)
         self.options = options
-        self.epoch = 0
         self.read_only = options.read_only
         self.name_max = whiteout.MAX_NAME if options.whiteout == "aufs" else 255
         self.root: Node = Directory(ROOT_NODEID, ROOT_INO)
         self.root.lookups = 1
+        self.directories = Directories(self.root, self.branches)
+        # The same under shorter names, for the request path.
+        self.dirs = self.directories.dirs
+        self.fd_on = self.directories.fd_on
+        self.trim = self.directories.trim
         self.nodes = NodeTable(self.root)
-        self.nodes.on_discard = self._release_descriptors  # type: ignore[method-assign]  # the hook is meant to be set
+        self.nodes.on_discard = self.directories.close  # type: ignore[method-assign]  # the hook is meant to be set
         self.plinks: dict[int, Plink] = {}
         self._bookkeeping: dict[tuple[int, bytes], int] = {}
         # Numbers of copied-up files on filesystems that keep no xattrs; lost at umount, as in AUFS.
         self.origins: dict[Identity, int] = {}
         self._prefixes = {branch.device: branch.number_prefix for branch in self.branches}
-        self._open: OrderedDict[Node, int] = OrderedDict()
-        self._descriptors = 0
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._descriptor_limit = max(64, soft // 2)
         self.on_change: Callable[[Node, bytes], None] = lambda parent, name: None
         self.on_attributes: Callable[[int], None] = lambda nodeid: None
-        self.on_directory: Callable[[Node, OpenBranch, int], None] | None = None
-        self._open_root()
-
-    # -- directories --------------------------------------------------------------------------------------------
-
-    def _open_root(self) -> None:
-        self.root.layers = self.branches
-        self.root.branch = self.branches[0]
-        self.root.dirs = tuple((branch, branch.root) for branch in self.branches)
-        self.root.contents = ()
-        self.root.finds = 0
-        self.root.identity = (self.branches[0].device, self.branches[0].root_ino)
-        self.root.impure = None
-        self.root.epoch = self.epoch
 
     def set_branches(self, branches: Sequence[OpenBranch]) -> None:
         """Replace the branch list; every cached directory is looked up again at its next use."""
         self.branches = tuple(branches)
-        self.epoch += 1
         self._prefixes.update({branch.device: branch.number_prefix for branch in self.branches})
-        for node in list(self._open):
-            self._close_directory(node)
         by_id = {branch.id: branch for branch in self.branches}
         for node in self.nodes:
             if node.branch is not None and node is not self.root:
                 node.branch = by_id.get(node.branch.id, node.branch)
-        self._open_root()
-
-    def dirs(self, node: Node) -> tuple[tuple[OpenBranch, int], ...]:
-        """Return the (branch, descriptor) pairs that contribute to a directory, top first; ENOENT if it was removed."""
-        if node.dirs is not None:
-            if node is not self.root:
-                self._open.move_to_end(node)
-            return node.dirs
-        return self._open_directories(node)
-
-    def _open_directories(self, node: Node) -> tuple[tuple[OpenBranch, int], ...]:
-        """Open a directory and those ancestors that are not open, iteratively: trees may be deeper than Python's stack."""
-        chain = []
-        current = node
-        while current.dirs is None:
-            if current.parent is None:
-                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-            chain.append(current)
-            current = current.parent
-        for directory in reversed(chain):
-            assert directory.parent is not None and directory.parent.dirs is not None
-            self._open_one(directory, directory.parent.dirs)
-        assert node.dirs is not None
-        return node.dirs
-
-    def _open_one(self, node: Node, parents: tuple[tuple[OpenBranch, int], ...]) -> None:
-        if node.epoch != self.epoch:
-            found = find(parents, node.name, trust=True)
-            if found is None or not found.is_directory:
-                raise stale(node)
-            self.set_layers(node, found)
-        opened: list[tuple[OpenBranch, int]] = []
-        try:
-            for branch, parent in parents:
-                if branch in node.layers:
-                    opened.append((branch, open_directory(parent, node.name)))
-        except OSError as error:
-            for _, fd in opened:
-                os.close(fd)
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                raise stale(node) from None
-            raise
-        if not opened:
-            raise stale(node)
-        node.dirs = tuple(opened)
-        if self.on_directory is not None:
-            for branch, fd in opened:
-                self.on_directory(node, branch, fd)
-        self._open[node] = len(opened)
-        self._descriptors += len(opened)
-
-    def set_layers(self, node: Node, found: Found) -> None:
-        """Record which branches contribute to a directory."""
-        layers = tuple(branch for branch, _ in found.entries)
-        status = found.status
-        identity = (status.st_dev, status.st_ino)
-        if layers != node.layers or identity != node.identity:
-            self._close_directory(node)
-            node.layers, node.identity, node.impure = layers, identity, None
-        node.branch = layers[0]
-        node.epoch = self.epoch
-
-    def _close_directory(self, node: Node) -> None:
-        if node.dirs is None or node is self.root:
-            return
-        self._descriptors -= self._open.pop(node)
-        for _, fd in node.dirs:
-            os.close(fd)
-        node.dirs = None
-        node.contents = ()
-        node.finds = 0
-
-    def _release_descriptors(self, node: Node) -> None:
-        self._close_directory(node)
-
-    def trim(self) -> None:
-        """Close the directories that were not used for longest when too many are open. Call between operations only."""
-        while self._descriptors > self._descriptor_limit and len(self._open) > 1:
-            self._close_directory(next(iter(self._open)))
-
-    def add_layer(self, node: Node, branch: OpenBranch, fd: int) -> None:
-        """Let `branch` contribute to a directory through the descriptor `fd` (which the node now owns)."""
-        dirs = self.dirs(node)
-        order = {candidate: index for index, candidate in enumerate(self.branches)}
-        node.dirs = tuple(sorted((*dirs, (branch, fd)), key=lambda pair: order[pair[0]]))
-        node.layers = tuple(candidate for candidate, _ in node.dirs)
-        node.contents = ()
-        self._open[node] = len(node.dirs)
-        self._descriptors += 1
-        if node.dirs[0][0] is branch:
-            status = os.fstat(fd)
-            node.branch, node.identity = branch, (status.st_dev, status.st_ino)
-
-    def fd_on(self, node: Node, branch: OpenBranch | None) -> int | None:
-        """Return the descriptor of a directory on `branch`, None if it does not contribute."""
-        for candidate, fd in self.dirs(node):
-            if candidate is branch:
-                return fd
-        return None
+        self.directories.use_branches(self.branches)
 
     # -- names --------------------------------------------------------------------------------------------------
 
@@ -279,7 +156,7 @@ class Union:
         child = parent.children.get(name)
         if child is not None and child.kind == kind:
             if kind == stat.S_IFDIR:
-                self.set_layers(child, found)
+                self.directories.set_layers(child, found)
                 return child
             if child.identity == identity:
                 child.branch = branch
@@ -328,7 +205,7 @@ class Union:
             fresh.identity, fresh.branch = (copy.st_dev, copy.st_ino), plink.branch
         fresh.add_name(parent, name)
         if kind == stat.S_IFDIR:
-            self.set_layers(fresh, found)
+            self.directories.set_layers(fresh, found)
         return fresh
 
     def unnamed(self, branch: OpenBranch, fd: int) -> Attributes:
@@ -570,16 +447,16 @@ class Union:
         for name, child in list((node.children or {}).items()):
             child.remove_name(node, name)
             self.nodes.release(child)
-        self._close_directory(node)
+        self.directories.close(node)
 
     def reparent(self, node: Node, parent: Node, name: bytes, branch: OpenBranch) -> None:
         """Give a directory its new place after a rename on `branch`, which alone holds it from then on."""
         if node.parent is not None:
             node.remove_name(node.parent, node.name)
         node.add_name(parent, name)
-        self._close_directory(node)
+        self.directories.close(node)
         status = os.stat(name, dir_fd=self.fd_on(parent, branch), follow_symlinks=False)
-        self.set_layers(node, Found([(branch, status)]))
+        self.directories.set_layers(node, Found([(branch, status)]))
 
     # -- relations ----------------------------------------------------------------------------------------------
 
@@ -607,15 +484,9 @@ class Union:
 
     def close(self) -> None:
         """Close every descriptor."""
-        for node in list(self._open):
-            self._close_directory(node)
+        self.directories.close_all()
         for node in self.nodes:
             node.dead_fd = self._close_dead(node)
         for branch in self.branches:
             self.drop_bookkeeping(branch)
             branch.close()
-
-    @property
-    def descriptors(self) -> int:
-        """Return how many directory descriptors are cached."""
-        return self._descriptors + len(self.branches)

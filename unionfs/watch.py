@@ -40,7 +40,7 @@ class Watcher:
         self._fd = syscalls.inotify_init()
         self._nodes: dict[int, Node] = {}
         self._full = False
-        union.on_directory = self.watch
+        union.directories.on_open = self.watch
         for branch, fd in union.dirs(union.root):
             self.watch(union.root, branch, fd)
 

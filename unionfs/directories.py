@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Directories of the union as descriptors of their copies on the branches, of which so many stay open at a time.
+
+Opens them one component at a time from the parent's, never through a symbolic link, and closes those that were not used for
+longest. Knows the branch list, and which branches a directory is on; knows nothing of files.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from unionfs.branch import OpenBranch
+from unionfs.lookup import Found, find, open_directory
+from unionfs.nodes import Node, stale
+
+
+class Directories:
+    """The open directories of one union."""
+
+    def __init__(self, root: Node, branches: Sequence[OpenBranch]) -> None:
+        self._root = root
+        self._branches = tuple(branches)
+        self._epoch = 0  # how often the branch list was replaced
+        self._open: OrderedDict[Node, int] = (
+            OrderedDict()
+        )  # with how many descriptors, least recently used first
+        self._descriptors = 0
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._limit = max(64, soft // 2)
+        self.on_open: Callable[[Node, OpenBranch, int], None] | None = None
+        self._open_root()
+
+    def __len__(self) -> int:
+        """Return how many descriptors are open."""
+        return self._descriptors + len(self._branches)
+
+    def _open_root(self) -> None:
+        root = self._root
+        root.layers = self._branches
+        root.branch = self._branches[0]
+        root.dirs = tuple((branch, branch.root) for branch in self._branches)
+        root.contents = ()
+        root.finds = 0
+        root.identity = (self._branches[0].device, self._branches[0].root_ino)
+        root.impure = None
+        root.epoch = self._epoch
+
+    def use_branches(self, branches: Sequence[OpenBranch]) -> None:
+        """Replace the branch list; every directory is looked up again at its next use."""
+        self.close_all()
+        self._branches = tuple(branches)
+        self._epoch += 1
+        self._open_root()
+
+    def dirs(self, node: Node) -> tuple[tuple[OpenBranch, int], ...]:
+        """Return the (branch, descriptor) pairs that contribute to a directory, top first; ENOENT if it was removed."""
+        if node.dirs is not None:
+            if node is not self._root:
+                self._open.move_to_end(node)
+            return node.dirs
+        return self._open_directories(node)
+
+    def _open_directories(self, node: Node) -> tuple[tuple[OpenBranch, int], ...]:
+        """Open a directory and those ancestors that are not open, iteratively: trees may be deeper than Python's stack."""
+        chain = []
+        current = node
+        while current.dirs is None:
+            if current.parent is None:
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            chain.append(current)
+            current = current.parent
+        for directory in reversed(chain):
+            assert directory.parent is not None and directory.parent.dirs is not None
+            self._open_one(directory, directory.parent.dirs)
+        assert node.dirs is not None
+        return node.dirs
+
+    def _open_one(self, node: Node, parents: tuple[tuple[OpenBranch, int], ...]) -> None:
+        if node.epoch != self._epoch:
+            found = find(parents, node.name, trust=True)
+            if found is None or not found.is_directory:
+                raise stale(node)
+            self.set_layers(node, found)
+        opened: list[tuple[OpenBranch, int]] = []
+        try:
+            for branch, parent in parents:
+                if branch in node.layers:
+                    opened.append((branch, open_directory(parent, node.name)))
+        except OSError as error:
+            for _, fd in opened:
+                os.close(fd)
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise stale(node) from None
+            raise
+        if not opened:
+            raise stale(node)
+        node.dirs = tuple(opened)
+        if self.on_open is not None:
+            for branch, fd in opened:
+                self.on_open(node, branch, fd)
+        self._open[node] = len(opened)
+        self._descriptors += len(opened)
+
+    def set_layers(self, node: Node, found: Found) -> None:
+        """Record which branches contribute to a directory."""
+        layers = tuple(branch for branch, _ in found.entries)
+        status = found.status
+        identity = (status.st_dev, status.st_ino)
+        if layers != node.layers or identity != node.identity:
+            self.close(node)
+            node.layers, node.identity, node.impure = layers, identity, None
+        node.branch = layers[0]
+        node.epoch = self._epoch
+
+    def close(self, node: Node) -> None:
+        """Close a directory's descriptors; it is opened again at its next use."""
+        if node.dirs is None or node is self._root:
+            return
+        self._descriptors -= self._open.pop(node)
+        for _, fd in node.dirs:
+            os.close(fd)
+        node.dirs = None
+        node.contents = ()
+        node.finds = 0
+
+    def trim(self) -> None:
+        """Close the directories that were not used for longest when too many are open. Call between operations only."""
+        while self._descriptors > self._limit and len(self._open) > 1:
+            self.close(next(iter(self._open)))
+
+    def add_layer(self, node: Node, branch: OpenBranch, fd: int) -> None:
+        """Let `branch` contribute to a directory through the descriptor `fd` (which the node now owns)."""
+        dirs = self.dirs(node)
+        order = {candidate: index for index, candidate in enumerate(self._branches)}
+        node.dirs = tuple(sorted((*dirs, (branch, fd)), key=lambda pair: order[pair[0]]))
+        node.layers = tuple(candidate for candidate, _ in node.dirs)
+        node.contents = ()
+        self._open[node] = len(node.dirs)
+        self._descriptors += 1
+        if node.dirs[0][0] is branch:
+            status = os.fstat(fd)
+            node.branch, node.identity = branch, (status.st_dev, status.st_ino)
+
+    def fd_on(self, node: Node, branch: OpenBranch | None) -> int | None:
+        """Return the descriptor of a directory on `branch`, None if it does not contribute."""
+        for candidate, fd in self.dirs(node):
+            if candidate is branch:
+                return fd
+        return None
+
+    def close_all(self) -> None:
+        """Close every directory but the root, whose descriptors are the branches'."""
+        for node in list(self._open):
+            self.close(node)
