@@ -117,7 +117,7 @@ class CopyUps:
             try:
                 copy_metadata(source[1], fd, status, branch, times=up)
                 if up:
-                    union.record_number(node.ino, fd, node.parent, branch, parent_fd)
+                    union.numbers.record(node.ino, fd, node.parent, branch, parent_fd)
                 if hidden:
                     whiteout.make_opaque(branch, fd, union.options.whiteout)
                     whiteout.remove(branch, parent_fd, node.name, union.options.whiteout)
@@ -216,7 +216,7 @@ class CopyUps:
         parent_fd = self.directory_on(parent, target)
         parent_status = os.fstat(parent_fd)
         if union.options.plink or status.st_nlink == 1:
-            union.record_number(node.ino, job.fd, parent, target, parent_fd)
+            union.numbers.record(node.ino, job.fd, parent, target, parent_fd)
         if self._shared(node, status, place):
             add_plink(union, node, target, job.fd, status)
         job.link(parent_fd, name)
@@ -279,7 +279,7 @@ class CopyUps:
             fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
             try:
                 copy_metadata(source, fd, status, target)
-                union.record_number(node.ino, fd, parent, target, parent_fd)
+                union.numbers.record(node.ino, fd, parent, target, parent_fd)
                 if self._shared(node, status, place):
                     add_plink(union, node, target, fd, status)
                 os.rename(name, final, src_dir_fd=staging, dst_dir_fd=parent_fd)

@@ -213,7 +213,7 @@ class UnionFilesystem:
         if node.removed is False and node.dead_fd >= 0:
             os.close(node.dead_fd)
             node.dead_fd = -1
-        union.keep_number(node, parent, target, fd)
+        union.numbers.keep(node, parent, target, fd)
         union.touched(parent, target, fd)
         return union.attributes(node)
 

@@ -106,7 +106,7 @@ def _move(
             if job.error is not None:
                 raise job.error
             copy_metadata(opened, job.fd, status, target)
-            union.record_number(node.ino, job.fd, parent, target, fd)
+            union.numbers.record(node.ino, job.fd, parent, target, fd)
             job.replace(fd, name)
             whiteout.remove(target, fd, name, union.options.whiteout)
             if not keep:

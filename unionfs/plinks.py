@@ -46,7 +46,7 @@ class PlinkFlusher:
                     status = os.fstat(fd)
                     directory = union.plink_dir(plink.branch)
                     os.link(plink.name, name, src_dir_fd=directory, dst_dir_fd=fd, follow_symlinks=False)
-                    union.mark_number(ino, plink, parent, fd)
+                    union.numbers.mark(ino, plink, parent, fd)
                     restore_times(fd, status)
                     made += 1
                 except OSError as error:
@@ -130,7 +130,7 @@ class PlinkFlusher:
                 for ino, _, kind, name in raw_entries(readable):
                     if name in (b".", b"..") or name.startswith(whiteout.PREFIX):
                         continue
-                    if kind in (_DT_DIR, _DT_UNKNOWN) or union.number(device, ino) in wanted:
+                    if kind in (_DT_DIR, _DT_UNKNOWN) or union.numbers.of_inode(device, ino) in wanted:
                         names.setdefault(name, True)
             finally:
                 os.close(readable)
@@ -143,7 +143,7 @@ class PlinkFlusher:
                 child = union.node_for(directory, name, found)
                 below.append(child)
                 continue
-            number = union.number(found.status.st_dev, found.status.st_ino)
+            number = union.numbers.of_inode(found.status.st_dev, found.status.st_ino)
             if number in wanted and not found.branch.writable:
                 result.setdefault(number, []).append((directory, name))
         return below

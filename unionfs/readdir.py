@@ -140,12 +140,12 @@ class _Copy:
         if recorded:
             status = whiteout.exists(self.fd, name)
             if status is not None:
-                return self.union.number_of(node, self.branch, name, status)
-        return self.union.number(self.device, ino)
+                return self.union.numbers.of_entry(node, self.branch, name, status)
+        return self.union.numbers.of_inode(self.device, ino)
 
     def records_numbers(self) -> bool:
         """Tell whether some entries carry numbers of their own."""
-        return bool(self.union.origins) or self.union.is_impure(self.node, self.branch)
+        return bool(self.union.numbers.origins) or self.union.numbers.is_impure(self.node, self.branch)
 
 
 class _Stream:

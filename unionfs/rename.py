@@ -253,7 +253,7 @@ class Renamer:
             else:
                 node.add_name(new.parent, new.name)
             node.remove_name(old.parent, old.name)
-        union.keep_number(node, new.parent, target, new_fd)
+        union.numbers.keep(node, new.parent, target, new_fd)
         union.touched(old.parent, target, old_fd)
         union.touched(new.parent, target, new_fd)
 
@@ -281,6 +281,6 @@ class Renamer:
                 union.reparent(moving, place.parent, place.name, target)
             else:
                 moving.add_name(place.parent, place.name)
-            union.keep_number(moving, place.parent, target, fd)
+            union.numbers.keep(moving, place.parent, target, fd)
         union.touched(old.parent, target, old_fd)
         union.touched(new.parent, target, new_fd)

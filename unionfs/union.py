@@ -11,7 +11,6 @@ import contextlib
 import errno
 import os
 import stat
-import zlib
 from collections.abc import Callable, Sequence
 
 from unionfs import whiteout
@@ -29,14 +28,10 @@ from unionfs.nodes import (
     NodeTable,
     Plink,
     new_node,
-    number,
     stale,
 )
+from unionfs.numbers import Numbers
 from unionfs.options import Options
-
-_PRIVILEGED = os.geteuid() == 0
-ORIGIN_XATTR = ("trusted" if _PRIVILEGED else "user") + ".unionfs.origin"
-IMPURE_XATTR = ("trusted" if _PRIVILEGED else "user") + ".unionfs.impure"
 
 
 class Union:
@@ -54,20 +49,18 @@ class Union:
         self.dirs = self.directories.dirs
         self.fd_on = self.directories.fd_on
         self.trim = self.directories.trim
+        self.numbers = Numbers(self.branches, self.directories)
         self.nodes = NodeTable(self.root)
         self.nodes.on_discard = self.directories.close  # type: ignore[method-assign]  # the hook is meant to be set
         self.plinks: dict[int, Plink] = {}
         self._bookkeeping: dict[tuple[int, bytes], int] = {}
-        # Numbers of copied-up files on filesystems that keep no xattrs; lost at umount, as in AUFS.
-        self.origins: dict[Identity, int] = {}
-        self._prefixes = {branch.device: branch.number_prefix for branch in self.branches}
         self.on_change: Callable[[Node, bytes], None] = lambda parent, name: None
         self.on_attributes: Callable[[int], None] = lambda nodeid: None
 
     def set_branches(self, branches: Sequence[OpenBranch]) -> None:
         """Replace the branch list; every cached directory is looked up again at its next use."""
         self.branches = tuple(branches)
-        self._prefixes.update({branch.device: branch.number_prefix for branch in self.branches})
+        self.numbers.add_branches(self.branches)
         by_id = {branch.id: branch for branch in self.branches}
         for node in self.nodes:
             if node.branch is not None and node is not self.root:
@@ -165,7 +158,7 @@ class Union:
             if (
                 plink is not None
                 and status.st_nlink > 1
-                and self.number_of(parent, branch, name, status) == child.ino
+                and self.numbers.of_entry(parent, branch, name, status) == child.ino
             ):
                 return child
         if child is not None:
@@ -174,7 +167,7 @@ class Union:
         return self._enter(parent, name, found, identity, kind)
 
     def _enter(self, parent: Node, name: bytes, found: Found, identity: Identity, kind: int) -> Node:
-        ino = self.number_of(parent, found.branch, name, found.status)
+        ino = self.numbers.of_entry(parent, found.branch, name, found.status)
         plink = self.plinks.get(ino)
         node = self.nodes.get(ino)
         if node is not None:
@@ -211,7 +204,7 @@ class Union:
     def unnamed(self, branch: OpenBranch, fd: int) -> Attributes:
         """Enter a file that has no name (O_TMPFILE), held by the descriptor `fd`."""
         status = os.fstat(fd)
-        ino = self.number(status.st_dev, status.st_ino)
+        ino = self.numbers.of_inode(status.st_dev, status.st_ino)
         if self.nodes.get(ino) is not None:
             ino = self.nodes.private_number(ino)
         node = new_node(ino, ino, stat.S_IFREG)
@@ -241,69 +234,6 @@ class Union:
         except OSError:
             return False
         return (status.st_dev, status.st_ino) == node.identity
-
-    # -- numbers ------------------------------------------------------------------------------------------------
-
-    def number_of(self, parent: Node, branch: OpenBranch, name: bytes, status: os.stat_result) -> int:
-        """Return the union's number of an entry: the recorded one of a copied-up file, else one made from its own."""
-        if self.is_impure(parent, branch):
-            fd = self.fd_on(parent, branch)
-            recorded = whiteout.read_xattr(fd, ORIGIN_XATTR, name) if fd is not None else None
-            if recorded is not None and recorded.isdigit():
-                return int(recorded) & ((1 << 63) - 1)
-        if self.origins:
-            known = self.origins.get((status.st_dev, status.st_ino))
-            if known is not None:
-                return known
-        return self.number(status.st_dev, status.st_ino)
-
-    def number(self, device: int, ino: int) -> int:
-        """Return the union's number of an inode of a branch filesystem."""
-        prefix = self._prefixes.get(device)
-        if (
-            prefix is None
-        ):  # a filesystem inside the branch (a btrfs subvolume, a covered mount of an ordinary user)
-            prefix = self._prefixes[device] = zlib.crc32(device.to_bytes(8, "little")) % 0x7FFE + 1
-        return number(prefix, ino)
-
-    def is_impure(self, parent: Node, branch: OpenBranch) -> bool:
-        """Tell whether some entry of `parent` on `branch` may have a recorded number (saves an xattr read per lookup)."""
-        if parent.impure is None:
-            parent.impure = {}
-        known = parent.impure.get(branch.id)
-        if known is None:
-            fd = self.fd_on(parent, branch)
-            known = fd is not None and whiteout.read_xattr(fd, IMPURE_XATTR) is not None
-            parent.impure[branch.id] = known
-        return known
-
-    def record_number(self, node_ino: int, fd: int, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
-        """Record on the copy behind `fd` (and on its directory that there is such a child) the number the union shows."""
-        status = os.fstat(fd)
-        try:
-            os.setxattr(whiteout.proc_path(fd), ORIGIN_XATTR, b"%d" % node_ino)
-            self.mark_impure(parent, branch, parent_fd)
-        except OSError:
-            self.origins[status.st_dev, status.st_ino] = node_ino
-
-    def mark_impure(self, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
-        """Mark a directory as holding children with recorded numbers."""
-        if parent.impure is None or not parent.impure.get(branch.id):
-            os.setxattr(whiteout.proc_path(parent_fd), IMPURE_XATTR, b"y")
-            if parent.impure is None:
-                parent.impure = {}
-            parent.impure[branch.id] = True
-
-    def mark_number(self, ino: int, plink: Plink, parent: Node, parent_fd: int) -> None:
-        """After a link of a pseudo-linked copy was made in `parent`: let lookups there read the recorded number."""
-        with contextlib.suppress(OSError):
-            self.mark_impure(parent, plink.branch, parent_fd)
-
-    def keep_number(self, node: Node, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
-        """After a rename or link into `parent`: mark it if the node's number is not the one its inode would give."""
-        if self.number(*node.identity) != node.ino:
-            with contextlib.suppress(OSError):
-                self.mark_impure(parent, branch, parent_fd)
 
     # -- the visible copy ---------------------------------------------------------------------------------------
 

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inode numbers of the union: made from a branch file's own, or recorded when a copy keeps those of its origin.
+
+The numbers themselves are made in nodes.py; docs/formats.md describes the two xattrs, and docs/decisions/inode-numbers.md why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from collections.abc import Sequence
+
+from unionfs import whiteout
+from unionfs.branch import OpenBranch
+from unionfs.directories import Directories
+from unionfs.nodes import Identity, Node, Plink, number
+
+_PRIVILEGED = os.geteuid() == 0
+ORIGIN_XATTR = ("trusted" if _PRIVILEGED else "user") + ".unionfs.origin"
+IMPURE_XATTR = ("trusted" if _PRIVILEGED else "user") + ".unionfs.impure"
+
+
+class Numbers:
+    """Tells the number of each entry, and records those that its inode would not give."""
+
+    def __init__(self, branches: Sequence[OpenBranch], directories: Directories) -> None:
+        self._fd_on = directories.fd_on
+        # Numbers of copied-up files on filesystems that keep no xattrs; lost at umount, as in AUFS.
+        self.origins: dict[Identity, int] = {}
+        self._prefixes: dict[int, int] = {}
+        self.add_branches(branches)
+
+    def add_branches(self, branches: Sequence[OpenBranch]) -> None:
+        """Learn the prefixes of branches' filesystems; those of branches that go are kept, as nodes may."""
+        self._prefixes.update({branch.device: branch.number_prefix for branch in branches})
+
+    def of_entry(self, parent: Node, branch: OpenBranch, name: bytes, status: os.stat_result) -> int:
+        """Return the union's number of an entry: the recorded one of a copied-up file, else one made from its own."""
+        if self.is_impure(parent, branch):
+            fd = self._fd_on(parent, branch)
+            recorded = whiteout.read_xattr(fd, ORIGIN_XATTR, name) if fd is not None else None
+            if recorded is not None and recorded.isdigit():
+                return int(recorded) & ((1 << 63) - 1)
+        if self.origins:
+            known = self.origins.get((status.st_dev, status.st_ino))
+            if known is not None:
+                return known
+        return self.of_inode(status.st_dev, status.st_ino)
+
+    def of_inode(self, device: int, ino: int) -> int:
+        """Return the union's number of an inode of a branch filesystem."""
+        prefix = self._prefixes.get(device)
+        if prefix is None:
+            # A filesystem inside the branch: a btrfs subvolume, a covered mount of an ordinary user.
+            prefix = self._prefixes[device] = zlib.crc32(device.to_bytes(8, "little")) % 0x7FFE + 1
+        return number(prefix, ino)
+
+    def is_impure(self, parent: Node, branch: OpenBranch) -> bool:
+        """Tell whether some entry of `parent` on `branch` may have a recorded number (saves an xattr read per lookup)."""
+        if parent.impure is None:
+            parent.impure = {}
+        known = parent.impure.get(branch.id)
+        if known is None:
+            fd = self._fd_on(parent, branch)
+            known = fd is not None and whiteout.read_xattr(fd, IMPURE_XATTR) is not None
+            parent.impure[branch.id] = known
+        return known
+
+    def record(self, node_ino: int, fd: int, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
+        """Record on the copy behind `fd` (and on its directory that there is such a child) the number the union shows."""
+        status = os.fstat(fd)
+        try:
+            os.setxattr(whiteout.proc_path(fd), ORIGIN_XATTR, b"%d" % node_ino)
+            self._mark_impure(parent, branch, parent_fd)
+        except OSError:
+            self.origins[status.st_dev, status.st_ino] = node_ino
+
+    def _mark_impure(self, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
+        """Mark a directory as holding children with recorded numbers."""
+        if parent.impure is None or not parent.impure.get(branch.id):
+            os.setxattr(whiteout.proc_path(parent_fd), IMPURE_XATTR, b"y")
+            if parent.impure is None:
+                parent.impure = {}
+            parent.impure[branch.id] = True
+
+    def mark(self, ino: int, plink: Plink, parent: Node, parent_fd: int) -> None:
+        """After a link of a pseudo-linked copy was made in `parent`: let lookups there read the recorded number."""
+        with contextlib.suppress(OSError):
+            self._mark_impure(parent, plink.branch, parent_fd)
+
+    def keep(self, node: Node, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
+        """After a rename or link into `parent`: mark it if the node's number is not the one its inode would give."""
+        if self.of_inode(*node.identity) != node.ino:
+            with contextlib.suppress(OSError):
+                self._mark_impure(parent, branch, parent_fd)
