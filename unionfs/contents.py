@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
+
+if TYPE_CHECKING:
+    from unionfs.nodes import Node
 
 # A directory of so many bytes is taken to hold a name for each _BYTES_A_NAME of them (ext4: about 4096 for 60 to 100).
 _BYTES_A_NAME = 48
@@ -55,3 +58,22 @@ def learn(branch: OpenBranch, fd: int, finds: int, *, trust: bool) -> Contents |
     if len(names) > _MAX_NAMES:
         return None
     return Contents(frozenset(names), marked, 0 if trust else status.st_ctime_ns)
+
+
+def known_contents(
+    node: Node, dirs: tuple[tuple[OpenBranch, int], ...], trust: bool
+) -> tuple[Contents | None, ...]:
+    """Return what is known of the names in each of `dirs`, a directory's copies; learn it when asked often enough."""
+    node.finds = finds = node.finds + 1
+    known = node.contents
+    if finds > 1 and finds & (finds - 1) == 0:  # at powers of two
+        old = known or (None,) * len(dirs)
+        known = node.contents = tuple(
+            was or learn(branch, fd, finds, trust=trust) for was, (branch, fd) in zip(old, dirs, strict=True)
+        )
+    if known and not trust:
+        for position, (_, fd) in enumerate(dirs):
+            one = known[position]
+            if one is not None and not one.is_current(fd):
+                known = node.contents = (*known[:position], None, *known[position + 1 :])
+    return known

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
-from unionfs.contents import Contents, learn
+from unionfs.contents import known_contents
 from unionfs.directories import Directories
 from unionfs.lookup import Found, check_name, find, open_directory
 from unionfs.nodes import (
@@ -78,26 +78,7 @@ class Union:
         """Return where `name` is visible in `parent`."""
         dirs = self.dirs(parent)
         trust = self.options.udba == "none"
-        return find(dirs, name, trust=trust, contents=self._contents(parent, dirs, trust))
-
-    def _contents(
-        self, node: Node, dirs: tuple[tuple[OpenBranch, int], ...], trust: bool
-    ) -> tuple[Contents | None, ...]:
-        """Return what is known of the names in each copy of a directory; learn it when it was asked often enough."""
-        node.finds = finds = node.finds + 1
-        known = node.contents
-        if finds > 1 and finds & (finds - 1) == 0:  # at powers of two
-            old = known or (None,) * len(dirs)
-            known = node.contents = tuple(
-                was or learn(branch, fd, finds, trust=trust)
-                for was, (branch, fd) in zip(old, dirs, strict=True)
-            )
-        if known and not trust:
-            for position, (_, fd) in enumerate(dirs):
-                one = known[position]
-                if one is not None and not one.is_current(fd):
-                    known = node.contents = (*known[:position], None, *known[position + 1 :])
-        return known
+        return find(dirs, name, trust=trust, contents=known_contents(parent, dirs, trust))
 
     def is_hidden(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> bool:
         """Tell whether `branch`, whose copy of `parent` is `fd`, hides `name` of the branches below it."""
