@@ -26,6 +26,7 @@ from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import background
 from unionfs.fuse.handshake import negotiate
 from unionfs.fuse.notify import Notifier
+from unionfs.fuse.pyfuse3_wait import short_poll
 from unionfs.nodes import Attributes, Node
 
 if TYPE_CHECKING:
@@ -370,7 +371,8 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
         filesystem.options_changed = operations.use_options
         try:
             await negotiate(operations, device_fd)
-            await pyfuse3.main()
+            with short_poll(device_fd):
+                await pyfuse3.main()
         finally:
             pyfuse3.close(unmount=False)
             background.detach(filesystem)
