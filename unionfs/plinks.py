@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 _DT_DIR = 4
 _DT_UNKNOWN = 0
+# A direct change on a branch took the entry or directory away.
+_GONE = (errno.ENOENT, errno.ESTALE)
 
 
 class PlinkFlusher:
@@ -54,9 +57,14 @@ class PlinkFlusher:
         self._release(lower)
         for ino in [ino for ino in union.plinks if ino not in failed]:
             node = union.nodes.get(ino)
-            if node is not None:
-                self._rehome(node)
-            drop_entry(union, ino)
+            try:
+                if node is not None:
+                    self._rehome(node)
+                drop_entry(union, ino)
+            except OSError as error:
+                # Its copy stays where it is for the next flush. What a direct change took away is nobody's failure.
+                if error.errno not in _GONE:
+                    failed.setdefault(ino, error)
         if failed:
             raise next(iter(failed.values()))
         return made
@@ -110,7 +118,11 @@ class PlinkFlusher:
             directory = pending.pop()
             if not directory.removed:
                 found = sum(map(len, result.values()))
-                pending.extend(self._scan(directory, wanted, result))
+                try:
+                    pending.extend(self._scan(directory, wanted, result))
+                except OSError as error:
+                    if error.errno not in _GONE:  # a directory taken away directly has no names
+                        raise
                 if sum(map(len, result.values())) > found:
                     continue  # its node is needed until the links are made
             union.nodes.release(directory)
