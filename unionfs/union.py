@@ -139,6 +139,7 @@ class Union:
             if (
                 plink is not None
                 and status.st_nlink > 1
+                and self._is_name_of(plink, branch, identity)
                 and self.numbers.of_entry(parent, branch, name, status) == child.ino
             ):
                 return child
@@ -150,6 +151,9 @@ class Union:
     def _enter(self, parent: Node, name: bytes, found: Found, identity: Identity, kind: int) -> Node:
         ino = self.numbers.of_entry(parent, found.branch, name, found.status)
         plink = self.plinks.get(ino)
+        if plink is not None and not self._is_name_of(plink, found.branch, identity):
+            # Another file got the inode of one whose names were taken away directly, while its copy is still there.
+            plink, ino = None, self.nodes.private_number(ino)
         node = self.nodes.get(ino)
         if node is not None:
             if (
@@ -181,6 +185,13 @@ class Union:
         if kind == stat.S_IFDIR:
             self.directories.set_layers(fresh, found)
         return fresh
+
+    def _is_name_of(self, plink: Plink, branch: OpenBranch, identity: Identity) -> bool:
+        """Tell whether a file of a pseudo-linked one's number is its copy or, on another branch, what was copied."""
+        if branch is not plink.branch:
+            return plink.origin in (identity, (0, 0))  # the latter after a crash: not known
+        copy = whiteout.exists(self.plink_dir(branch), plink.name)
+        return copy is not None and (copy.st_dev, copy.st_ino) == identity
 
     def unnamed(self, branch: OpenBranch, fd: int) -> Attributes:
         """Enter a file that has no name (O_TMPFILE), held by the descriptor `fd`."""

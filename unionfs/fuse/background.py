@@ -18,7 +18,7 @@ from unionfs.watch import Watcher
 # Up to here copying data up inside the request is cheaper than handing it to a thread.
 _INLINE_COPY = 128 << 10
 # Seconds after which the kernel has told all that it forgets at one time.
-_SETTLED = 1.0
+_SETTLED = 0.005
 
 
 def attach(filesystem: UnionFilesystem, notifier: Notifier, nursery: trio.Nursery) -> None:
