@@ -34,7 +34,14 @@ _ROOTLESS = (
 )
 TARGETS: dict[str, Target] = {target.name: target for target in (*_ROOT, *_ROOTLESS)}
 # Left out of a full run for time, as they tell little more: measured when named.
-_EXTRA = ("overlay2-userxattr", "unionfs-pyfuse3-rootless", "unionfs-fuse-rootless", "mergerfs-rootless")
+_EXTRA = (
+    "overlay2-userxattr",
+    "unionfs-nopassthrough",  # unionfs-rootless shows it
+    "vfs",
+    "unionfs-pyfuse3-rootless",
+    "unionfs-fuse-rootless",
+    "mergerfs-rootless",
+)
 FULL = tuple(name for name in TARGETS if name not in _EXTRA)
 QUICK = ("native", BASELINE, "unionfs", "unionfs-pyfuse3", "fuse-overlayfs", "unionfs-fuse", "mergerfs")
 

@@ -118,8 +118,8 @@ class Unionfs(Server):
     def __init__(self, name: str, session: str, switch: str = "") -> None:
         self.name = name
         self.title = f"this project, {session} session" + (f", {switch}" if switch else "")
-        self.variant = bool(switch)
-        self.features = Server.features - {MANY} if switch else Server.features
+        self.variant = bool(switch) or session != "direct"
+        self.features = Server.features - {MANY} if self.variant else Server.features
         self._session = session
         self._switch = switch
 

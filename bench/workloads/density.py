@@ -33,7 +33,7 @@ from bench.workloads.model import Figure, MiB, Workload
 _COUNTS = (1, 10, 100)
 _PROGRAM = ["sh", "-c", f"cat /{DATA} >/dev/null; exec sleep 9999"]
 _SLEEPER = "sleep\n"  # what /proc/PID/comm says once the data is read
-_ROUNDS = 3  # of minutes each with all runtimes; sizes hardly vary from one to the next
+_ROUNDS = 1  # of minutes with all runtimes; sizes hardly vary from one round to the next
 _START_SECONDS = 30.0
 _END_SECONDS = 60.0
 _MEMORY_PART = 0.6  # of the free memory that containers may be expected to take
