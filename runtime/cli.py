@@ -8,10 +8,10 @@ import re
 import sys
 from collections.abc import Sequence
 
+from runtime.engine import cgroup, foreground, request
 from runtime.engine import container as containers
-from runtime.engine import foreground, request
-from runtime.oci import cgroup, console
-from runtime.oci.spec import ContainerSpec, Limits, Process
+from runtime.engine.spec import ContainerSpec, Limits, Process
+from runtime.oci import console
 from unionfs.errors import UserError
 
 FAILED = 125

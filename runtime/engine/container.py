@@ -13,7 +13,7 @@ import shutil
 import time
 from dataclasses import dataclass
 
-from runtime.oci import cgroup
+from runtime.engine import cgroup
 from unionfs.errors import UserError
 
 log = logging.getLogger(__name__)

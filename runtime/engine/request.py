@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from runtime.engine.container import Container
-from runtime.oci.spec import ContainerSpec, IdMap
+from runtime.engine.spec import ContainerSpec, IdMap
 from unionfs.branch import Branch
 from unionfs.errors import UserError
 from unionfs.option_table import Options

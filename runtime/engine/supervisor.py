@@ -17,10 +17,10 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
+from runtime.engine import init, namespaces
 from runtime.engine.container import Container
 from runtime.engine.request import Request
 from runtime.oci import channel as messages
-from runtime.oci import init, namespaces
 from unionfs.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.oci import cgroup
+from runtime.engine import cgroup
 from tests.support.box import Box, groups
 
 CAN_RUN = os.geteuid() == 0 and Path("/dev/fuse").exists() and bool(cgroup.detect().directories())

@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from runtime.oci import cgroup
-from runtime.oci.spec import Limits
+from runtime.engine import cgroup
+from runtime.engine.spec import Limits
 from tests.support.box import Box, wait_for_end
 
 PYTHON = "/usr/bin/python3"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from runtime.oci import cgroup
+from runtime.engine import cgroup
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0

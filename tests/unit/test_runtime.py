@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from runtime import cli, demo
-from runtime.oci import cgroup, mounts, privileges, process
-from runtime.oci.spec import ContainerSpec, IdMap, Process
+from runtime.engine import cgroup, mounts, process
+from runtime.engine.spec import ContainerSpec, IdMap, Process
+from runtime.oci import privileges
 
 ROOT = Path(__file__).parents[2]
 V1 = cgroup.Layout(

@@ -9,8 +9,8 @@ import os
 import signal
 from typing import NoReturn
 
+from runtime.engine.spec import DEFAULT_PATH, Process
 from runtime.oci import console, privileges, syscalls
-from runtime.oci.spec import DEFAULT_PATH, Process
 
 CANNOT_EXECUTE, NOT_FOUND = 126, 127
 

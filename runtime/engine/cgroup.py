@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from runtime.oci.spec import Limits
+from runtime.engine.spec import Limits
 
 PREFIX = "unionbox-"
 CPU_PERIOD = 100_000

@@ -7,8 +7,8 @@ import socket
 import struct
 from collections.abc import Sequence
 
+from runtime.engine.spec import ContainerSpec, IdMap
 from runtime.oci import syscalls
-from runtime.oci.spec import ContainerSpec, IdMap
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
 _IFF_UP = 1

@@ -21,10 +21,11 @@ import stat
 import sys
 from typing import NoReturn
 
+from runtime.engine import mounts, namespaces, process
+from runtime.engine.cgroup import Layout
+from runtime.engine.spec import ContainerSpec
 from runtime.oci import channel as messages
-from runtime.oci import console, mounts, namespaces, privileges, process, syscalls
-from runtime.oci.cgroup import Layout
-from runtime.oci.spec import ContainerSpec
+from runtime.oci import console, privileges, syscalls
 
 SETUP_FAILED = 125
 
