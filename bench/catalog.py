@@ -48,6 +48,7 @@ def show_names(kind: str) -> None:
 
 NAMES: dict[str, Callable[[], list[str]]] = {
     "suites": lambda: list(SUITES),
+    "workloads": lambda: [f"{suite}/{workload.name}" for suite in SUITES for workload in workloads_of(suite)],
     "targets": lambda: [*TARGETS, *RUNTIMES],
     "figures": lambda: [figure["name"] for suite in _suites() for figure in suite["figures"]],
 }

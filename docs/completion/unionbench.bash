@@ -23,10 +23,13 @@ _unionbench() {
         return
     fi
     case $previous in
-        --suite) _unionbench_names "$current" suites; return ;;
+        --suite)
+            if [[ ${current##*,} == */* ]]; then _unionbench_names "$current" workloads; else _unionbench_names "$current" suites; fi
+            return
+            ;;
         --targets) _unionbench_names "$current" targets; return ;;
         --backing) mapfile -t COMPREPLY < <(compgen -W "tmpfs ext4 xfs btrfs" -- "$current"); return ;;
-        --names) mapfile -t COMPREPLY < <(compgen -W "suites targets figures" -- "$current"); return ;;
+        --names) mapfile -t COMPREPLY < <(compgen -W "suites workloads targets figures" -- "$current"); return ;;
         --directory) mapfile -t COMPREPLY < <(compgen -d -- "$current"); compopt -o filenames 2>/dev/null; return ;;
         -o | --output) _unionbench_files "$current"; return ;;
         --rounds | --slow | --threshold | --minutes) return ;;

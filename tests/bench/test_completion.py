@@ -45,4 +45,5 @@ def test_lists_of_suites_and_targets_are_completed_at_the_comma() -> None:
     """The names come from the program; what stands before the comma stays."""
     assert complete("run", "--suite", "") == set(SUITES)
     assert complete("run", "--suite", "data,meta") == {"data,metadata"}
+    assert complete("run", "--suite", "data,containers/de") == {"data,containers/density"}
     assert complete("quick", "--targets", "") == {*TARGETS, *RUNTIMES}
