@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which directory of a hierarchy is a container's: the rules for `linux.cgroupsPath`, and for ordinary users.
+
+- An absolute path is taken from the mount point of each hierarchy, and so is a relative one: the same value always means
+  the same group, wherever the caller is. Without a path the group is `/ID`.
+- For an ordinary user all of these are taken from the group the caller is in, as only something below it can be delegated; on v2
+  from its parent, as a group with processes cannot hand controllers down.
+"""
+
+from __future__ import annotations
+
+from runtime.oci.failure import Failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.oci.cgroups.layout import Layout
+
+
+def relative(given: str | None, identity: str) -> str:
+    """Return the group's path below a mount point, without a leading slash; Failure if it leaves it or is in systemd's form."""
+    path = given or identity
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts or "\0" in path:
+        raise Failure(f"linux.cgroupsPath {path!r} leaves the hierarchy", 'remove ".." from it')
+    if given and not given.startswith("/") and given.count(":") == 2:
+        raise Failure(
+            f"linux.cgroupsPath {given!r} is in systemd's form SLICE:PREFIX:NAME",
+            "systemd is not supported as cgroup manager: give a path such as /containers/ID",
+        )
+    if not parts:
+        raise Failure(f"linux.cgroupsPath {path!r} is the root of the hierarchy", "name a group below it")
+    return "/".join(parts)
+
+
+def directories(layout: Layout, path: str, own: dict[str, str] | None) -> tuple[dict[str, str], str]:
+    """Return the group's directory for each v1 controller, and the v2 one or "".
+
+    `own` tells the caller's own group by controller ("" for v2), where the group is to be made below it.
+    """
+    v1 = {word: _join(mount, (own or {}).get(word, ""), path) for word, mount in layout.v1.items()}
+    v2 = ""
+    if layout.v2:
+        base = (own or {}).get("", "")
+        v2 = _join(layout.v2, base.rpartition("/")[0], path)
+    return v1, v2
+
+
+def own_groups(text: str | None = None) -> dict[str, str]:
+    """Return the caller's own group by controller from /proc/self/cgroup (or the given text of it), "" for v2."""
+    if text is None:
+        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as stream:
+            text = stream.read()
+    groups = {}
+    for line in text.splitlines():
+        _number, words, path = line.split(":", 2)
+        for word in words.split(","):
+            groups[word] = path
+    return groups
+
+
+def _join(mount: str, base: str, path: str) -> str:
+    return "/".join(part for part in (mount, base.strip("/"), path) if part)
