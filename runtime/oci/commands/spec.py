@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`unionrt spec`: write a config.json to begin with."""
+
+from __future__ import annotations
+
+import os
+
+from runtime.oci import jsontext
+from runtime.oci.failure import Failure, Step
+from runtime.oci.options import Command, Option, Options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from runtime.oci.settings import Settings
+
+COMMAND = Command(
+    "spec",
+    "write a config.json to begin with",
+    "",
+    (
+        Option("bundle", "b", "DIR", "where to write it (default: here)"),
+        Option("file", "f", "PATH", "write it to this file instead"),
+        Option("rootless", "", "", "for an ordinary user: a user namespace, nothing that needs more"),
+    ),
+    least=0,
+    most=0,
+)
+
+_CAPABILITIES = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
+_MASKED = (
+    "acpi asound kcore keys latency_stats timer_list timer_stats sched_debug scsi".split()  # below /proc
+)
+_READONLY = "bus fs irq sys sysrq-trigger".split()
+
+
+def run(settings: Settings, options: Options) -> int:
+    """Write the file; refuses to replace one."""
+    path = options.text("file") or os.path.join(options.text("bundle"), "config.json")
+    text = jsontext.pretty(default(rootless=options.flag("rootless"))) + "\n"
+    with Step("write the configuration"):
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except FileExistsError:
+            raise Failure(f"{path}: file exists", "remove it or give --bundle") from None
+        with open(fd, "w") as stream:
+            stream.write(text)
+    return 0
+
+
+def default(*, rootless: bool) -> dict[str, Any]:
+    """Return the configuration of a container that runs a shell in the bundle's directory `rootfs`."""
+    config: dict[str, Any] = {
+        "ociVersion": "1.2.1",
+        "process": {
+            "terminal": True,
+            "user": {"uid": 0, "gid": 0},
+            "args": ["sh"],
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
+            "cwd": "/",
+            "capabilities": {kind: list(_CAPABILITIES) for kind in ("bounding", "effective", "permitted")},
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
+            "noNewPrivileges": True,
+        },
+        "root": {"path": "rootfs", "readonly": True},
+        "hostname": "unionrt",
+        "mounts": _mounts(rootless=rootless),
+        "linux": {
+            "resources": {"devices": [{"allow": False, "access": "rwm"}]},
+            "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount", "cgroup")],
+            "maskedPaths": [f"/proc/{name}" for name in _MASKED]
+            + ["/sys/firmware", "/sys/devices/virtual/powercap"],
+            "readonlyPaths": [f"/proc/{name}" for name in _READONLY],
+        },
+    }
+    if rootless:
+        _adapt(config)
+    return config
+
+
+def _mounts(*, rootless: bool) -> list[dict[str, Any]]:
+    def mount(destination: str, kind: str, source: str, options: str) -> dict[str, Any]:
+        return {"destination": destination, "type": kind, "source": source, "options": options.split()}
+
+    group = "" if rootless else " gid=5"
+    sys = mount("/sys", "sysfs", "sysfs", "nosuid noexec nodev ro")
+    return [
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        mount("/dev", "tmpfs", "tmpfs", "nosuid strictatime mode=755 size=65536k"),
+        mount("/dev/pts", "devpts", "devpts", "nosuid noexec newinstance ptmxmode=0666 mode=0620" + group),
+        mount("/dev/shm", "tmpfs", "shm", "nosuid noexec nodev mode=1777 size=65536k"),
+        mount("/dev/mqueue", "mqueue", "mqueue", "nosuid noexec nodev"),
+        mount("/sys", "none", "/sys", "rbind nosuid noexec nodev ro") if rootless else sys,
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid noexec nodev relatime ro"),
+    ]
+
+
+def _adapt(config: dict[str, Any]) -> None:
+    linux = config["linux"]
+    del linux["resources"]
+    linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] != "network"]
+    linux["namespaces"].append({"type": "user"})
+    linux["uidMappings"] = [{"containerID": 0, "hostID": os.geteuid(), "size": 1}]
+    linux["gidMappings"] = [{"containerID": 0, "hostID": os.getegid(), "size": 1}]

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program `unionrt`: global options, the choice of a command, and the one place where errors become words.
+
+Only the module of the command asked for is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from runtime.oci import log, options
+from runtime.oci.failure import FAILED, Failure, describe
+from runtime.oci.settings import GLOBAL, Settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+NAME = "unionrt"
+VERSION = "0.1.0"
+SPEC = "1.2.1"
+FEATURES = "+SECCOMP +CGROUPS +CAP +EBPF +IDMAP +TIMENS"
+
+# In the order of a container's life; modules named otherwise than their command are after it.
+COMMANDS = (
+    "create start run exec state list ps pause resume update events kill delete spec features checkpoint restore"
+).split()
+_MODULES = {"exec": "exec_", "restore": "checkpoint"}
+_USAGE_ERROR = 1
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Run the program and leave; the interpreter's own end would take another millisecond."""
+    status = FAILED
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except Failure as failure:
+        log.error(failure.line())
+        status = failure.status
+    except BrokenPipeError:
+        status = FAILED
+    except OSError as error:
+        log.error(describe(error))
+        _show_trace()
+    except KeyboardInterrupt:
+        status = 130
+    except Exception as error:
+        log.error(f"internal error: {type(error).__name__}: {error}")
+        _show_trace()
+    finally:
+        os._exit(status)
+
+
+def load(name: str) -> Any:
+    """Return the module of a command."""
+    try:
+        return __import__(f"runtime.oci.commands.{_MODULES.get(name, name)}", fromlist=["run"])
+    except ModuleNotFoundError:
+        raise Failure(f"{name} is not implemented yet") from None
+
+
+def _run(arguments: list[str]) -> int:
+    given, rest = options.parse_global(arguments, GLOBAL)
+    level = "debug" if given.flag("debug") else given.text("log-level")
+    log.configure(given.text("log"), given.text("log-format"), level)
+    if given.flag("version"):
+        return _show_version()
+    if given.flag("help") or not rest or rest[0] == "help":
+        return _show_help(rest[1:], asked=given.flag("help") or bool(rest))
+    name = rest[0]
+    if name == "version":
+        return _show_version()
+    if name not in COMMANDS:
+        raise Failure(f"unknown command {name!r}", f"see {NAME} --help", status=_USAGE_ERROR)
+    module = load(name)
+    parsed = options.parse(rest[1:], module.COMMAND)
+    if parsed.flag("help"):
+        return _show_help([name], asked=True)
+    return int(module.run(Settings(given), parsed))
+
+
+def _show_version() -> int:
+    print(f"{NAME} version {VERSION}\ncommit: {VERSION}\nspec: {SPEC}\n{FEATURES}")
+    return 0
+
+
+def _show_help(names: list[str], *, asked: bool) -> int:
+    from runtime.oci import help
+
+    if names and names[0] in COMMANDS:
+        print(help.of_command(NAME, load(names[0]).COMMAND))
+    else:
+        print(help.of_program(NAME, GLOBAL, [load(name).COMMAND for name in _existing()]))
+    return 0 if asked else _USAGE_ERROR
+
+
+def _existing() -> list[str]:
+    here = os.path.join(os.path.dirname(__file__), "commands")
+    return [name for name in COMMANDS if os.path.exists(f"{here}/{_MODULES.get(name, name)}.py")]
+
+
+def _show_trace() -> None:
+    if log.is_debug():
+        import traceback
+
+        traceback.print_exc()

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the options before the command say, for every command."""
+
+from __future__ import annotations
+
+import os
+
+from runtime.oci.failure import Failure
+from runtime.oci.options import Option, Options
+
+GLOBAL = (
+    Option("root", "", "DIR", "where the state of containers is kept"),
+    Option("log", "", "PATH", "write messages to this file (or file:PATH, syslog:NAME, journald:NAME)"),
+    Option("log-format", "", "text|json", "how"),
+    Option("log-level", "", "error|warning|debug", "which"),
+    Option("debug", "", "", "the same as --log-level debug"),
+    Option("cgroup-manager", "", "cgroupfs|systemd|disabled", "who makes cgroups"),
+    Option("systemd-cgroup", "", "", "the same as --cgroup-manager systemd"),
+    Option("rootless", "", "true|false|auto", "whether to let pass what an ordinary user may not do"),
+    Option("criu", "", "PATH", "ignored"),
+    Option("version", "v", "", "show the version"),
+)
+
+_MANAGERS = ("cgroupfs", "systemd", "disabled")
+
+
+class Settings:
+    """The values of the global options."""
+
+    __slots__ = ("debug", "manager", "root", "rootless")
+
+    def __init__(self, options: Options) -> None:
+        self.debug = options.flag("debug") or options.text("log-level") == "debug"
+        self.rootless = _is_rootless(options.text("rootless", "auto"))
+        self.root = os.path.abspath(options.text("root") or _default_root(rootless=self.rootless))
+        self.manager = (
+            "systemd" if options.flag("systemd-cgroup") else options.text("cgroup-manager", "cgroupfs")
+        )
+        if self.manager not in _MANAGERS:
+            raise Failure(
+                f"--cgroup-manager: unknown manager {self.manager!r}", f"give {', '.join(_MANAGERS)}"
+            )
+        if self.manager == "systemd" and not os.path.isdir("/run/systemd/system"):
+            raise Failure("--systemd-cgroup: systemd does not run here", "give --cgroup-manager cgroupfs")
+
+
+def _default_root(*, rootless: bool) -> str:
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if rootless and runtime:
+        return os.path.join(runtime, "unionrt")
+    return f"/tmp/unionrt-{os.geteuid()}" if rootless and os.geteuid() != 0 else "/run/unionrt"
+
+
+def _is_rootless(text: str) -> bool:
+    if text in ("true", "false"):
+        return text == "true"
+    if text != "auto":
+        raise Failure(f"--rootless: unknown value {text!r}", "give true, false or auto")
+    return os.geteuid() != 0 or not _owns_all_ids()
+
+
+def _owns_all_ids() -> bool:
+    """Tell whether this is the initial user namespace (or one that maps every id)."""
+    try:
+        with open("/proc/self/uid_map") as stream:
+            return stream.read().split() == ["0", "0", "4294967295"]
+    except OSError:
+        return True  # a kernel without user namespaces
