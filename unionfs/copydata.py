@@ -12,8 +12,7 @@ import os
 import threading
 
 from unionfs import stage, syscalls, whiteout
-from unionfs.branch import OpenBranch
-from unionfs.nodes import Identity
+from unionfs.branch import Identity, OpenBranch
 
 _CHUNK = 8 << 20
 _BUFFER = 1 << 20

@@ -17,7 +17,7 @@ from unionfs import stage, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copydata import CopyJob, Deferred
 from unionfs.handles import is_pinned
-from unionfs.links import add_plink
+from unionfs.links import plinked
 from unionfs.metadata import copy_metadata
 from unionfs.nodes import Node
 from unionfs.policy import Policies
@@ -217,9 +217,8 @@ class CopyUps:
         parent_status = os.fstat(parent_fd)
         if union.options.plink or status.st_nlink == 1:
             union.numbers.record(node.ino, job.fd, parent, target, parent_fd)
-        if self._shared(node, status, place):
-            add_plink(union, node, target, job.fd, status)
-        job.link(parent_fd, name)
+        with self._sharing(node, target, job.fd, status, place):
+            job.link(parent_fd, name)
         restore_times(parent_fd, parent_status)
         if status.st_nlink > 1 and not union.options.plink and node.aliases:
             self._split(node)
@@ -227,11 +226,14 @@ class CopyUps:
         if place is not None:
             node.make_home(parent, name)
 
-    def _shared(self, node: Node, status: os.stat_result, place: Place | None) -> bool:
-        """Tell whether names on lower branches will go on meaning this file, so that a pseudo-link is needed."""
-        if not self._union.options.plink:
-            return False
-        return place is not None or status.st_nlink - node.hidden_links > 1
+    def _sharing(
+        self, node: Node, target: OpenBranch, fd: int, status: os.stat_result, place: Place | None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Make a pseudo-link during publication if names on lower branches will go on meaning this file."""
+        shared = place is not None or status.st_nlink - node.hidden_links > 1
+        if shared and self._union.options.plink:
+            return plinked(self._union, node, target, fd, status)
+        return contextlib.nullcontext()
 
     def _split(self, node: Node) -> None:
         """Without pseudo-links the other names keep the old data: they become files of their own at their next lookup."""
@@ -280,9 +282,8 @@ class CopyUps:
             try:
                 copy_metadata(source, fd, status, target)
                 union.numbers.record(node.ino, fd, parent, target, parent_fd)
-                if self._shared(node, status, place):
-                    add_plink(union, node, target, fd, status)
-                os.rename(name, final, src_dir_fd=staging, dst_dir_fd=parent_fd)
+                with self._sharing(node, target, fd, status, place):
+                    os.rename(name, final, src_dir_fd=staging, dst_dir_fd=parent_fd)
                 restore_times(parent_fd, parent_status)
                 self._switch(node, target, fd, -1)
                 if place is not None:

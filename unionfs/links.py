@@ -11,23 +11,37 @@ import contextlib
 import errno
 import logging
 import os
+from collections.abc import Iterator
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
-from unionfs.nodes import Node, Plink
+from unionfs.nodes import Node
+from unionfs.pseudolinks import Plink
 from unionfs.union import Union
 
 log = logging.getLogger(__name__)
 
 
-def add_plink(union: Union, node: Node, branch: OpenBranch, fd: int, origin: os.stat_result) -> None:
-    """Make the copy behind `fd` reachable as a pseudo-link for the other names of the lower file `origin`."""
-    name = b"%d.%d" % (node.ino, os.fstat(fd).st_ino)
+@contextlib.contextmanager
+def plinked(union: Union, node: Node, branch: OpenBranch, fd: int, origin: os.stat_result) -> Iterator[None]:
+    """Around the publication of the copy behind `fd`: let the other names of the lower file `origin` lead to it."""
+    copy = os.fstat(fd)
+    name = b"%d.%d" % (node.ino, copy.st_ino)
     directory = union.plink_dir(branch)
-    with contextlib.suppress(FileExistsError):
-        os.link(whiteout.proc_path(fd), name, dst_dir_fd=directory, follow_symlinks=True)
-    nlink = max(1, origin.st_nlink - node.hidden_links)
-    union.plinks[node.ino] = Plink(branch, name, nlink, (origin.st_dev, origin.st_ino))
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=directory)  # of a branch that was copied with its bookkeeping
+    os.link(whiteout.proc_path(fd), name, dst_dir_fd=directory, follow_symlinks=True)
+    try:
+        yield
+    except BaseException:
+        os.unlink(name, dir_fd=directory)
+        raise
+    old = union.plinks.get(node.ino)
+    nlink = max(1, origin.st_nlink - node.hidden_links) if old is None else old.nlink
+    identities = (copy.st_dev, copy.st_ino), {(origin.st_dev, origin.st_ino)}
+    union.plinks.add(Plink(node.ino, branch, name, nlink, *identities))
+    if old is not None:
+        _remove(union, old)
 
 
 def recover_plinks(union: Union) -> None:
@@ -48,26 +62,38 @@ def recover_plinks(union: Union) -> None:
                 number, _, ino = entry.partition(".")
                 if number.isdigit() and ino.isdigit():
                     status = os.stat(entry, dir_fd=directory, follow_symlinks=False)
-                    union.plinks[int(number)] = Plink(
-                        branch, os.fsencode(entry), max(1, status.st_nlink - 1), (0, 0)
-                    )
+                    nlink, identity = max(1, status.st_nlink - 1), (status.st_dev, status.st_ino)
+                    if int(number) not in union.plinks:
+                        union.plinks.add(Plink(int(number), branch, os.fsencode(entry), nlink, identity))
         finally:
             os.close(directory)
 
 
 def drop_name(union: Union, node: Node) -> None:
-    """Count one name less of a pseudo-linked file; the last one takes the pseudo-link with it."""
-    plink = union.plinks.get(node.ino)
-    if plink is None:
-        return
-    plink.nlink -= 1
+    """After a name of a pseudo-linked file was removed: count it; the last one takes the pseudo-link with it.
+
+    Names that were removed once, were uncovered directly and are removed again are counted twice: so those that are real
+    links of the copy are counted on its branch.
+    """
+    plink = union.plinks[node.ino]
+    copy = whiteout.exists(union.plink_dir(plink.branch), plink.name)
+    plink.nlink = max(plink.nlink - 1, copy.st_nlink - 1 if copy is not None else 0)
     if plink.nlink <= 0:
+        if (
+            node.parent is not None
+        ):  # lower names that nobody counted: without the pseudo-link they are another file
+            with contextlib.suppress(OSError):
+                union.bury(node)
+            union.drop_names(node)
         drop_entry(union, node.ino)
 
 
 def drop_entry(union: Union, ino: int) -> None:
     """Remove a pseudo-link from disk and memory."""
-    plink = union.plinks.pop(ino)
+    _remove(union, union.plinks.remove(ino))
+
+
+def _remove(union: Union, plink: Plink) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(plink.name, dir_fd=union.plink_dir(plink.branch))
 

@@ -11,10 +11,9 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from unionfs.branch import OpenBranch
+from unionfs.branch import Identity, OpenBranch
 
 if TYPE_CHECKING:
     from unionfs.contents import Contents
@@ -28,21 +27,6 @@ _MANY = 256
 
 _INO_BITS = 48
 _INO_MASK = (1 << _INO_BITS) - 1
-
-Identity = tuple[int, int]  # (st_dev, st_ino) on a branch
-
-
-@dataclass(slots=True)
-class Plink:
-    """A pseudo-link: the copy of a hard-linked lower file, which names on lower branches share (AUFS' plink).
-
-    The copy is `name` in the pseudo-link directory of `branch`; `nlink` is what the union shows.
-    """
-
-    branch: OpenBranch
-    name: bytes
-    nlink: int
-    origin: Identity
 
 
 class Attributes(NamedTuple):
@@ -210,6 +194,14 @@ def number(prefix: int, ino: int) -> int:
     return prefix << _INO_BITS | ino
 
 
+def other_number(ino: int) -> int:
+    """Return the number to try for a file that cannot have the number `ino`; repeated, it reaches every number."""
+    while True:
+        ino = (ino * 0x9E3779B97F4A7C15 + 1) & ((1 << 63) - 1)
+        if ino > ROOT_INO:
+            return ino
+
+
 def stale(node: Node) -> OSError:
     """Return ESTALE: a branch was changed behind our back and the kernel should look the name up again."""
     return OSError(errno.ESTALE, os.strerror(errno.ESTALE), os.fsdecode(node.path()))
@@ -267,13 +259,6 @@ class NodeTable:
         else:
             node.lookups = self._take_former(stale, node.nodeid)
         self._nodes[node.nodeid] = node
-
-    def private_number(self, wanted: int) -> int:
-        """Return a free number near the one that is taken by another live file."""
-        candidate = (wanted * 0x9E3779B97F4A7C15 + 1) & ((1 << 63) - 1)
-        while candidate in self._nodes or candidate <= ROOT_INO:
-            candidate = (candidate + 1) & ((1 << 63) - 1)
-        return candidate
 
     def forget(self, node: Node, count: int) -> None:
         """Take back `count` lookups and drop the node, and parents that were only held by it, when nothing needs it."""

@@ -12,9 +12,10 @@ import zlib
 from collections.abc import Sequence
 
 from unionfs import whiteout
-from unionfs.branch import OpenBranch
+from unionfs.branch import Identity, OpenBranch
 from unionfs.directories import Directories
-from unionfs.nodes import Identity, Node, Plink, number
+from unionfs.nodes import Node, number
+from unionfs.pseudolinks import Plink
 
 _PRIVILEGED = os.geteuid() == 0
 ORIGIN_XATTR = ("trusted" if _PRIVILEGED else "user") + ".unionfs.origin"

@@ -109,9 +109,8 @@ class PlinkFlusher:
         Files are compared by the inode number in their listing; only candidates are looked up.
         """
         union = self._union
-        wanted = set(union.plinks)
         result: dict[int, list[tuple[Node, bytes]]] = {}
-        if not wanted:
+        if not union.plinks:
             return result
         pending = [union.root]
         while pending:
@@ -119,7 +118,7 @@ class PlinkFlusher:
             if not directory.removed:
                 found = sum(map(len, result.values()))
                 try:
-                    pending.extend(self._scan(directory, wanted, result))
+                    pending.extend(self._scan(directory, result))
                 except OSError as error:
                     if error.errno not in _GONE:  # a directory taken away directly has no names
                         raise
@@ -129,9 +128,7 @@ class PlinkFlusher:
             union.trim()
         return result
 
-    def _scan(
-        self, directory: Node, wanted: set[int], result: dict[int, list[tuple[Node, bytes]]]
-    ) -> list[Node]:
+    def _scan(self, directory: Node, result: dict[int, list[tuple[Node, bytes]]]) -> list[Node]:
         union = self._union
         names: dict[bytes, bool] = {}
         layers = union.dirs(directory)
@@ -142,7 +139,7 @@ class PlinkFlusher:
                 for ino, _, kind, name in raw_entries(readable):
                     if name in (b".", b"..") or name.startswith(whiteout.PREFIX):
                         continue
-                    if kind in (_DT_DIR, _DT_UNKNOWN) or union.numbers.of_inode(device, ino) in wanted:
+                    if kind in (_DT_DIR, _DT_UNKNOWN) or self._may_be_linked(device, ino):
                         names.setdefault(name, True)
             finally:
                 os.close(readable)
@@ -155,7 +152,14 @@ class PlinkFlusher:
                 child = union.node_for(directory, name, found)
                 below.append(child)
                 continue
-            number = union.numbers.of_inode(found.status.st_dev, found.status.st_ino)
-            if number in wanted and not found.branch.writable:
-                result.setdefault(number, []).append((directory, name))
+            identity = found.status.st_dev, found.status.st_ino
+            plink = union.plink_of(union.numbers.of_inode(*identity), found.branch, identity)
+            if plink is not None and found.branch is not plink.branch:
+                result.setdefault(plink.ino, []).append((directory, name))
         return below
+
+    def _may_be_linked(self, device: int, ino: int) -> bool:
+        plinks = self._union.plinks
+        return (
+            plinks.of_file((device, ino)) is not None or self._union.numbers.of_inode(device, ino) in plinks
+        )

@@ -81,11 +81,11 @@ class Remover:
     def lose_name(self, node: Node, parent: Node, name: bytes, *, physical: bool) -> None:
         """Take a name off a node after it was removed; `physical`: from its own branch, so that st_nlink counts it."""
         union = self._union
+        node.remove_name(parent, name)
         if node.ino in union.plinks:
             drop_name(union, node)
         elif not physical:
             node.hidden_links += 1
-        node.remove_name(parent, name)
         if node.is_directory:
             union.forget_children(node)
         union.nodes.release(node)

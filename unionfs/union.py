@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Sequence
 
 from unionfs import whiteout
-from unionfs.branch import OpenBranch
+from unionfs.branch import Identity, OpenBranch
 from unionfs.contents import known_contents
 from unionfs.directories import Directories
 from unionfs.lookup import Found, check_name, find, open_directory
@@ -23,15 +23,15 @@ from unionfs.nodes import (
     ROOT_NODEID,
     Attributes,
     Directory,
-    Identity,
     Node,
     NodeTable,
-    Plink,
     new_node,
+    other_number,
     stale,
 )
 from unionfs.numbers import Numbers
 from unionfs.options import Options
+from unionfs.pseudolinks import Plink, PlinkTable
 
 
 class Union:
@@ -52,7 +52,7 @@ class Union:
         self.numbers = Numbers(self.branches, self.directories)
         self.nodes = NodeTable(self.root)
         self.nodes.on_discard = self.directories.close  # type: ignore[method-assign]  # the hook is meant to be set
-        self.plinks: dict[int, Plink] = {}
+        self.plinks = PlinkTable()
         self._bookkeeping: dict[tuple[int, bytes], int] = {}
         self.on_change: Callable[[Node, bytes], None] = lambda parent, name: None
         self.on_attributes: Callable[[int], None] = lambda nodeid: None
@@ -135,13 +135,8 @@ class Union:
             if child.identity == identity:
                 child.branch = branch
                 return child
-            plink = self.plinks.get(child.ino)
-            if (
-                plink is not None
-                and status.st_nlink > 1
-                and self._is_name_of(plink, branch, identity)
-                and self.numbers.of_entry(parent, branch, name, status) == child.ino
-            ):
+            plink = self.plinks.of_file(identity)
+            if plink is not None and plink.ino == child.ino:
                 return child
         if child is not None:
             child.remove_name(parent, name)
@@ -150,66 +145,73 @@ class Union:
 
     def _enter(self, parent: Node, name: bytes, found: Found, identity: Identity, kind: int) -> Node:
         ino = self.numbers.of_entry(parent, found.branch, name, found.status)
-        plink = self.plinks.get(ino)
-        if plink is not None and not self._is_name_of(plink, found.branch, identity):
-            # Another file got the inode of one whose names were taken away directly, while its copy is still there.
-            plink, ino = None, self.nodes.private_number(ino)
+        plink = self.plink_of(ino, found.branch, identity) if self.plinks and kind != stat.S_IFDIR else None
+        if plink is not None:
+            ino = plink.ino
         node = self.nodes.get(ino)
-        if node is not None:
-            if (
-                kind != stat.S_IFDIR
-                and node.kind == kind
-                and (node.identity == identity or plink is not None)
-            ):
-                if node.removed:
-                    # Every name was gone but the file is held open; a direct change gave it a name again.
-                    node.dead_fd = self._close_dead(node)
-                elif plink is None and found.status.st_nlink == 1:
-                    self._drop_names(node, parent)
-                    node.branch = found.branch
-                node.add_name(parent, name)
-                return node
-            if self._is_live(node):
-                ino = self.nodes.private_number(ino)
-                node = None
+        if plink is None:
+            while (node is not None or self.plinks) and self._is_taken(ino, node, identity, kind):
+                ino = other_number(ino)
+                node = self.nodes.get(ino)
+        if node is not None and node.kind == kind and (plink is not None or node.identity == identity):
+            if node.removed:
+                # Every name was gone but the file is held open; a direct change gave it a name again.
+                node.dead_fd = self._close_dead(node)
+            elif plink is None and found.status.st_nlink == 1:
+                self.drop_names(node, parent)
+                node.branch = found.branch
+            node.add_name(parent, name)
+            return node
         fresh = new_node(ino, ino, kind)
         if node is not None:
             self.nodes.replace(node, fresh)
         else:
             self.nodes.add(fresh)
-        fresh.identity, fresh.branch = identity, found.branch
-        if plink is not None and fresh.ino == ino and kind != stat.S_IFDIR:
-            copy = os.stat(plink.name, dir_fd=self.plink_dir(plink.branch), follow_symlinks=False)
-            fresh.identity, fresh.branch = (copy.st_dev, copy.st_ino), plink.branch
+        if plink is not None:
+            fresh.identity, fresh.branch = plink.copy, plink.branch
+        else:
+            fresh.identity, fresh.branch = identity, found.branch
         fresh.add_name(parent, name)
         if kind == stat.S_IFDIR:
             self.directories.set_layers(fresh, found)
         return fresh
 
-    def _is_name_of(self, plink: Plink, branch: OpenBranch, identity: Identity) -> bool:
-        """Tell whether a file of a pseudo-linked one's number is its copy or, on another branch, what was copied."""
-        if branch is not plink.branch:
-            return plink.origin in (identity, (0, 0))  # the latter after a crash: not known
-        copy = whiteout.exists(self.plink_dir(branch), plink.name)
-        return copy is not None and (copy.st_dev, copy.st_ino) == identity
+    def plink_of(self, ino: int, branch: OpenBranch, identity: Identity) -> Plink | None:
+        """Return the pseudo-link that a file of number `ino` is a name of, if its copy still is where it was."""
+        plink = self.plinks.of_file(identity) or self.plinks.claim(ino, branch, identity)
+        if plink is None:
+            return None
+        copy = whiteout.exists(self.plink_dir(plink.branch), plink.name)
+        if copy is None or (copy.st_dev, copy.st_ino) != plink.copy:
+            self.plinks.remove(plink.ino)
+            return None
+        return plink
+
+    def _is_taken(self, ino: int, node: Node | None, identity: Identity, kind: int) -> bool:
+        """Tell whether a number belongs to another file: a pseudo-linked one, or `node` while it is what it was."""
+        if ino in self.plinks:
+            return True
+        if node is None or (node.kind == kind != stat.S_IFDIR and node.identity == identity):
+            return False
+        return self._is_live(node)
 
     def unnamed(self, branch: OpenBranch, fd: int) -> Attributes:
         """Enter a file that has no name (O_TMPFILE), held by the descriptor `fd`."""
         status = os.fstat(fd)
         ino = self.numbers.of_inode(status.st_dev, status.st_ino)
-        if self.nodes.get(ino) is not None:
-            ino = self.nodes.private_number(ino)
+        while self.nodes.get(ino) is not None or ino in self.plinks:
+            ino = other_number(ino)
         node = new_node(ino, ino, stat.S_IFREG)
         node.branch, node.identity = branch, (status.st_dev, status.st_ino)
         node.dead_fd = os.dup(fd)
         self.nodes.add(node)
         return Attributes(node, status, 0)
 
-    def _drop_names(self, node: Node, parent: Node) -> None:
-        """Forget names that a direct change took from a file which has one name elsewhere now (or its number was used again)."""
+    def drop_names(self, node: Node, keep: Node | None = None) -> None:
+        """Forget names that a direct change took from a file; the directory `keep` is needed for another one."""
         for directory, name in list(node.names()):
             node.remove_name(directory, name)
-            if directory is not parent:
+            if directory is not keep:
                 self.nodes.release(directory)
 
     def _close_dead(self, node: Node) -> int:

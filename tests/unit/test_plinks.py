@@ -72,3 +72,28 @@ def test_plinks_of_a_killed_server_are_taken_up_again(tmp_path: Path) -> None:
         filesystem.close()
     assert (tmp_path / "B0/b").read_bytes() == b"new"
     assert os.listdir(tmp_path / "B0/.wh..wh.plnk") == []
+
+
+def test_number_of_a_plink_is_not_given_to_another_file(tmp_path: Path) -> None:
+    """A file that cannot have its own number does not get that of a pseudo-linked copy which the kernel forgot."""
+    (tmp_path / "B0").mkdir()
+    (tmp_path / "B1").mkdir()
+    (tmp_path / "B1/f").write_bytes(b"old")
+    filesystem = _open(tmp_path)
+    try:
+        root = filesystem.node(1)
+        filesystem.rename(root, b"f", root, b"moved")
+        holder = filesystem.open_file(filesystem.lookup(root, b"moved").node, os.O_RDONLY, ROOT)
+        for name in (b"n1", b"n2"):
+            (tmp_path / "B0/.wh.f").unlink()
+            filesystem.link(filesystem.lookup(root, b"f").node, root, name)
+            filesystem.unlink(root, b"f")
+            for node in list(filesystem.union.nodes):
+                filesystem.union.nodes.release(node)
+            assert _read(filesystem, name) == b"old"
+        (tmp_path / "B0/.wh.f").unlink()
+        filesystem.unlink(root, b"f")
+        assert _read(filesystem, b"n1") == _read(filesystem, b"n2") == b"old"
+        filesystem.release(holder)
+    finally:
+        filesystem.close()

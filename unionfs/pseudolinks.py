@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pseudo-links of a union: which files on lower branches are names of which copy.
+
+A name is told by the file that it leads to on its branch, not by the union's number of that file: when branches are changed
+directly, two files may claim one number, and then one of them is shown with another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from unionfs.branch import Identity, OpenBranch
+
+
+@dataclass(slots=True)
+class Plink:
+    """A pseudo-link: the copy of a hard-linked lower file, which names on lower branches share (AUFS' plink).
+
+    The copy is `name` in the pseudo-link directory of `branch`; `ino` and `nlink` are what the union shows.
+    """
+
+    ino: int
+    branch: OpenBranch
+    name: bytes
+    nlink: int
+    copy: Identity
+    origins: set[Identity] = field(
+        default_factory=set
+    )  # the files that were copied; empty after a crash: not known
+
+
+class PlinkTable:
+    """Pseudo-links by number, and by the files that are their names."""
+
+    def __init__(self) -> None:
+        self._plinks: dict[int, Plink] = {}
+        self._by_identity: dict[Identity, Plink] = {}
+
+    def __len__(self) -> int:
+        return len(self._plinks)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(list(self._plinks))
+
+    def __contains__(self, ino: int) -> bool:
+        return ino in self._plinks
+
+    def __getitem__(self, ino: int) -> Plink:
+        return self._plinks[ino]
+
+    def get(self, ino: int) -> Plink | None:
+        """Return the pseudo-link of a number, or None."""
+        return self._plinks.get(ino)
+
+    def add(self, plink: Plink) -> None:
+        """Enter a pseudo-link. One of its number that is there already was its origin: those names are its names now."""
+        old = self._plinks.get(plink.ino)
+        if old is not None:
+            plink.origins |= old.origins
+            self.remove(plink.ino)
+        self._plinks[plink.ino] = plink
+        for identity in (plink.copy, *plink.origins):
+            self._by_identity[identity] = plink
+
+    def remove(self, ino: int) -> Plink:
+        """Take a pseudo-link out and return it."""
+        plink = self._plinks.pop(ino)
+        for identity in (plink.copy, *plink.origins):
+            if self._by_identity.get(identity) is plink:
+                del self._by_identity[identity]
+        return plink
+
+    def of_file(self, identity: Identity) -> Plink | None:
+        """Return the pseudo-link that a file is the copy or an origin of, or None."""
+        return self._by_identity.get(identity)
+
+    def claim(self, ino: int, branch: OpenBranch, identity: Identity) -> Plink | None:
+        """Take a file for the origin of a pseudo-link found after a crash, if it has its number and lies elsewhere."""
+        plink = self._plinks.get(ino)
+        if plink is None or plink.origins or plink.branch is branch:
+            return None
+        plink.origins.add(identity)
+        self._by_identity[identity] = plink
+        return plink
