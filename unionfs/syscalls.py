@@ -11,7 +11,10 @@ import fcntl
 import os
 import struct
 import sys
-from collections.abc import Iterator
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # the package `collections` takes longer to import than this module
+    from collections.abc import Iterator
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -207,7 +210,7 @@ def inotify_rm_watch(fd: int, watch: int) -> None:
     _check(_libc.inotify_rm_watch(fd, watch))
 
 
-def inotify_events(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+def inotify_events(data: bytes) -> "Iterator[tuple[int, int, bytes]]":
     """Yield (watch, mask, name) of what was read from an inotify descriptor."""
     position = 0
     while position + 16 <= len(data):

@@ -80,7 +80,9 @@ def _wait_for_children(pid: int) -> None:
 class _Client:
     """Moves signals, terminal bytes and messages until the container has ended."""
 
-    def __init__(self, request: Request, control: socket.socket, terminal: socket.socket | None) -> None:
+    def __init__(
+        self, request: Request, control: messages.Channel, terminal: messages.Channel | None
+    ) -> None:
         self.problem = ""
         self._request = request
         self._control = control

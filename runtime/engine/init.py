@@ -79,7 +79,7 @@ def freeze_importer() -> None:
 
 
 def stage_one(
-    spec: ContainerSpec, layout: Layout, channel: socket.socket, terminal: socket.socket | None
+    spec: ContainerSpec, layout: Layout, channel: messages.Channel, terminal: messages.Channel | None
 ) -> NoReturn:
     """Be the first process of a container; called right after the fork, with every signal blocked. Never returns."""
     status = SETUP_FAILED
@@ -121,7 +121,7 @@ def _die_with_parent() -> None:
 
 
 def _stage_one(
-    spec: ContainerSpec, layout: Layout, channel: socket.socket, terminal: socket.socket | None
+    spec: ContainerSpec, layout: Layout, channel: messages.Channel, terminal: messages.Channel | None
 ) -> None:
     node = -1
     if spec.user_namespace:
@@ -149,7 +149,7 @@ def _stage_one(
         _be_init(spec, layout, channel, terminal)
 
 
-def _ask(channel: socket.socket, word: str) -> None:
+def _ask(channel: messages.Channel, word: str) -> None:
     messages.send(channel, word)
     if messages.receive(channel)[0] != "ok":
         os._exit(SETUP_FAILED)  # the supervisor has gone, or knows what failed
@@ -185,7 +185,7 @@ def _open_fuse(path: str) -> int:
         raise _Failure(SETUP_FAILED, f"cannot open /dev/fuse: {error.strerror}; {hint}") from None
 
 
-def _mount_union(device: int, channel: socket.socket) -> None:
+def _mount_union(device: int, channel: messages.Channel) -> None:
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
     with _Step("cannot mount the union"):
         syscalls.mount("unionfs", _STAGING, "fuse.unionfs", syscalls.MS_NODEV, options)
@@ -203,7 +203,7 @@ def _bind_plain(source: str) -> None:
 
 
 def _be_init(
-    spec: ContainerSpec, layout: Layout, channel: socket.socket, terminal: socket.socket | None
+    spec: ContainerSpec, layout: Layout, channel: messages.Channel, terminal: messages.Channel | None
 ) -> NoReturn:
     """Be pid 1. The caller's handler reports what is raised here."""
     _die_with_parent()
@@ -223,7 +223,7 @@ def _be_init(
     os._exit(reap(child))
 
 
-def _furnish(spec: ContainerSpec, layout: Layout, terminal: socket.socket | None) -> int | None:
+def _furnish(spec: ContainerSpec, layout: Layout, terminal: messages.Channel | None) -> int | None:
     """Make the namespaces fit to live in; return the slave of the container's terminal, if it has one."""
     syscalls.prctl(
         syscalls.PR_SET_DUMPABLE, 0
@@ -295,7 +295,11 @@ def _prepare_program(spec: ContainerSpec) -> tuple[privileges.User, dict[str, st
 
 
 def _start_program(
-    spec: ContainerSpec, user: privileges.User, env: dict[str, str], slave: int | None, channel: socket.socket
+    spec: ContainerSpec,
+    user: privileges.User,
+    env: dict[str, str],
+    slave: int | None,
+    channel: messages.Channel,
 ) -> int:
     """Fork and exec the program; return its pid when the exec has succeeded, raise _Failure when not."""
     reader, writer = os.pipe2(os.O_CLOEXEC)

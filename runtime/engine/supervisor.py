@@ -11,7 +11,6 @@ import os
 import resource
 import select
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -30,7 +29,7 @@ _SERVER_PATIENCE = 5.0
 
 
 def main(
-    request: Request, container: Container, control: socket.socket, terminal: socket.socket | None
+    request: Request, container: Container, control: messages.Channel, terminal: messages.Channel | None
 ) -> NoReturn:
     """Run the container `request` from start to end; called right after the fork. Never returns."""
     status = FAILED
@@ -52,7 +51,7 @@ def main(
         os._exit(0)
 
 
-def _clean(container: Container, control: socket.socket) -> None:
+def _clean(container: Container, control: messages.Channel) -> None:
     try:
         container.clean()
     except OSError as error:
@@ -62,7 +61,7 @@ def _clean(container: Container, control: socket.socket) -> None:
 class _Supervisor:
     """The life of one container."""
 
-    def __init__(self, request: Request, container: Container, control: socket.socket) -> None:
+    def __init__(self, request: Request, container: Container, control: messages.Channel) -> None:
         self._request = request
         self._container = container
         self._control = control
@@ -70,7 +69,7 @@ class _Supervisor:
         self._device: int | None = None
         self._pidfd = -1
 
-    def run(self, terminal: socket.socket | None) -> int:
+    def run(self, terminal: messages.Channel | None) -> int:
         """Start the container, serve its root until it has ended, return its exit status."""
         self._create_cgroup()
         stage_one = self._fork(terminal)
@@ -95,7 +94,7 @@ class _Supervisor:
                 raise UserError(f"cannot make a cgroup: {error.strerror} ({error.filename})", hint) from None
             log.info("no cgroup: %s", error)
 
-    def _fork(self, terminal: socket.socket | None) -> int:
+    def _fork(self, terminal: messages.Channel | None) -> int:
         """Fork stage 1, with every signal blocked, and let go of what only the container needs."""
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         sys.stdout.flush()
@@ -218,8 +217,8 @@ class _Watch(threading.Thread):
     def __init__(
         self,
         pidfd: int,
-        channel: socket.socket,
-        control: socket.socket,
+        channel: messages.Channel,
+        control: messages.Channel,
         report: Callable[[str, str], None],
     ) -> None:
         super().__init__(daemon=True)

@@ -1,28 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages with descriptors between the processes of a container, over a pair of SOCK_SEQPACKET sockets.
 
-A message is one word, a space and text; the end of the other side reads as an empty message.
+A message is one word, a space and text; the end of the other side reads as an empty message. The C module is used as such:
+the package's `socket` takes longer to import than a container to start.
 """
 
-import array  # noqa: F401  # socket.send_fds imports it when called, too late once the importer is frozen
-import socket
-from collections.abc import Sequence
+from __future__ import annotations
+
+import struct
+from _socket import (
+    AF_UNIX,
+    CMSG_SPACE,
+    MSG_CMSG_CLOEXEC,
+    SCM_RIGHTS,
+    SOCK_CLOEXEC,
+    SOCK_SEQPACKET,
+    SOL_SOCKET,
+    socketpair,
+)
+from _socket import socket as Channel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Channel", "pair", "receive", "send"]
 
 _LONGEST = 65536
 _MOST_DESCRIPTORS = 4
 
 
-def pair() -> tuple[socket.socket, socket.socket]:
+def pair() -> tuple[Channel, Channel]:
     """Return two connected sockets."""
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
 
 
-def send(channel: socket.socket, word: str, text: str = "", descriptors: Sequence[int] = ()) -> bool:
+def send(channel: Channel, word: str, text: str = "", descriptors: Sequence[int] = ()) -> bool:
     """Send a message; False if the other side has gone."""
     data = f"{word} {text}".encode("utf-8", "surrogateescape")[:_LONGEST]
     try:
         if descriptors:
-            socket.send_fds(channel, [data], list(descriptors))
+            rights = struct.pack(f"{len(descriptors)}i", *descriptors)
+            channel.sendmsg([data], [(SOL_SOCKET, SCM_RIGHTS, rights)])
         else:
             channel.send(data)
     except (BrokenPipeError, ConnectionResetError):
@@ -30,13 +49,18 @@ def send(channel: socket.socket, word: str, text: str = "", descriptors: Sequenc
     return True
 
 
-def receive(channel: socket.socket) -> tuple[str, str, list[int]]:
+def receive(channel: Channel) -> tuple[str, str, list[int]]:
     """Wait for a message and return (word, text, descriptors); the word is empty if the other side has gone."""
     try:
-        data, descriptors, _flags, _address = socket.recv_fds(
-            channel, _LONGEST, _MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+        data, ancillary, _flags, _address = channel.recvmsg(
+            _LONGEST, CMSG_SPACE(4 * _MOST_DESCRIPTORS), MSG_CMSG_CLOEXEC
         )
     except ConnectionResetError:
         return "", "", []
+    descriptors: list[int] = []
+    for level, kind, rights in ancillary:
+        if level == SOL_SOCKET and kind == SCM_RIGHTS:
+            count = len(rights) // 4
+            descriptors += struct.unpack(f"{count}i", rights[: 4 * count])
     word, _, text = data.decode("utf-8", "surrogateescape").partition(" ")
     return word, text, descriptors

@@ -6,7 +6,6 @@ Mount calls come from `unionfs.syscalls`. Wrappers keep the call's name and rais
 
 import ctypes
 import os
-import platform
 import struct
 
 from unionfs.syscalls import (
@@ -59,15 +58,17 @@ _syscall.restype = ctypes.c_long
 
 # clone, pivot_root, capset, keyctl: (x86_64, the generic table of aarch64 and riscv64)
 _OLD_CALLS = {"clone": (56, 220), "pivot_root": (155, 41), "capset": (126, 91), "keyctl": (250, 219)}
-_COLUMN = 0 if platform.machine() in ("x86_64", "AMD64") else 1
+_COLUMN = 0 if os.uname().machine == "x86_64" else 1
 _MOVE_MOUNT, _CLOSE_RANGE = 429, 436
 
 CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP = 0x80, 0x20000, 0x02000000
 CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER = 0x04000000, 0x08000000, 0x10000000
 CLONE_NEWPID, CLONE_NEWNET, CLONE_PARENT = 0x20000000, 0x40000000, 0x8000
 _SIGCHLD = 17
+CLOSE_RANGE_CLOEXEC = 4
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NAME = 1, 4, 8, 15
+PR_SET_CHILD_SUBREAPER = 36
 PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
 PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
 
@@ -101,7 +102,12 @@ def fork_sibling() -> int:
 
     Only for a process with one thread. Returns the child's pid as this process sees it, 0 in the child.
     """
-    pid = _check(_syscall(_old("clone"), ctypes.c_ulong(CLONE_PARENT | _SIGCHLD), 0, 0, 0, 0))
+    return fork(CLONE_PARENT)
+
+
+def fork(flags: int = 0) -> int:
+    """Fork with clone(2) flags, into new namespaces for example; only for a process with one thread."""
+    pid = _check(_syscall(_old("clone"), ctypes.c_ulong(flags | _SIGCHLD), 0, 0, 0, 0))
     if pid == 0:
         ctypes.pythonapi.PyOS_AfterFork_Child()
     return pid
@@ -153,6 +159,11 @@ def join_session_keyring() -> None:
     _check(_syscall(_old("keyctl"), _KEYCTL_JOIN_SESSION_KEYRING, None))
 
 
-def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
-    """Close every descriptor from `first` to `last`."""
-    _check(_syscall(_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(0)))
+def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
+    """Close every descriptor from `first` to `last`; with CLOSE_RANGE_CLOEXEC at the next exec."""
+    _check(_syscall(_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(flags)))
+
+
+def setdomainname(name: bytes) -> None:
+    """Set the NIS domain name of this UTS namespace."""
+    _check(_libc.setdomainname(ctypes.c_char_p(name), ctypes.c_size_t(len(name))))
