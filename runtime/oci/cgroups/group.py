@@ -6,22 +6,18 @@ from __future__ import annotations
 import errno
 import os
 
-from runtime.oci.cgroups import layout as layouts
-from runtime.oci.cgroups import paths
+from runtime.oci.cgroups import creation, freezer, layout, paths, removal
 from runtime.oci.cgroups.files import counter, read, tree, write
+from runtime.oci.cgroups.layout import Layout
 from runtime.oci.cgroups.syscalls import fork_into
 from runtime.oci.failure import Failure
+from runtime.oci.syscalls import fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from runtime.oci.cgroups.layout import Layout
-
 _SIGKILL = 9
-# What v2 groups are given, where there is such a controller.
-_CONTROLLERS = ("cpu", "cpuset", "io", "memory", "pids", "hugetlb", "rdma")
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class Group:
@@ -31,89 +27,149 @@ class Group:
     What a user should know but need not stop at is appended to `warnings`.
     """
 
-    __slots__ = ("_joined_v2", "layout", "owner", "rootless", "v1", "v2", "warnings")
+    __slots__ = ("_born_in_v2", "layout", "owner", "rootless", "v1", "v2", "warnings")
 
     def __init__(self, layout: Layout, v1: dict[str, str], v2: str, *, rootless: bool = False) -> None:
         self.layout = layout
         self.v1 = v1
         self.v2 = v2
         self.rootless = rootless
-        self.owner: tuple[int, int] | None = None  # whom the v2 group is handed to
+        self.owner: tuple[int, int] | None = None  # uid and gid that the v2 group is handed to
         self.warnings: list[str] = []
-        self._joined_v2 = False
+        self._born_in_v2 = False
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Group:
         """Return the group that `to_state` described."""
-        mounts = state["mounts"]
-        return cls(
-            layouts.Layout(mounts["v1"], mounts["v2"]), state["v1"], state["v2"], rootless=state["rootless"]
-        )
+        mounts = Layout(state["mounts"]["v1"], state["mounts"]["v2"])
+        return cls(mounts, state["v1"], state["v2"], rootless=state["rootless"])
 
     def to_state(self) -> dict[str, Any]:
         """Return what is needed to find the group again, for the container's state file."""
         mounts = {"v1": self.layout.v1, "v2": self.layout.v2}
         return {"v1": self.v1, "v2": self.v2, "rootless": self.rootless, "mounts": mounts}
 
-    def create(self) -> None:
-        """Make the directories. Failure if the group has processes or is frozen, or where the user may not make it."""
-        raise NotImplementedError
+    def directories(self) -> list[str]:
+        """Return the group's directory in each hierarchy once, v1 first."""
+        return list(dict.fromkeys([*self.v1.values(), *([self.v2] if self.v2 else [])]))
 
-    def fork(self, *, beside: int = 0) -> int:
+    def directory(self, controller: str) -> str:
+        """Return the directory with the controller's files, "" if the group has no such controller."""
+        return self.v1.get(controller, self.v2)
+
+    def create(self) -> None:
+        """Make the directories. Failure if the group has processes or is frozen, or where it may not be made."""
+        creation.create(self)
+
+    def fork(self, flags: int = 0, *, beside: int = 0) -> int:
         """Fork the calling process, which has one thread; the child must call `enter` first of all.
 
         The v2 group is joined by being born in it. A group whose controllers are handed down takes no process: the child is then
-        put beside the process `beside` (the container's init), if one is given.
+        put beside the process `beside` (the container's init), if one is given. `flags` are clone's, but not CLONE_NEWCGROUP: a
+        cgroup namespace is made after `enter`, to have this group as its root.
         """
-        raise NotImplementedError
+        if not self.v2:
+            return fork(flags)
+        try:
+            return self._fork_into(self.v2, flags)
+        except OSError as error:
+            if error.errno == errno.EBUSY and beside:
+                return self._fork_into(self.layout.v2 + paths.groups_of(beside).get("", ""), flags)
+            if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EINVAL):
+                raise OSError(error.errno, error.strerror, self.v2) from None
+        return fork(flags)
+
+    def _fork_into(self, directory: str, flags: int) -> int:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            pid = fork_into(fd, flags)
+        finally:
+            os.close(fd)
+        if pid == 0:
+            self._born_in_v2 = True
+        return pid
 
     def enter(self) -> None:
-        """Move the calling process, which has one thread and came out of `fork`, into the group. OSError names the file."""
-        raise NotImplementedError
+        """Move the calling process, which has one thread and came out of `fork`, into the group. OSError names the file.
+
+        A thread that moves itself alone is spared the lock that stops all forks and exits, and the wait for it.
+        """
+        for directory in dict.fromkeys(self.v1.values()):
+            write(directory, "tasks", "0")
+        if self.v2 and not self._born_in_v2:
+            write(self.v2, "cgroup.procs", "0")
 
     def join(self, pid: int) -> None:
         """Move another process into the group: slow, milliseconds, as the kernel stops all forks and exits for it."""
-        raise NotImplementedError
+        for directory in self.directories():
+            write(directory, "cgroup.procs", str(pid))
 
     def below(self, path: str) -> Group:
         """Return the group that `exec --cgroup PATH` or `CONTROLLER[,CONTROLLER]:PATH` names, below this one."""
-        raise NotImplementedError
+        words, colon, part = path.rpartition(":")
+        part = part.strip("/")
+        if ".." in part.split("/"):
+            raise Failure(f"cgroup {path!r} leaves the container's", 'remove ".." from it')
+        chosen = set(words.split(",")) if colon else {*self.v1, ""}
+        if unknown := chosen - {*self.v1, ""}:
+            raise Failure(f"cgroup {path!r}: no v1 hierarchy for {min(unknown)!r}")
+        v1 = {word: _below(at, part) if word in chosen else at for word, at in self.v1.items()}
+        v2 = _below(self.v2, part) if self.v2 and "" in chosen else self.v2
+        group = Group(self.layout, v1, v2, rootless=self.rootless)
+        for directory in group.directories():
+            if not os.path.isdir(directory):
+                raise Failure(f"cgroup {path!r}: {directory}: no such file or directory")
+        return group
 
     def apply(self, resources: dict[str, Any]) -> None:
-        """Set what `linux.resources` asks for, devices included. Failure names the setting."""
-        raise NotImplementedError
+        """Set what `linux.resources` asks for, and restrict devices. Failure names the setting."""
+        from runtime.oci.cgroups import devices, limits
+
+        limits.apply(self, resources)
+        devices.restrict(self, resources.get("devices") or [])
 
     def update(self, resources: dict[str, Any]) -> None:
         """Change what `resources` names and leave all else, devices too if it names none."""
-        raise NotImplementedError
+        from runtime.oci.cgroups import devices, limits
+
+        limits.check_before_update(self, resources)
+        limits.apply(self, resources)
+        if resources.get("devices"):
+            devices.restrict(self, resources["devices"])
 
     def freeze(self) -> None:
-        """Stop all processes and wait until they stand."""
-        raise NotImplementedError
+        """Stop all processes and wait until they stand; Failure if they do not."""
+        freezer.freeze(self)
 
     def thaw(self) -> None:
         """Let all processes go on."""
-        raise NotImplementedError
+        freezer.thaw(self)
 
     def frozen(self) -> bool:
         """Tell whether the group is frozen, or about to be."""
-        raise NotImplementedError
+        return freezer.frozen(self)
 
     def processes(self) -> list[int]:
         """Return the pids in the group and the groups below it, sorted."""
-        raise NotImplementedError
+        pids = set()
+        for top in self.directories():
+            for directory in tree(top):
+                pids.update((read(directory, "cgroup.procs") or "").split())
+        return sorted(int(pid) for pid in pids if pid != "0")  # 0 is a process of another pid namespace
 
     def kill(self, signal: int = _SIGKILL) -> None:
         """Send a signal to all processes, none of which can escape by forking. A frozen group thaws for SIGKILL."""
-        raise NotImplementedError
+        freezer.kill(self, signal)
 
     def destroy(self) -> None:
-        """Kill what is left and remove the directories; OSError (EBUSY) if something does not end within seconds."""
-        raise NotImplementedError
+        """Kill what is left and remove the directories; Failure if something does not end within seconds."""
+        removal.destroy(self)
 
     def oom_kills(self) -> int:
         """Return how many processes the memory limit has killed."""
-        raise NotImplementedError
+        if "memory" in self.v1:
+            return counter(read(self.v1["memory"], "memory.oom_control"), "oom_kill")
+        return counter(read(self.v2, "memory.events"), "oom_kill") if self.v2 else 0
 
 
 def open_group(
@@ -124,13 +180,18 @@ def open_group(
     `manager` is "cgroupfs" or "disabled"; Failure for any other, and for a `linux.cgroupsPath` that cannot be.
     """
     if manager == "disabled":
-        return Group(layouts.Layout({}, ""), {}, "", rootless=rootless)
+        return Group(Layout({}, ""), {}, "", rootless=rootless)
     if manager != "cgroupfs":
         raise Failure(
             f"cgroup manager {manager!r} is not supported", "use --cgroup-manager cgroupfs or disabled"
         )
-    linux = config.get("linux") or {}
-    layout = layouts.detect()
-    path = paths.relative(linux.get("cgroupsPath"), identity)
-    v1, v2 = paths.directories(layout, path, paths.own_groups() if rootless else None)
-    return Group(layout, v1, v2, rootless=rootless)
+    mounts = layout.detect()
+    path = paths.relative((config.get("linux") or {}).get("cgroupsPath"), identity)
+    v1, v2 = paths.directories(mounts, path, paths.groups_of() if rootless else None)
+    group = Group(mounts, v1, v2, rootless=rootless)
+    group.owner = paths.owner(config, mounts)
+    return group
+
+
+def _below(directory: str, part: str) -> str:
+    return f"{directory}/{part}" if part else directory

@@ -13,6 +13,8 @@ from runtime.oci.failure import Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from runtime.oci.cgroups.layout import Layout
 
 
@@ -45,17 +47,52 @@ def directories(layout: Layout, path: str, own: dict[str, str] | None) -> tuple[
     return v1, v2
 
 
-def own_groups(text: str | None = None) -> dict[str, str]:
-    """Return the caller's own group by controller from /proc/self/cgroup (or the given text of it), "" for v2."""
-    if text is None:
-        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as stream:
-            text = stream.read()
+def groups_of(pid: int | str = "self") -> dict[str, str]:
+    """Return the groups a process is in by controller, "" for v2; empty if there is no such process."""
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as stream:
+            return parse_groups(stream.read())
+    except OSError:
+        return {}
+
+
+def parse_groups(text: str) -> dict[str, str]:
+    """Return the groups by controller that the text of a /proc/PID/cgroup shows."""
     groups = {}
     for line in text.splitlines():
         _number, words, path = line.split(":", 2)
         for word in words.split(","):
             groups[word] = path
     return groups
+
+
+def owner(config: dict[str, Any], layout: Layout) -> tuple[int, int] | None:
+    """Return the host's uid and gid of the container's root if the v2 group is to be handed to it.
+
+    It is where the container sees this group as the root of its hierarchy (a cgroup namespace of its own) and may write
+    there (the mount of type cgroup is not read-only). Only v2 is safe to hand over.
+    """
+    linux = config.get("linux") or {}
+    kinds = {
+        namespace.get("type") for namespace in linux.get("namespaces") or () if not namespace.get("path")
+    }
+    if not layout.unified or "cgroup" not in kinds or "user" not in kinds:
+        return None
+    writable = any(
+        mount.get("type") in ("cgroup", "cgroup2") and "ro" not in (mount.get("options") or ())
+        for mount in config.get("mounts") or ()
+    )
+    if not writable:
+        return None
+    uid, gid = _root_of(linux.get("uidMappings")), _root_of(linux.get("gidMappings"))
+    return None if uid is None or gid is None or (uid, gid) == (0, 0) else (uid, gid)
+
+
+def _root_of(mappings: list[dict[str, Any]] | None) -> int | None:
+    for mapping in mappings or ():
+        if mapping["containerID"] == 0:
+            return int(mapping["hostID"])
+    return None
 
 
 def _join(mount: str, base: str, path: str) -> str:

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Making a group's directories, so that processes can join and limits can be written."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from runtime.oci.cgroups.files import read, write
+from runtime.oci.failure import Failure, describe
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.oci.cgroups.group import Group
+
+# What v2 groups hand down, where there is such a controller.
+_CONTROLLERS = ("cpu", "cpuset", "io", "memory", "pids", "hugetlb", "rdma")
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_DELEGATED = "/sys/kernel/cgroup/delegate"
+_DELEGATED_AT_LEAST = "cgroup.procs cgroup.subtree_control cgroup.threads"
+
+
+def create(group: Group) -> None:
+    """Make the group in every hierarchy, or, if that fails, in none.
+
+    Failure if it has processes already or is frozen. A hierarchy in which an ordinary user may not make groups is left out.
+    """
+    pairs = dict.fromkeys((group.layout.v1[word], path) for word, path in group.v1.items())
+    if group.v2:
+        pairs[group.layout.v2, group.v2] = None
+    made: list[str] = []
+    try:
+        for mount, path in pairs:
+            _make_or_leave_out(group, mount, path, made)
+        _refuse_frozen(group)
+        if group.layout.unified and group.v2:
+            hand_down(group.layout.v2, group.v2, _CONTROLLERS)
+            if group.owner:
+                _hand_over(group.v2, *group.owner)
+    except BaseException:
+        for path in reversed(made):
+            _remove(path)
+        raise
+
+
+def hand_down(mount: str, directory: str, controllers: tuple[str, ...]) -> None:
+    """Give a v2 group those of `controllers` that its ancestors have, from `mount` on; what cannot be given is left out."""
+    above = mount
+    for part in [*directory[len(mount) :].split("/")[1:]]:
+        available = (read(above, "cgroup.controllers") or "").split()
+        given = (read(above, "cgroup.subtree_control") or "").split()
+        wanted = [word for word in controllers if word in available and word not in given]
+        if wanted:
+            _enable(above, wanted)
+        above = f"{above}/{part}"
+
+
+def _enable(directory: str, controllers: list[str]) -> None:
+    """Enable all at once, else one by one: EBUSY in a group with processes, ENOENT for one gone, EACCES for other users."""
+    for words in ([controllers], [[word] for word in controllers]):
+        try:
+            for some in words:
+                write(directory, "cgroup.subtree_control", " ".join(f"+{word}" for word in some))
+            return
+        except OSError:
+            continue
+
+
+def _make_or_leave_out(group: Group, mount: str, path: str, made: list[str]) -> None:
+    try:
+        _make(group, mount, path, made)
+    except OSError as error:
+        beside_v1 = group.layout.hybrid and mount == group.layout.v2  # needed by few, missed by none
+        if not beside_v1 and not (group.rootless and error.errno in _FORBIDDEN):
+            raise Failure(f"cannot make the cgroup: {describe(error)}", _hint(error)) from None
+        group.v1 = {word: at for word, at in group.v1.items() if group.layout.v1[word] != mount}
+        if mount == group.layout.v2:
+            group.v2 = ""
+
+
+def _hint(error: OSError) -> str:
+    if error.errno in _FORBIDDEN:
+        return "this needs root, or a group that was handed to you; --cgroup-manager disabled does without"
+    return ""
+
+
+def _make(group: Group, mount: str, path: str, made: list[str]) -> None:
+    try:
+        _mkdir(group, mount, path, made)
+    except FileNotFoundError:
+        parent = mount
+        for part in path[len(mount) + 1 :].split("/"):
+            parent = f"{parent}/{part}"
+            if parent == path or not os.path.isdir(parent):
+                _mkdir(group, mount, parent, made)
+
+
+def _mkdir(group: Group, mount: str, path: str, made: list[str]) -> None:
+    try:
+        os.mkdir(path, 0o755)
+        made.append(path)
+    except FileExistsError:
+        if path in group.directories():
+            _refuse_processes(path)
+    if group.layout.v1.get("cpuset") == mount:
+        _fill_cpuset(path)
+
+
+def _fill_cpuset(path: str) -> None:
+    """Copy the parent's CPUs and memory nodes: a new v1 cpuset has none and takes no process."""
+    for file in ("cpuset.cpus", "cpuset.mems"):
+        if not read(path, file):
+            write(path, file, read(os.path.dirname(path), file) or "")
+
+
+def _refuse_processes(path: str) -> None:
+    from runtime.oci.cgroups.files import tree
+
+    pids = [pid for directory in tree(path) for pid in (read(directory, "cgroup.procs") or "").split()]
+    if pids:
+        raise Failure(
+            f"the cgroup {path} is not empty: {len(pids)} processes",
+            "give the container another linux.cgroupsPath",
+        )
+
+
+def _refuse_frozen(group: Group) -> None:
+    if group.frozen():
+        raise Failure(
+            f"the cgroup {group.directories()[0]} is frozen, the container would never start",
+            "thaw it or its parent, or give the container another linux.cgroupsPath",
+        )
+
+
+def _hand_over(directory: str, uid: int, gid: int) -> None:
+    """Give the directory, and the files by which processes and controllers are spread below it, to the container's root.
+
+    Never any other file: who owns a limit's file can lift the limit.
+    """
+    try:
+        with open(_DELEGATED, encoding="ascii") as stream:
+            files = stream.read().split()
+    except OSError:
+        files = _DELEGATED_AT_LEAST.split()
+    os.chown(directory, uid, gid)
+    for file in files:
+        try:
+            os.chown(f"{directory}/{file}", uid, gid)
+        except FileNotFoundError:  # the kernel's list has files of controllers that the group lacks
+            pass
+
+
+def _remove(path: str) -> None:
+    try:
+        os.rmdir(path)
+    except OSError:
+        pass

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Removing a group: at once if it is empty, else after the end of what is in it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+
+from runtime.oci.cgroups.files import tree
+from runtime.oci.failure import Failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.oci.cgroups.group import Group
+
+_SIGKILL = 9
+_SECONDS = 10.0
+_PAUSE = 0.002
+
+
+def destroy(group: Group) -> None:
+    """Remove the directories; groups that the container made below them and processes left in them go too."""
+    deadline = time.monotonic() + _SECONDS
+    left = [directory for directory in group.directories() if not _removed(directory)]
+    while left:
+        pids = group.processes()
+        if pids:
+            group.kill(_SIGKILL)
+            _wait_for_end(pids, 0.05)
+        left = [top for top in left if not _removed_with_all_below(top)]
+        if left and time.monotonic() > deadline:
+            raise Failure(
+                f"the cgroup {left[0]} stays busy", f"processes in it: {_listed(group.processes())}"
+            )
+        if left and not pids:  # a process that has just ended keeps its group busy for an instant
+            time.sleep(_PAUSE)
+
+
+def _listed(pids: list[int]) -> str:
+    return ", ".join(str(pid) for pid in pids[:10]) or "none"
+
+
+def _removed_with_all_below(top: str) -> bool:
+    removed = True
+    for directory in tree(top):  # deepest first; those beside a busy one go nevertheless
+        removed = _removed(directory) and removed
+    return removed
+
+
+def _removed(directory: str) -> bool:
+    try:
+        os.rmdir(directory)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            return False
+        raise
+    return True
+
+
+def _wait_for_end(pids: list[int], seconds: float) -> None:
+    """Wait until one of the processes has ended, at most `seconds`; works for other people's children too."""
+    poll = select.poll()
+    descriptors = []
+    try:
+        for pid in pids:
+            try:
+                descriptors.append(os.pidfd_open(pid))
+            except OSError:
+                return
+            poll.register(descriptors[-1], select.POLLIN)
+        poll.poll(seconds * 1000)
+    finally:
+        for fd in descriptors:
+            os.close(fd)
