@@ -1,27 +1,204 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the parent does for the root, on the host and with its rights, before the container's namespaces exist."""
+"""What the parent does for the root, on the host and with its rights, before the container's namespaces exist.
+
+Everything that the config asks for is turned into objects here, and their modules are imported: init imports nothing.
+"""
 
 from __future__ import annotations
 
+import os
+import stat
+
+from runtime.oci.failure import Failure, Step
+from runtime.oci.rootfs import devices, pivot, syscalls
+from runtime.oci.rootfs.binds import Bind
+from runtime.oci.rootfs.mountflags import Options
+from runtime.oci.rootfs.mounts import Change, Filesystem, Mount
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     Config = dict[str, Any]
 
 
 class Prepared:
-    """The checked mounts of a container and the descriptors that only the parent can open."""
+    """The checked root of a container and the descriptors that only the parent can open."""
 
-    __slots__ = ("root",)
+    __slots__ = (
+        "devices", "has_namespace", "masked", "mounts", "propagation", "read_only", "read_only_paths", "root", "root_fd",
+        "set_sysctls", "sysctl", "tree_propagation",
+    )  # fmt: skip
 
-    def __init__(self, root: str) -> None:
-        self.root = root  # absolute path on the host
+    def __init__(self, config: Config, bundle: str) -> None:
+        linux = config.get("linux") or {}
+        root = config["root"]
+        self.root: str = os.path.realpath(os.path.join(bundle, root["path"]))
+        self.root_fd = -1
+        self.read_only = bool(root.get("readonly"))
+        self.has_namespace = "mount" in namespaces(linux)
+        self.propagation, self.tree_propagation = _propagation(linux.get("rootfsPropagation") or "")
+        self.mounts = [_mount(entry, bundle, linux) for entry in config.get("mounts") or ()]
+        # A /dev that is bound from elsewhere is complete, and not ours to change.
+        bound = any(
+            isinstance(mount, Bind) and os.path.normpath(mount.where) == "/dev" for mount in self.mounts
+        )
+        self.devices = None if bound else devices.wanted(linux.get("devices") or [])
+        self.masked: list[str] = linux.get("maskedPaths") or []
+        self.read_only_paths: list[str] = linux.get("readonlyPaths") or []
+        self.sysctl: dict[str, str] = linux.get("sysctl") or {}
+        self.set_sysctls: Callable[[dict[str, str]], None] | None = None
 
     def close(self) -> None:
         """Close what `prepare` opened (in the parent, after the fork)."""
+        for mount in self.mounts:
+            if isinstance(mount, Bind) and mount.tree >= 0:
+                os.close(mount.tree)
+                mount.tree = -1
+
+
+def namespaces(linux: dict[str, Any]) -> dict[str, str]:
+    """Return the kinds of namespace that the container has, with the path of those that it joins."""
+    return {entry["type"]: entry.get("path") or "" for entry in linux.get("namespaces") or ()}
 
 
 def prepare(config: Config, bundle: str, *, rootless: bool) -> Prepared:
-    """Check the mounts and open what needs the parent's rights. Raises `Failure`."""
-    raise NotImplementedError
+    """Check the root and its mounts, and open what needs the parent's rights. Raises `Failure`."""
+    prepared = Prepared(config, bundle)
+    _check(prepared)
+    linux = config.get("linux") or {}
+    if prepared.sysctl:
+        prepared.set_sysctls = _checked_sysctl(prepared.sysctl, namespaces(linux))
+    binds = [mount for mount in prepared.mounts if isinstance(mount, Bind)]
+    try:
+        _open_mapped(binds, config)
+        if "user" in namespaces(linux) and not rootless:
+            _open_hidden([bind for bind in binds if bind.tree < 0])
+        if not prepared.propagation & syscalls.MS_SHARED:
+            for bind in binds:
+                if bind.tree >= 0:  # else it would tell the host of mounts in it
+                    syscalls.mount_setattr(bind.tree, propagation=syscalls.MS_SLAVE, recursive=True)
+    except BaseException:
+        prepared.close()
+        raise
+    return prepared
+
+
+def _check(prepared: Prepared) -> None:
+    if not os.path.isdir(prepared.root):
+        raise Failure(f"the root {prepared.root} is no directory", "see root.path of config.json")
+    if not prepared.has_namespace and (prepared.mounts or prepared.masked or prepared.read_only_paths):
+        hint = 'add {"type": "mount"} to linux.namespaces'
+        raise Failure("mounts and masked paths need a mount namespace, else they would be the host's", hint)
+    if prepared.root == "/" and prepared.has_namespace:
+        raise Failure("the root is the host's own", "give root.path a directory of its own")
+
+
+def _propagation(word: str) -> tuple[int, bool]:
+    if not word:
+        return 0, False
+    try:
+        return pivot.propagation(word)
+    except ValueError:
+        raise Failure(
+            f"linux.rootfsPropagation: unknown value {word!r}", "shared, slave, private or unbindable"
+        ) from None
+
+
+def _mount(entry: dict[str, Any], bundle: str, linux: dict[str, Any]) -> Mount:
+    where, kind = entry["destination"], entry.get("type") or ""
+    options = Options(entry.get("options") or [])
+    own = namespaces(linux)
+    options.idmap = options.idmap or bool(entry.get("uidMappings") or entry.get("gidMappings"))
+    if (options.bind or kind == "bind") and not options.remount:
+        bind = Bind(where, os.path.join(bundle, entry.get("source") or ""), options)
+        bind.maps = entry.get("uidMappings"), entry.get("gidMappings")
+        return bind
+    if options.idmap:
+        raise Failure(f"mount on {where}: only a bind can be idmapped", "add the option bind or rbind")
+    if options.remount or kind in ("", "none"):
+        return Change(where, "", "", options)
+    if kind in ("cgroup", "cgroup2"):
+        from runtime.oci.rootfs.cgroupfs import Cgroup
+
+        return Cgroup(where, options, own_namespace="cgroup" in own)
+    return Filesystem(where, kind, entry.get("source") or "", options, own_processes="pid" in own)
+
+
+def _checked_sysctl(settings: dict[str, str], own: dict[str, str]) -> Callable[[dict[str, str]], None]:
+    from runtime.oci.rootfs import sysctl
+
+    for key in settings:
+        reason = sysctl.refusal(key, set(own))
+        if reason:
+            raise Failure(f"linux.sysctl: {key} {reason}")
+    return sysctl.write_all
+
+
+def _open_mapped(binds: list[Bind], config: Config) -> None:
+    """Open the sources of idmapped binds; equal maps share a user namespace."""
+    if not any(bind.options.idmap for bind in binds):
+        return
+    from runtime.oci.rootfs import idmap
+
+    linux = config.get("linux") or {}
+    container = idmap.ranges(linux.get("uidMappings") or []), idmap.ranges(linux.get("gidMappings") or [])
+    known: dict[object, int] = {}
+    try:
+        for bind in binds:
+            if not bind.options.idmap:
+                continue
+            with Step(
+                f"{bind.title()}, idmapped",
+                "the kernel and the filesystem must support it, and only root may",
+            ):
+                bind.tree = idmap.open_mapped(bind, _namespace(bind, container, namespaces(linux), known))
+    finally:
+        for fd in known.values():
+            os.close(fd)
+
+
+def _namespace(bind: Bind, container: Any, own: dict[str, str], known: dict[object, int]) -> int:
+    """Return a user namespace with the bind's maps, or else the container's. It is in `known` then, which owns it."""
+    from runtime.oci.rootfs import idmap
+
+    users, groups = bind.maps
+    maps = container
+    if bind.options.idmap_text:
+        maps = idmap.parse(bind.options.idmap_text, container)
+    elif users or groups:
+        maps = idmap.ranges(users or []), idmap.ranges(groups or [])
+    if not maps[0] and own.get("user"):
+        known.setdefault("joined", -1)
+        if known["joined"] < 0:
+            known["joined"] = os.open(own["user"], os.O_RDONLY | os.O_CLOEXEC)
+        return known["joined"]
+    if not maps[0] or not maps[1]:
+        raise Failure(
+            f"{bind.title()}: idmap without ids",
+            "give the mount uidMappings and gidMappings, or the container",
+        )
+    if maps not in known:
+        known[maps] = idmap.make_namespace(maps)
+    return known[maps]
+
+
+def _open_hidden(binds: list[Bind]) -> None:
+    """Open the sources that the container's root may not reach, since it is nobody on the host."""
+    for bind in binds:
+        if not _is_reachable(bind.source):
+            with Step(bind.title()):
+                bind.tree = bind.open_source()
+
+
+def _is_reachable(path: str) -> bool:
+    """Tell whether every directory on the way lets anybody pass."""
+    while path not in ("", "/"):
+        path = os.path.dirname(path)
+        try:
+            if not os.stat(path or ".").st_mode & stat.S_IXOTH:
+                return False
+        except OSError:
+            return True  # the bind will say what is wrong
+    return True

@@ -62,7 +62,10 @@ def openat2(name: Path, flags: int, *, dir_fd: int, resolve: int, mode: int = 0)
     while True:
         try:
             return _check(_syscall(_OPENAT2, dir_fd, _text(name), how, _HOW.size), name)
-        except (InterruptedError, BlockingIOError):  # EAGAIN: a rename raced with the walk; the kernel asks for another try
+        except (
+            InterruptedError,
+            BlockingIOError,
+        ):  # EAGAIN: a rename raced with the walk; the kernel asks for another try
             continue
 
 
