@@ -56,14 +56,21 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
-# clone, pivot_root, capset, keyctl: (x86_64, the generic table of aarch64 and riscv64)
-_OLD_CALLS = {"clone": (56, 220), "pivot_root": (155, 41), "capset": (126, 91), "keyctl": (250, 219)}
+# (x86_64, the generic table of aarch64 and riscv64)
+_OLD_CALLS = {
+    "clone": (56, 220),
+    "pivot_root": (155, 41),
+    "capset": (126, 91),
+    "keyctl": (250, 219),
+    "seccomp": (317, 277),
+}
 _COLUMN = 0 if os.uname().machine == "x86_64" else 1
 _MOVE_MOUNT, _CLOSE_RANGE = 429, 436
 
 CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP = 0x80, 0x20000, 0x02000000
 CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER = 0x04000000, 0x08000000, 0x10000000
 CLONE_NEWPID, CLONE_NEWNET, CLONE_PARENT = 0x20000000, 0x40000000, 0x8000
+CLONE_FILES = 0x400
 _SIGCHLD = 17
 CLOSE_RANGE_CLOEXEC = 4
 
@@ -74,6 +81,8 @@ PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
 
 _CAPABILITY_VERSION_3 = 0x20080522
 _KEYCTL_JOIN_SESSION_KEYRING = 1
+_SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
 
 
 def _check(result: int, path: str | None = None) -> int:
@@ -167,3 +176,16 @@ def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
 def setdomainname(name: bytes) -> None:
     """Set the NIS domain name of this UTS namespace."""
     _check(_libc.setdomainname(ctypes.c_char_p(name), ctypes.c_size_t(len(name))))
+
+
+def seccomp(flags: int, program: bytes) -> int:
+    """Filter the calling thread's system calls by `program` (struct sock_filter[]) from now on.
+
+    Returns the listener's descriptor, close-on-exec, with SECCOMP_FILTER_FLAG_NEW_LISTENER, else 0. EACCES without
+    no_new_privs and CAP_SYS_ADMIN, EINVAL for a program that the kernel refuses, EBUSY if there is a listener already.
+    """
+    buffer = ctypes.create_string_buffer(program, len(program))
+    header = struct.pack("=HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer))
+    return _check(
+        _syscall(_old("seccomp"), ctypes.c_uint(_SECCOMP_SET_MODE_FILTER), ctypes.c_uint(flags), header)
+    )

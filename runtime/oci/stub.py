@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A program of some two hundred bytes that becomes another one: the last thing between our code and the container's.
+
+It is an ELF file of one segment: header, machine code, data. What it does, in C, with `data` behind the code:
+
+    fcntl(data.report, F_SETFD, FD_CLOEXEC);                                step 1
+    if (data.gate >= 0) {
+        fcntl(data.gate, F_SETFD, FD_CLOEXEC);
+        if (read(data.gate, &byte, 1) != 1) exit_group(126);
+    }
+    if (data.filter.len)
+        seccomp(SECCOMP_SET_MODE_FILTER, data.flags, &data.filter);         step 2
+    execve(argv[0], argv + 1, envp);                                        step 3
+    write(data.report, {step, errno}, 8);            // when one of them fails
+    exit_group(errno == ENOENT ? 127 : 126);
+
+A report descriptor that is not open ends it at step 1. So it cannot run in a circle when the container's program names
+/proc/self/exe as its interpreter, and nothing is done on behalf of whoever else starts it.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+
+STEPS = ("", "cannot keep a descriptor from the program", "cannot load the seccomp filter", "")
+
+_BASE = 0x400000
+_HEADERS = 64 + 2 * 56  # the ELF header and two program headers
+_DATA = "=iiIxxxxHxxxxxxQ"  # gate, report, flags, struct sock_fprog {len, filter}
+_PT_LOAD, _PT_GNU_STACK = 1, 0x6474E551
+_READ_EXECUTE, _READ_WRITE = 5, 6
+_PAGE = 0x10000  # the largest of aarch64; both kernels take it
+
+_X86_64 = bytes.fromhex(
+    "4889e3"  #         mov   rbx, rsp           ; argc, argv[0], ..., 0, envp[0], ..., 0
+    "488d2db6000000"  # lea   rbp, [rip + data]
+    "41bc01000000"  #   mov   r12d, 1            ; step 1
+    "8b7d04"  #         mov   edi, [rbp + 4]     ; report
+    "be02000000"  #     mov   esi, 2             ; F_SETFD
+    "ba01000000"  #     mov   edx, 1             ; FD_CLOEXEC, and the length for read
+    "b848000000"  #     mov   eax, 72            ; fcntl
+    "0f05"  #           syscall
+    "85c0"  #           test  eax, eax
+    "7861"  #           js    fail
+    "8b7d00"  #         mov   edi, [rbp]         ; gate
+    "85ff"  #           test  edi, edi
+    "7819"  #           js    filter
+    "b848000000"  #     mov   eax, 72            ; fcntl
+    "0f05"  #           syscall
+    "85c0"  #           test  eax, eax
+    "784f"  #           js    fail
+    "31c0"  #           xor   eax, eax           ; read
+    "488d7424f8"  #     lea   rsi, [rsp - 8]
+    "0f05"  #           syscall
+    "83f801"  #         cmp   eax, 1
+    "7564"  #           jne   quit
+    # filter:
+    "41bc02000000"  #   mov   r12d, 2            ; step 2
+    "66837d1000"  #     cmp   word [rbp + 16], 0 ; filter.len
+    "7417"  #           je    exec
+    "bf01000000"  #     mov   edi, 1             ; SECCOMP_SET_MODE_FILTER
+    "8b7508"  #         mov   esi, [rbp + 8]     ; flags
+    "488d5510"  #       lea   rdx, [rbp + 16]
+    "b83d010000"  #     mov   eax, 317           ; seccomp
+    "0f05"  #           syscall
+    "85c0"  #           test  eax, eax
+    "781d"  #           js    fail
+    # exec:
+    "41bc03000000"  #   mov   r12d, 3            ; step 3
+    "488b03"  #         mov   rax, [rbx]         ; argc
+    "488b7b08"  #       mov   rdi, [rbx + 8]
+    "488d7310"  #       lea   rsi, [rbx + 16]
+    "488d54c310"  #     lea   rdx, [rbx + rax * 8 + 16]
+    "b83b000000"  #     mov   eax, 59            ; execve
+    "0f05"  #           syscall
+    # fail:
+    "f7d8"  #           neg   eax
+    "4189c5"  #         mov   r13d, eax          ; errno; zero when the process starts
+    "44896424f8"  #     mov   [rsp - 8], r12d
+    "44896c24fc"  #     mov   [rsp - 4], r13d
+    "8b7d04"  #         mov   edi, [rbp + 4]     ; report
+    "488d7424f8"  #     lea   rsi, [rsp - 8]
+    "ba08000000"  #     mov   edx, 8
+    "b801000000"  #     mov   eax, 1             ; write
+    "0f05"  #           syscall
+    # quit:
+    "bf7e000000"  #     mov   edi, 126
+    "4183fd02"  #       cmp   r13d, 2            ; ENOENT
+    "7502"  #           jne   leave
+    "ffc7"  #           inc   edi
+    # leave:
+    "b8e7000000"  #     mov   eax, 231           ; exit_group
+    "0f05"  #           syscall
+    # data:
+)
+
+_AARCH64 = bytes.fromhex(
+    "f3030091"  # mov   x19, sp            ; argc, argv[0], ..., 0, envp[0], ..., 0
+    "34060010"  # adr   x20, data
+    "ff4300d1"  # sub   sp, sp, #16
+    "35008052"  # mov   w21, #1            ; step 1
+    "800640b9"  # ldr   w0, [x20, #4]      ; report
+    "410080d2"  # mov   x1, #2             ; F_SETFD
+    "220080d2"  # mov   x2, #1             ; FD_CLOEXEC, and the length for read
+    "280380d2"  # mov   x8, #25            ; fcntl
+    "010000d4"  # svc   #0
+    "8003f837"  # tbnz  w0, #31, fail
+    "960240b9"  # ldr   w22, [x20]         ; gate
+    "5601f837"  # tbnz  w22, #31, filter
+    "e003162a"  # mov   w0, w22
+    "010000d4"  # svc   #0
+    "e002f837"  # tbnz  w0, #31, fail
+    "e003162a"  # mov   w0, w22
+    "e1030091"  # mov   x1, sp
+    "e80780d2"  # mov   x8, #63            ; read
+    "010000d4"  # svc   #0
+    "1f040071"  # cmp   w0, #1
+    "01030054"  # b.ne  quit
+    # filter:
+    "55008052"  # mov   w21, #2            ; step 2
+    "89224079"  # ldrh  w9, [x20, #16]     ; filter.len
+    "e9000034"  # cbz   w9, exec
+    "200080d2"  # mov   x0, #1             ; SECCOMP_SET_MODE_FILTER
+    "810a40b9"  # ldr   w1, [x20, #8]      ; flags
+    "82420091"  # add   x2, x20, #16
+    "a82280d2"  # mov   x8, #277           ; seccomp
+    "010000d4"  # svc   #0
+    "0001f837"  # tbnz  w0, #31, fail
+    # exec:
+    "75008052"  # mov   w21, #3            ; step 3
+    "690240f9"  # ldr   x9, [x19]          ; argc
+    "600640f9"  # ldr   x0, [x19, #8]
+    "61420091"  # add   x1, x19, #16
+    "220c098b"  # add   x2, x1, x9, lsl #3
+    "a81b80d2"  # mov   x8, #221           ; execve
+    "010000d4"  # svc   #0
+    # fail:
+    "f603004b"  # neg   w22, w0            ; errno
+    "f55b0029"  # stp   w21, w22, [sp]
+    "800640b9"  # ldr   w0, [x20, #4]      ; report
+    "e1030091"  # mov   x1, sp
+    "020180d2"  # mov   x2, #8
+    "080880d2"  # mov   x8, #64            ; write
+    "010000d4"  # svc   #0
+    # quit: (w22 is the gate, hence neither 0, 1 nor 2, or the errno)
+    "c00f8052"  # mov   w0, #126
+    "df0a0071"  # cmp   w22, #2            ; ENOENT
+    "0014801a"  # cinc  w0, w0, eq
+    "c80b80d2"  # mov   x8, #94            ; exit_group
+    "010000d4"  # svc   #0
+    "1f2003d5"  # nop
+    # data:
+)
+
+# By the first part of the interpreter's own target; uname(2) would tell the personality of the moment.
+_MACHINES = {"x86_64-linux": (62, _X86_64), "aarch64-linux": (183, _AARCH64)}  # e_machine, code
+
+
+def image(*, report: int, gate: int = -1, flags: int = 0, program: bytes = b"") -> bytes | None:
+    """Return the ELF file for these descriptors and this seccomp filter; None where we have no code for the machine."""
+    target = getattr(sys.implementation, "_multiarch", "")
+    machine = _MACHINES.get("-".join(target.split("-")[:2])) if not target.endswith("x32") else None
+    if machine is None:
+        return None
+    number, code = machine
+    start = _HEADERS
+    data = start + len(code)
+    filter_address = _BASE + data + struct.calcsize(_DATA)
+    body = struct.pack(_DATA, gate, report, flags, len(program) // 8, filter_address) + program
+    return _headers(number, _BASE + start, data + len(body)) + code + body
+
+
+def _headers(machine: int, entry: int, size: int) -> bytes:
+    identity = b"\x7fELF" + bytes((2, 1, 1)) + bytes(9)  # 64 bits, little endian, version 1
+    header = struct.pack("<16sHHIQQQIHHHHHH", identity, 2, machine, 1, entry, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    load = struct.pack("<IIQQQQQQ", _PT_LOAD, _READ_EXECUTE, 0, _BASE, _BASE, size, size, _PAGE)
+    stack = struct.pack("<IIQQQQQQ", _PT_GNU_STACK, _READ_WRITE, 0, 0, 0, 0, 0, 16)
+    return header + load + stack
