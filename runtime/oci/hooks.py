@@ -1,29 +1,201 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hooks of config.json: programs run at six points of a container's life, with its state on their standard input."""
+"""Hooks of config.json: programs run at six points of a container's life, with its state on their standard input.
+
+Imported only for a container that has hooks, before the importer is frozen. What a hook prints is kept for the message
+that tells of its failure.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+
+from runtime.oci import seal
+from runtime.oci.failure import Failure
+from runtime.oci.process import environment as variables
+from runtime.oci.process import launch, signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
+
+KINDS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
+
+_CHUNK = 65536
+_MOST_OUTPUT = 4096  # bytes, the last ones, for the message
+_NOT_STARTED = 127
+
+
+def check(hooks: dict[str, Any]) -> None:
+    """Check `hooks` of config.json; raises Failure naming the key."""
+    for kind in KINDS:
+        for number, hook in enumerate(hooks.get(kind) or ()):
+            key = f"hooks.{kind}[{number}]"
+            if not str(hook.get("path", "")).startswith("/"):
+                raise Failure(f"{key}.path: {hook.get('path')!r} is not an absolute path")
+            timeout = hook.get("timeout")
+            if timeout is not None and (type(timeout) is not int or timeout <= 0):
+                raise Failure(f"{key}.timeout: {timeout!r} is not a positive number of seconds")
+            variables.lower(hook.get("env"), f"{key}.env")
 
 
 def run(
-    hooks: "list[dict[str, Any]]",
+    hooks: list[dict[str, Any]],
     state: str,
     *,
     kind: str,
-    directory: "str | None" = None,
-    environment: "dict[str, str] | None" = None,
+    directory: str | None = None,
+    environment: dict[bytes, bytes] | None = None,
+    inside: bool = False,
 ) -> None:
     """Run `hooks` in order, each to its end; the first that fails ends it with a Failure that names it.
 
     `state` is the state JSON; `directory` their working directory; `environment` what a hook without `env` gets (ours if
-    None; startContainer inherits the process'). A timeout kills the hook's process group.
+    None; startContainer inherits the process'). A timeout kills the hook's process group. `inside` tells that the programs
+    are the container's own, so that they must not come to see the interpreter (see seal.py).
     """
-    raise NotImplementedError
+    for number, hook in enumerate(hooks):
+        problem = _Run(hook, state, directory, environment, inside).problem()
+        if problem:
+            raise Failure(f"error running {kind} hook #{number}: {hook['path']}: {problem}")
 
 
-def run_all(
-    hooks: "list[dict[str, Any]]", state: str, *, kind: str, directory: "str | None" = None
-) -> list[str]:
+def run_all(hooks: list[dict[str, Any]], state: str, *, kind: str, directory: str | None = None) -> list[str]:
     """Run every one of `hooks` even if some fail (poststop); return what failed, for the log."""
-    raise NotImplementedError
+    problems = []
+    for number, hook in enumerate(hooks):
+        try:
+            problem = _Run(hook, state, directory, None, False).problem()
+        except Failure as failure:
+            problem = failure.line()
+        if problem:
+            problems.append(f"error running {kind} hook #{number}: {hook['path']}: {problem}")
+    return problems
+
+
+class _Run:
+    """One hook from its fork to its end."""
+
+    __slots__ = ("_arguments", "_directory", "_environment", "_inside", "_path", "_state", "_timeout")
+
+    def __init__(
+        self,
+        hook: dict[str, Any],
+        state: str,
+        directory: str | None,
+        environment: dict[bytes, bytes] | None,
+        inside: bool,
+    ) -> None:
+        self._path = variables.encode(hook["path"], "hook path")
+        arguments = hook.get("args") or [hook["path"]]
+        self._arguments = [variables.encode(text, "hook args") for text in arguments]
+        inherited = dict(os.environb) if environment is None else environment
+        self._environment = variables.lower(hook["env"], "hook env") if hook.get("env") else inherited
+        self._timeout: int | None = hook.get("timeout")
+        self._directory = directory
+        self._inside = inside
+        self._state = state.encode("utf-8", "surrogateescape")
+
+    def problem(self) -> str:
+        """Run the hook; return what is wrong, or "" if it succeeded."""
+        state_reader, state_writer = os.pipe2(os.O_CLOEXEC)
+        output_reader, output_writer = os.pipe2(os.O_CLOEXEC)
+        report_reader, report_writer = os.pipe2(os.O_CLOEXEC)
+        pid = os.fork()
+        if pid == 0:
+            self._be_hook(state_reader, output_writer, report_writer)
+        for fd in (state_reader, output_writer, report_writer):
+            os.close(fd)
+        try:
+            output, status = self._attend(pid, state_writer, output_reader)
+            failed = seal.reported(os.read(report_reader, _CHUNK), os.fsdecode(self._path))
+        finally:
+            os.close(report_reader)
+        if status is None:
+            return f"timeout after {self._timeout} s; it was killed"
+        if failed is not None:
+            return (failed.strerror or "").lower()
+        if status == 0:
+            return ""
+        how = f"exit status {status}" if status > 0 else f"killed by signal {-status}"
+        text = output.decode("utf-8", "replace").strip()
+        return f"{how}, output: {text}" if text else how
+
+    def _be_hook(self, state: int, output: int, report: int) -> NoReturn:
+        try:
+            os.setsid()
+            for source, target in ((state, 0), (output, 1), (output, 2)):
+                os.dup2(source, target)
+            if self._directory is not None:
+                os.chdir(self._directory)
+            launch.close_all_but({0, 1, 2, report})
+            signals.reset()
+            if self._inside:
+                seal.execute(self._path, self._arguments, self._environment, report=report)
+            os.execve(self._path, self._arguments, self._environment)
+        except OSError as error:
+            os.write(2, (error.strerror or "").lower().encode())
+        except BaseException as error:
+            os.write(2, f"{type(error).__name__}: {error}".encode())
+        os._exit(_NOT_STARTED)
+
+    def _attend(self, pid: int, state_writer: int, output_reader: int) -> tuple[bytes, int | None]:
+        """Feed and hear the hook until it ends; return (output, exit status), None as status for one that took too long."""
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        os.set_blocking(state_writer, False)
+        os.set_blocking(output_reader, False)
+        end = os.pidfd_open(pid)
+        poll = select.poll()
+        poll.register(state_writer, select.POLLOUT)
+        poll.register(output_reader, select.POLLIN)
+        poll.register(end, select.POLLIN)
+        state, output, ended, late = self._state, b"", False, False
+        try:
+            while not ended and not late:
+                remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
+                events = poll.poll(None if remaining is None else remaining * 1000)
+                late = not events
+                for fd, _ in events:
+                    if fd == state_writer:
+                        state = _feed(fd, state)
+                        if not state:
+                            poll.unregister(fd)
+                            os.close(fd)
+                            state_writer = -1
+                    elif fd == output_reader:
+                        if not (data := _drain(fd)):
+                            poll.unregister(fd)
+                        output = (output + data)[-_MOST_OUTPUT:]
+                    else:
+                        ended = True
+            if late:
+                os.killpg(pid, signals.signal.SIGKILL)
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            output = (output + _drain(output_reader))[-_MOST_OUTPUT:]
+            return output, None if late else status
+        finally:
+            for fd in (state_writer, output_reader, end):
+                if fd >= 0:
+                    os.close(fd)
+
+
+def _feed(fd: int, data: bytes) -> bytes:
+    """Write what the pipe takes; return the rest, nothing if the hook does not want to read it."""
+    try:
+        return data[os.write(fd, data) :]
+    except BlockingIOError:
+        return data
+    except BrokenPipeError:
+        return b""
+
+
+def _drain(fd: int) -> bytes:
+    """Return what the pipe holds; nothing at its end."""
+    try:
+        return os.read(fd, _CHUNK)
+    except OSError as error:
+        if error.errno != errno.EAGAIN:
+            raise
+        return b""

@@ -5,7 +5,7 @@ The parent calls `prepare` before it forks and `limit` once the child exists; th
 final, and `execute` after `start`. Between `become` and `execute` the child is the user, without a way back.
 """
 
-from runtime.oci.process.execute import execute
+from runtime.oci.process.launch import execute
 from runtime.oci.process.prepared import Prepared, become, limit, prepare
 
 __all__ = ["Prepared", "become", "execute", "limit", "prepare"]

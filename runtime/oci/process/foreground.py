@@ -1,11 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
 """Being the foreground parent of a container's process: copies its terminal, hands signals on, waits for its end."""
 
+from __future__ import annotations
 
-def wait(pid: int, master: "int | None" = None) -> int:
+import os
+
+from runtime.oci.process.signals import signal
+
+# About ourselves, not to be caught, or (the terminal's stop signals) meant for us.
+_NOT_FORWARDED = (
+    signal.SIGCHLD,
+    signal.SIGPIPE,
+    signal.SIGURG,
+    signal.SIGKILL,
+    signal.SIGSTOP,
+    signal.SIGWINCH,
+    signal.SIGTSTP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+)
+
+
+def block() -> None:
+    """Block every signal, so that none is lost before `wait` takes them; called before the fork (the exec unblocks)."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+
+
+def wait(pid: int, master: int | None = None) -> int:
     """Wait for the child `pid` and return its exit status (128 + n for signal n); for `run` and `exec`.
 
     Forwards signals and reaps whatever else becomes a child of ours. `master` is the terminal's other end, copied from
     and to our descriptors 0 and 1, with ours in raw mode if it is a terminal.
     """
-    raise NotImplementedError
+
+    def forward(number: int) -> None:
+        if number not in _NOT_FORWARDED:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
+
+    if master is not None:
+        from runtime.oci.process import relay
+
+        with relay.Relay(master, forward) as terminal:
+            return terminal.attend(lambda: _collect(pid))
+    block()
+    while (status := _collect(pid)) is None:
+        forward(signal.sigwait(signal.valid_signals()))
+    return status
+
+
+def _collect(main: int) -> int | None:
+    """Reap every child that has ended; return the exit status of `main` if it is among them."""
+    status = None
+    while True:
+        try:
+            pid, result = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return status
+        if pid == 0:
+            return status
+        if pid == main:
+            code = os.waitstatus_to_exitcode(result)
+            status = code if code >= 0 else 128 - code

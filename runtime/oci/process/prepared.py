@@ -1,54 +1,186 @@
 # SPDX-License-Identifier: Apache-2.0
 """The checked and lowered form of `process`, and the order in which a child becomes it."""
 
+from __future__ import annotations
+
+import fcntl
+
+from runtime.oci.failure import Failure, Step
+from runtime.oci.process import (
+    capabilities,
+    directory,
+    environment,
+    labels,
+    launch,
+    limits,
+    scheduling,
+    syscalls,
+    user,
+)
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+_FIRST_PASSED = 3  # descriptors after the standard ones
+
 
 class Prepared:
     """A process as the child needs it: numbers, masks and bytes only."""
 
-    __slots__ = ("no_new_privileges", "preserved", "process", "terminal", "warnings", "window")
+    __slots__ = (
+        "affinity",
+        "arguments",
+        "capabilities",
+        "directory",
+        "environment",
+        "initial_affinity",
+        "io_priority",
+        "labels",
+        "listen_fds",
+        "memory_policy",
+        "no_new_privileges",
+        "oom_score",
+        "path",
+        "personality",
+        "preserved",
+        "rlimits",
+        "scheduler",
+        "terminal",
+        "user",
+        "warnings",
+        "window",
+    )
 
-    def __init__(self, process: "dict[str, Any]", preserved: int) -> None:
-        self.process = process
-        self.preserved = preserved  # descriptors after 0-2 that the program keeps
+    def __init__(
+        self, process: dict[str, Any], linux: dict[str, Any], listen_fds: int, preserved: int
+    ) -> None:
+        self.warnings: list[str] = []  # for the log; for example capabilities nobody knows
+        self.arguments = [environment.encode(text, "process.args") for text in process.get("args") or ()]
+        self.environment = environment.lower(process.get("env"))
+        self.directory: str = process.get("cwd", "/")
+        self.user = user.lower(process.get("user") or {})
+        self.capabilities = capabilities.lower(process.get("capabilities"), self.warnings)
+        self.no_new_privileges: bool = process.get("noNewPrivileges", False)
         self.terminal: bool = process.get("terminal", False)
         size = process.get("consoleSize")
-        self.window: tuple[int, int] | None = (
-            (size["height"], size["width"]) if size else None
-        )  # rows, columns
-        self.no_new_privileges: bool = process.get("noNewPrivileges", False)
-        self.warnings: list[str] = []  # for the log; for example capabilities nobody knows
+        # Rows and columns; zeros mean that nobody knows.
+        self.window: tuple[int, int] | None = (size["height"], size["width"]) if size else None
+        self.rlimits = limits.lower(process.get("rlimits"))
+        self.oom_score: int | None = process.get("oomScoreAdj")
+        self.scheduler = scheduling.lower_scheduler(process.get("scheduler"))
+        self.io_priority = scheduling.lower_io_priority(process.get("ioPriority"))
+        self.initial_affinity = scheduling.lower_affinity(process.get("execCPUAffinity"), "initial")
+        self.affinity = scheduling.lower_affinity(process.get("execCPUAffinity"), "final")
+        self.personality = scheduling.lower_personality(linux.get("personality"))
+        self.memory_policy = scheduling.lower_memory_policy(linux.get("memoryPolicy"))
+        self.labels = labels.lower(process.get("apparmorProfile") or "", process.get("selinuxLabel") or "")
+        self.listen_fds = listen_fds
+        self.preserved = listen_fds + preserved  # descriptors from 3 on that the program keeps
+        self.path = b""  # of the program, once `become` has found it
+
+    @property
+    def kept(self) -> set[int]:
+        """The descriptors beyond 0-2 that the child must not close before `become`."""
+        kept = set(range(_FIRST_PASSED, _FIRST_PASSED + self.preserved))
+        return kept | {self.labels.procfs} if self.labels is not None else kept
 
 
 def prepare(
-    process: "dict[str, Any]", linux: "dict[str, Any]", *, preserve_fds: int = 0, listen_fds: int = 0
+    process: dict[str, Any],
+    linux: dict[str, Any],
+    *,
+    preserve_fds: int = 0,
+    listen_fds: int = 0,
+    user_namespace: bool = False,
 ) -> Prepared:
     """Check `process` (and what of `linux` concerns it: personality, memoryPolicy) and lower it. Called before the fork.
 
     `listen_fds` counts the descriptors from 3 on handed over by LISTEN_FDS, `preserve_fds` those behind them.
+    `user_namespace`: the process will live in one, where it can have capabilities that we lack.
     Raises Failure with the name of the key that is wrong.
     """
-    raise NotImplementedError
+    prepared = Prepared(process, linux, listen_fds, preserve_fds)
+    for fd in range(_FIRST_PASSED, _FIRST_PASSED + prepared.preserved):
+        _check_passed(fd)
+    if not prepared.arguments:
+        raise Failure("process.args: there is no program to run", "name one")
+    if not prepared.directory.startswith("/"):
+        raise Failure(f"process.cwd: {prepared.directory!r} is not an absolute path")
+    if not user_namespace and (missing := capabilities.ungrantable(prepared.capabilities)):
+        prepared.warnings.append(f"capabilities that this process lacks itself are ignored: {missing}")
+    return prepared
+
+
+def _check_passed(fd: int) -> None:
+    """Refuse to pass on a descriptor that the caller did not give us: it could be one of our own."""
+    try:
+        ours = fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+    except OSError:
+        ours = True
+    if ours:
+        raise Failure(f"--preserve-fds: descriptor {fd} is not open", "count those from 3 on")
 
 
 def limit(pid: int, prepared: Prepared) -> None:
     """Set rlimits, scheduler, I/O priority and final affinity of the child `pid`. Called by the parent."""
-    raise NotImplementedError
+    limits.set_early(pid, prepared.rlimits)
+    if prepared.scheduler is not None:
+        scheduling.schedule(pid, prepared.scheduler)
+    if prepared.io_priority is not None:
+        with Step("cannot set process.ioPriority"):
+            syscalls.ioprio_set(pid, prepared.io_priority)
 
 
 def set_oom_score(prepared: Prepared) -> None:
     """Set the caller's oomScoreAdj. Called by the first child, before it becomes non-dumpable and joins anything."""
-    raise NotImplementedError
+    if prepared.oom_score is not None:
+        limits.set_oom_score(prepared.oom_score)
 
 
-def become(prepared: Prepared, load_filter: "Callable[[], None] | None" = None) -> None:
+def make_directory(prepared: Prepared) -> None:
+    """Make a missing working directory; called by a container's init in its new root, before that becomes read-only."""
+    directory.make(prepared.directory)
+
+
+def become(prepared: Prepared, load_filter: Callable[[], None] | None = None) -> None:
     """Turn the child into the user: labels, no_new_privs, directory, capabilities, ids; find the program.
 
     Called once the root is final and descriptors no longer needed are closed. `load_filter` installs the seccomp filter:
     early if no_new_privs is off (it needs CAP_SYS_ADMIN), else as the last action, so that it need not allow the rest.
     """
-    raise NotImplementedError
+    _set_kernel_attributes(prepared)
+    prepared.environment.setdefault(b"HOME", b"")
+    if not prepared.environment[b"HOME"]:
+        prepared.environment[b"HOME"] = user.home(prepared.user.uid)
+    entered = directory.enter(prepared.directory)
+    with Step("cannot drop capabilities"):
+        capabilities.drop_bounding(prepared.capabilities.bounding)
+    if load_filter is not None and not prepared.no_new_privileges:
+        load_filter()
+    with Step(f"cannot become user {prepared.user.uid}:{prepared.user.gid}"):
+        user.become(prepared.user)
+    if not entered and not directory.enter(prepared.directory):
+        raise Failure(f"chdir to working directory {prepared.directory}: permission denied")
+    directory.verify(prepared.directory)
+    with Step("cannot set capabilities"):
+        capabilities.apply(prepared.capabilities)
+    prepared.path = launch.find(prepared.arguments[0], prepared.environment)
+    if load_filter is not None and prepared.no_new_privileges:
+        load_filter()
+
+
+def _set_kernel_attributes(prepared: Prepared) -> None:
+    if prepared.labels is not None:
+        with Step("cannot set the security label of the program"):
+            labels.apply(prepared.labels)
+    if prepared.no_new_privileges:
+        with Step("cannot set no_new_privs"):
+            syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    if prepared.personality is not None:
+        with Step("cannot set linux.personality"):
+            syscalls.personality(prepared.personality)
+    if prepared.memory_policy is not None:
+        with Step("cannot set linux.memoryPolicy"):
+            syscalls.set_mempolicy(*prepared.memory_policy)

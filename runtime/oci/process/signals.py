@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signals without the package `signal`, whose enumerations cost more than a container's start can spare."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal
+
+__all__ = ["reset", "signal"]
+
+_UNCHANGEABLE = (signal.SIGKILL, signal.SIGSTOP)
+
+
+def reset() -> None:
+    """Give every signal its default action and unblock it: an ignored one (Python's SIGPIPE, nohup's SIGHUP) survives exec."""
+    for number in signal.valid_signals():
+        if number not in _UNCHANGEABLE and signal.getsignal(number) is not signal.SIG_DFL:
+            try:
+                signal.signal(number, signal.SIG_DFL)
+            except OSError:
+                continue  # the two that the C library keeps for itself
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
