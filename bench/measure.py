@@ -45,7 +45,7 @@ class Run:
     results: Results = field(init=False)
     _skip: set[tuple[str, str]] = field(default_factory=set)
     _deaths: dict[tuple[str, str], int] = field(default_factory=dict)
-    _layers: dict[tuple[str, bool], Layers] = field(default_factory=dict)
+    _layers: dict[tuple[str, bool], Layers | MeasurementError] = field(default_factory=dict)
     _prepared: set[tuple[str, bool]] = field(default_factory=set)
     _rounds: int = 0
     _user: User | None = None
@@ -126,8 +126,8 @@ class Run:
         for instance in order:
             if not any(w.needs <= instance.target.features for w in layout.workloads):
                 continue
-            own = self._room(layout, instance, room)
             try:
+                own = self._room(layout, instance, room)
                 start = time.perf_counter()
                 place = stack.enter_context(mounted(instance.target, own))
                 place.check_alive()
@@ -141,15 +141,25 @@ class Run:
             yield instance.label, place
 
     def _room(self, layout: Layout, instance: Instance, room: Path) -> Room:
-        """Return the directories for a mount; the first of a layout and a user builds its layers."""
+        """Return the directories for a mount; the first of a layout and a user builds its layers.
+
+        MeasurementError, again for each later one, if they cannot be built.
+        """
         user = self._user if instance.target.rootless else None
         key = (layout.files, instance.target.rootless)
         if key not in self._layers:
             directory = self.directory / f"layers{layout.files}{'-rootless' if user else ''}"
-            self._layers[key] = build_layers(directory, layout.layers, layout.builds, user)
+            try:
+                self._layers[key] = build_layers(directory, layout.layers, layout.builds, user)
+            except OSError as error:
+                shutil.rmtree(directory, ignore_errors=True)
+                self._layers[key] = MeasurementError("failed", f"the layers cannot be made: {error.strerror}")
+        layers = self._layers[key]
+        if isinstance(layers, MeasurementError):
+            raise layers
         pin = max(os.sched_getaffinity(0)) if self.plan.pin else None
         kept = self.directory / f"kept{layout.files}" / instance.label if layout.group else None
-        return Room(room / instance.label, self._layers[key], layout.builds, pin, user, kept)
+        return Room(room / instance.label, layers, layout.builds, pin, user, kept)
 
     def _measure_all(
         self,
