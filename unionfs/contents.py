@@ -8,6 +8,7 @@ the branch (udba=none), else as long as its change time stays. Of a writable cop
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +24,8 @@ _BYTES_A_NAME = 48
 _NAMES_A_FIND = 16
 # Bigger directories are never read: it would take too long between two requests, and too much memory.
 _MAX_NAMES = 1 << 16
+# So many bytes of names are kept in all, about 130 for each of them.
+_MAX_BYTES = 16 << 20
 # A change within one tick of the clock after the reading would not show in the change time (as in git's index).
 _RACY_NS = 20_000_000
 
@@ -33,6 +36,7 @@ class Contents(NamedTuple):
     names: frozenset[bytes] | None
     marked: bool
     changed_ns: int  # st_ctime of the directory; 0 if it need not be looked at
+    bytes: int = 0  # that the names take
 
     def is_current(self, fd: int) -> bool:
         """Tell whether the directory is as it was read."""
@@ -57,23 +61,56 @@ def learn(branch: OpenBranch, fd: int, finds: int, *, trust: bool) -> Contents |
         return None if marked else Contents(None, False, 0)
     if len(names) > _MAX_NAMES:
         return None
-    return Contents(frozenset(names), marked, 0 if trust else status.st_ctime_ns)
+    kept = frozenset(names)
+    size = sys.getsizeof(kept) + sum(map(sys.getsizeof, kept))
+    return Contents(kept, marked, 0 if trust else status.st_ctime_ns, size)
 
 
-def known_contents(
-    node: Node, dirs: tuple[tuple[OpenBranch, int], ...], trust: bool
-) -> tuple[Contents | None, ...]:
-    """Return what is known of the names in each of `dirs`, a directory's copies; learn it when asked often enough."""
-    node.finds = finds = node.finds + 1
-    known = node.contents
-    if finds > 1 and finds & (finds - 1) == 0:  # at powers of two
-        old = known or (None,) * len(dirs)
-        known = node.contents = tuple(
-            was or learn(branch, fd, finds, trust=trust) for was, (branch, fd) in zip(old, dirs, strict=True)
-        )
-    if known and not trust:
-        for position, (_, fd) in enumerate(dirs):
-            one = known[position]
-            if one is not None and not one.is_current(fd):
-                known = node.contents = (*known[:position], None, *known[position + 1 :])
-    return known
+class KnownNames:
+    """What is known of the names in the directories of one union, up to `budget` bytes; the least recently used goes first."""
+
+    def __init__(self, budget: int = _MAX_BYTES) -> None:
+        self.budget = budget
+        self._sizes: dict[Node, int] = {}  # of directories that have names, least recently used first
+        self._last: Node | None = None  # the most recently used
+        self.bytes = 0
+
+    def of(
+        self, node: Node, dirs: tuple[tuple[OpenBranch, int], ...], trust: bool
+    ) -> tuple[Contents | None, ...]:
+        """Return what is known of the names in each of `dirs`, a directory's copies; learn it when asked often enough."""
+        node.finds = finds = node.finds + 1
+        known = node.contents
+        if finds > 1 and finds & (finds - 1) == 0:  # at powers of two
+            old = known or (None,) * len(dirs)
+            known = tuple(
+                was or learn(branch, fd, finds, trust=trust)
+                for was, (branch, fd) in zip(old, dirs, strict=True)
+            )
+            self._keep(node, known)
+        if node is not self._last:
+            self._last = node
+            if known and node in self._sizes:
+                self._sizes[node] = self._sizes.pop(node)
+        if known and not trust:
+            for position, (_, fd) in enumerate(dirs):
+                one = known[position]
+                if one is not None and not one.is_current(fd):
+                    known = (*known[:position], None, *known[position + 1 :])
+                    self._keep(node, known)
+        return known
+
+    def forget(self, node: Node) -> None:
+        """Drop what is known of a directory's names."""
+        node.contents = ()
+        self.bytes -= self._sizes.pop(node, 0)
+
+    def _keep(self, node: Node, known: tuple[Contents | None, ...]) -> None:
+        self.forget(node)
+        node.contents = known
+        size = sum(one.bytes for one in known if one is not None)
+        if size:
+            self._sizes[node] = size
+            self.bytes += size
+            while self.bytes > self.budget and len(self._sizes) > 1:
+                self.forget(next(iter(self._sizes)))

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from unionfs.branch import OpenBranch
+from unionfs.contents import KnownNames
 from unionfs.lookup import Found, find, open_directory
 from unionfs.nodes import Node, stale
 
@@ -31,6 +32,7 @@ class Directories:
         self._descriptors = 0
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._limit = max(64, soft // 2)
+        self.known = KnownNames()
         self.on_open: Callable[[Node, OpenBranch, int], None] | None = None
         self._open_root()
 
@@ -43,7 +45,7 @@ class Directories:
         root.layers = self._branches
         root.branch = self._branches[0]
         root.dirs = tuple((branch, branch.root) for branch in self._branches)
-        root.contents = ()
+        self.known.forget(root)
         root.finds = 0
         root.identity = (self._branches[0].device, self._branches[0].root_ino)
         root.impure = None
@@ -124,7 +126,7 @@ class Directories:
         for _, fd in node.dirs:
             os.close(fd)
         node.dirs = None
-        node.contents = ()
+        self.known.forget(node)
         node.finds = 0
 
     def trim(self) -> None:
@@ -138,7 +140,7 @@ class Directories:
         order = {candidate: index for index, candidate in enumerate(self._branches)}
         node.dirs = tuple(sorted((*dirs, (branch, fd)), key=lambda pair: order[pair[0]]))
         node.layers = tuple(candidate for candidate, _ in node.dirs)
-        node.contents = ()
+        self.known.forget(node)
         self._open[node] = len(node.dirs)
         self._descriptors += 1
         if node.dirs[0][0] is branch:

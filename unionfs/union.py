@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 
 from unionfs import whiteout
 from unionfs.branch import Identity, OpenBranch
-from unionfs.contents import known_contents
 from unionfs.directories import Directories
 from unionfs.lookup import Found, check_name, find, open_directory
 from unionfs.nodes import (
@@ -49,6 +48,7 @@ class Union:
         self.dirs = self.directories.dirs
         self.fd_on = self.directories.fd_on
         self.trim = self.directories.trim
+        self.known = self.directories.known
         self.numbers = Numbers(self.branches, self.directories)
         self.nodes = NodeTable(self.root)
         self.nodes.on_discard = self.directories.close  # type: ignore[method-assign]  # the hook is meant to be set
@@ -78,7 +78,7 @@ class Union:
         """Return where `name` is visible in `parent`."""
         dirs = self.dirs(parent)
         trust = self.options.udba == "none"
-        return find(dirs, name, trust=trust, contents=known_contents(parent, dirs, trust))
+        return find(dirs, name, trust=trust, contents=self.known.of(parent, dirs, trust))
 
     def is_hidden(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> bool:
         """Tell whether `branch`, whose copy of `parent` is `fd`, hides `name` of the branches below it."""
@@ -102,7 +102,7 @@ class Union:
 
     def make_whiteout(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> None:
         """Hide `name` of the branches below `branch`, whose copy of `parent` is `fd`."""
-        parent.contents = ()
+        self.known.forget(parent)
         whiteout.make(branch, fd, name, self.options.whiteout)
 
     def lookup(self, parent: Node, name: bytes) -> Attributes:
