@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,13 @@ _PATIENCE = 300.0  # seconds; a flush of many pseudo-links or a move of a big fi
 Command = Callable[..., Any]  # Any: whatever JSON can carry
 
 
-async def serve(path: Path, commands: dict[str, Command], ready: Callable[[], None]) -> None:
-    """Answer commands on a new 0600 socket at `path` until cancelled."""
+async def serve(
+    path: Path,
+    commands: dict[str, Command],
+    ready: Callable[[], None],
+    settled: Callable[[], Awaitable[None]],
+) -> None:
+    """Answer commands on a new 0600 socket at `path` until cancelled, each when what it began is `settled`."""
     import trio
 
     listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -37,10 +42,14 @@ async def serve(path: Path, commands: dict[str, Command], ready: Callable[[], No
         os.umask(previous)
     listener.listen()
     ready()
-    await trio.serve_listeners(lambda stream: _converse(stream, commands), [trio.SocketListener(listener)])
+    await trio.serve_listeners(
+        lambda stream: _converse(stream, commands, settled), [trio.SocketListener(listener)]
+    )
 
 
-async def _converse(stream: Any, commands: dict[str, Command]) -> None:
+async def _converse(
+    stream: Any, commands: dict[str, Command], settled: Callable[[], Awaitable[None]]
+) -> None:
     import trio
 
     buffer = b""
@@ -50,7 +59,9 @@ async def _converse(stream: Any, commands: dict[str, Command]) -> None:
                 buffer += chunk
                 while b"\n" in buffer:
                     line, _, buffer = buffer.partition(b"\n")
-                    await stream.send_all(json.dumps(answer(line, commands)).encode() + b"\n")
+                    reply = json.dumps(answer(line, commands))
+                    await settled()
+                    await stream.send_all(reply.encode() + b"\n")
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         pass  # the client went away
 

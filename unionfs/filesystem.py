@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from unionfs import stage, surgery, whiteout
@@ -57,6 +57,7 @@ class UnionFilesystem:
         # surgery, or one name).
         self.passes_through = False
         self.invalidate_all: Callable[[], None] = lambda: None
+        self.settled: Callable[[], Awaitable[None]] | None = None  # waits until the kernel has been told
         self.options_changed: Callable[[], None] = lambda: None
         self.session_state: Callable[[], dict[str, Any]] = dict  # what `status` shows of the session
 

@@ -197,13 +197,19 @@ class _Mount:
             async with trio.open_nursery() as nursery:
                 if self.directory is not None:
                     listening = trio.Event()
+                    commands = Commands(self).table()
                     nursery.start_soon(
-                        channel.serve, self.directory.socket, Commands(self).table(), listening.set
+                        channel.serve, self.directory.socket, commands, listening.set, self._settled
                     )
                     await listening.wait()
                 nursery.start_soon(self._announce, announced)
                 await session.serve(self.filesystem, self.device_fd, self.statistics)
                 nursery.cancel_scope.cancel()
+
+    async def _settled(self) -> None:
+        """Wait until the kernel knows what commands have changed."""
+        if self.filesystem.settled is not None:
+            await self.filesystem.settled()
 
     async def _announce(self, announced: Callable[[], None]) -> None:
         """Ask the mount itself and tell those who wait for it when it answers.

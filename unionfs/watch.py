@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import errno
-import functools
 import logging
 import os
+from collections.abc import Callable
 
 import trio
 
 from unionfs import syscalls, whiteout
 from unionfs.branch import OpenBranch
+from unionfs.fuse.cachednames import CachedName, CachedNames
 from unionfs.fuse.notify import Notifier
 from unionfs.nodes import Node
 from unionfs.union import Union
@@ -34,9 +35,13 @@ _NAMES = syscalls.IN_MOVED_FROM | syscalls.IN_MOVED_TO | syscalls.IN_CREATE | sy
 class Watcher:
     """Watches every directory copy whose descriptor the union opens, on branches that may change (not rr)."""
 
-    def __init__(self, union: Union, notifier: Notifier) -> None:
-        self._union = union
+    def __init__(
+        self, union: Union, notifier: Notifier, cached: CachedNames, lost: Callable[[], None]
+    ) -> None:
+        """`lost` is called when the kernel could not tell everything."""
         self._notifier = notifier
+        self._cached = cached
+        self._lost = lost
         self._fd = syscalls.inotify_init()
         self._nodes: dict[int, Node] = {}
         self._full = False
@@ -65,17 +70,25 @@ class Watcher:
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._fd)
-                data = os.read(self._fd, 1 << 16)
-                await trio.to_thread.run_sync(functools.partial(self._invalidate, data))
+                names, nodeids, complete = self._doubted(os.read(self._fd, 1 << 16))
+                await trio.to_thread.run_sync(self._notifier.expire_all, names, nodeids)
+                if not complete:
+                    self._lost()
         finally:
             os.close(self._fd)
 
-    def _invalidate(self, data: bytes) -> None:
-        """Tell the kernel, in a thread since it may wait for a directory's lock. Nodes are only read here."""
+    def _doubted(self, data: bytes) -> tuple[dict[CachedName, None], dict[int, None], bool]:
+        """Return the names and nodes of which the kernel may believe what is no longer so; False if events were lost.
+
+        A directory that came or went on a branch has other names in the union now, and all below it.
+        """
+        names: dict[CachedName, None] = {}
+        nodeids: dict[int, None] = {}
+        complete = True
         for watch, mask, name in syscalls.inotify_events(data):
             node = self._nodes.get(watch)
             if mask & syscalls.IN_Q_OVERFLOW:
-                self._notifier.epoch()
+                complete = False
                 continue
             if mask & syscalls.IN_IGNORED:
                 self._nodes.pop(watch, None)
@@ -83,9 +96,12 @@ class Watcher:
             if node is None or not name:
                 continue
             shown = name[len(whiteout.PREFIX) :] if name.startswith(whiteout.PREFIX) else name
-            if mask & _NAMES:
-                self._notifier.entry(node.nodeid, shown)
-                self._notifier.attributes(node.nodeid)
             child = (node.children or {}).get(shown)
+            if mask & _NAMES:
+                names[node.nodeid, shown] = None
+                nodeids[node.nodeid] = None
+                if child is not None and child.is_directory:
+                    names.update(dict.fromkeys(self._cached.take_below(child)))
             if child is not None:
-                self._notifier.data(child.nodeid)
+                nodeids[child.nodeid] = None
+        return names, nodeids, complete

@@ -6,12 +6,14 @@ from __future__ import annotations
 import functools
 import gc
 import os
+from collections.abc import Callable
 
 import trio
 
 from unionfs import stage, syscalls
 from unionfs.filesystem import UnionFilesystem
-from unionfs.fuse.notify import Notifier, known_names
+from unionfs.fuse.cachednames import CachedName, CachedNames
+from unionfs.fuse.notify import Notifier
 from unionfs.nodes import Node
 from unionfs.watch import Watcher
 
@@ -21,31 +23,35 @@ _INLINE_COPY = 128 << 10
 _SETTLED = 0.005
 
 
-def attach(filesystem: UnionFilesystem, notifier: Notifier, nursery: trio.Nursery) -> None:
+def attach(
+    filesystem: UnionFilesystem, notifier: Notifier, cached: CachedNames, nursery: trio.Nursery
+) -> None:
     """Let the filesystem use `nursery` for long work and `notifier` to tell the kernel what is no longer so."""
+    telling = _Telling(nursery)
 
     def delete_later(fd: int, name: bytes) -> None:
         nursery.start_soon(_delete, os.dup(fd), name)
 
     def invalidate_all() -> None:
-        if notifier.epoch():
-            for node in filesystem.union.nodes:
-                if node.is_directory:
-                    notifier.attributes(node.nodeid)
-        else:
-            names = known_names(filesystem.union.nodes)
-            nursery.start_soon(functools.partial(trio.to_thread.run_sync, notifier.entries, names))
+        nodes = list(filesystem.union.nodes)
+        directories = [node.nodeid for node in nodes if node.is_directory]
+        telling.start(notifier.expire_all, cached.take_all(nodes), directories)
 
     def name_changed(parent: Node, name: bytes) -> None:
-        nursery.start_soon(functools.partial(trio.to_thread.run_sync, notifier.entry, parent.nodeid, name))
+        telling.start(notifier.expire, parent.nodeid, name)
+
+    def doubt(names: list[CachedName]) -> None:
+        telling.start(notifier.expire_all, names, ())
 
     filesystem.set_background(inline_limit=_INLINE_COPY, delete_later=delete_later)
     filesystem.invalidate_all = invalidate_all
+    filesystem.settled = telling.done
+    cached.on_overflow = doubt
     filesystem.union.on_change = name_changed
     filesystem.union.nodes.on_shrunk = functools.partial(_later, nursery, [])
     filesystem.union.on_attributes = notifier.attributes
     if filesystem.options.udba == "notify":
-        nursery.start_soon(Watcher(filesystem.union, notifier).run)
+        nursery.start_soon(Watcher(filesystem.union, notifier, cached, invalidate_all).run)
 
 
 def detach(filesystem: UnionFilesystem) -> None:
@@ -53,8 +59,36 @@ def detach(filesystem: UnionFilesystem) -> None:
     filesystem.set_background(inline_limit=None, delete_later=stage.discard)
     # Flushing pseudo-links and closing forget nodes and change names: no task can be started for that any more.
     filesystem.invalidate_all = lambda: None
+    filesystem.settled = None
     filesystem.union.on_change = lambda parent, name: None
     filesystem.union.nodes.on_shrunk = lambda: None
+
+
+class _Telling:
+    """Notifications that may wait for a directory's lock: each in a thread."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._waiting: set[trio.Event] = set()
+
+    def start(self, tell: Callable[..., None], *arguments: object) -> None:
+        """Let a thread call `tell`."""
+        finished = trio.Event()
+        self._waiting.add(finished)
+
+        async def work() -> None:
+            try:
+                await trio.to_thread.run_sync(tell, *arguments)
+            finally:
+                self._waiting.discard(finished)
+                finished.set()
+
+        self._nursery.start_soon(work)
+
+    async def done(self) -> None:
+        """Wait until the kernel has been told everything that was started before."""
+        for finished in list(self._waiting):
+            await finished.wait()
 
 
 def _later(nursery: trio.Nursery, pending: list[None]) -> None:

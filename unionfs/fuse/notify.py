@@ -7,19 +7,24 @@ import os
 import struct
 from collections.abc import Iterable
 
-from unionfs.nodes import Node
+from unionfs.fuse.cachednames import CachedName
 
 _HEADER = struct.Struct("=IiQ")  # length, code, unique = 0
-_INVAL_INODE, _INVAL_ENTRY, _INC_EPOCH = 2, 3, 8
+_INVAL_INODE, _INVAL_ENTRY = 2, 3
 _INODE = struct.Struct("=Qqq")
 _ENTRY = struct.Struct("=QII")
+_EXPIRE_ONLY = 1  # flag of _INVAL_ENTRY
+_UNKNOWN = (errno.ENOENT, errno.EINVAL, errno.ENOTDIR, errno.ENODEV, errno.ENOSYS)
 
 
 class Notifier:
     """Sends notifications on the device descriptor of one mount.
 
-    `entry` waits for the directory's lock, which a process may hold whose request waits for us: call it in a thread only.
-    `epoch` and `attributes` never wait.
+    `expire` waits for the directory's lock, which a process may hold whose request waits for us, and `data` for pages under
+    I/O: call them in a thread only. `attributes` never waits.
+
+    Names are always expired and never dropped, nor is the notification sent that doubts every name at once (Linux 6.16): both
+    would unmount whatever is mounted below, and take the working directory's name from processes.
     """
 
     def __init__(self, device_fd: int) -> None:
@@ -29,48 +34,36 @@ class Notifier:
         """Send nothing any more: the descriptor is about to be closed, and its number may be used again."""
         self._fd = -1
 
-    def _send(self, code: int, payload: bytes) -> bool:
-        """Send; False if the kernel does not know the code or the thing."""
+    def _send(self, code: int, payload: bytes) -> None:
+        """Send; nothing happens if the kernel does not know the thing."""
         if self._fd < 0:
-            return False
+            return
         try:
             os.write(self._fd, _HEADER.pack(_HEADER.size + len(payload), code, 0) + payload)
         except OSError as error:
-            if error.errno in (
-                errno.ENOENT,
-                errno.EINVAL,
-                errno.ENOTDIR,
-                errno.ENODEV,
-                errno.ENOSYS,
-                errno.ENOTEMPTY,
-            ):
-                return False
-            raise
-        return True
-
-    def epoch(self) -> bool:
-        """Make every cached name be looked up again (Linux 6.16); False on older kernels."""
-        return self._send(_INC_EPOCH, b"")
+            if error.errno not in _UNKNOWN:
+                raise
 
     def attributes(self, nodeid: int) -> None:
         """Drop a node's cached attributes."""
         self._send(_INVAL_INODE, _INODE.pack(nodeid, -1, 0))
 
     def data(self, nodeid: int) -> None:
-        """Drop a node's cached attributes and pages. May wait for pages under I/O: call it in a thread."""
+        """Drop a node's cached attributes and pages."""
         self._send(_INVAL_INODE, _INODE.pack(nodeid, 0, 0))
 
-    def entry(self, parent: int, name: bytes) -> None:
-        """Drop a cached name."""
-        self._send(_INVAL_ENTRY, _ENTRY.pack(parent, len(name), 0) + name + b"\0")
+    def expire(self, parent: int, name: bytes) -> None:
+        """Make a cached name be looked up again (older kernels than 6.2 drop it); if it leads to the same node it stays.
 
-    def entries(self, names: Iterable[tuple[int, bytes]]) -> None:
-        """Drop many cached names."""
+        Names below it are not touched.
+        """
+        self._send(_INVAL_ENTRY, _ENTRY.pack(parent, len(name), _EXPIRE_ONLY) + name + b"\0")
+
+    def expire_all(self, names: Iterable[CachedName], nodeids: Iterable[int]) -> None:
+        """Make many cached names be looked up again, and nodes be read or listed again."""
         for parent, name in names:
             with contextlib.suppress(OSError):
-                self.entry(parent, name)
-
-
-def known_names(nodes: Iterable[Node]) -> list[tuple[int, bytes]]:
-    """Return (parent nodeid, name) of every name in the table."""
-    return [(parent.nodeid, name) for node in nodes for parent, name in node.names()]
+                self.expire(parent, name)
+        for nodeid in nodeids:
+            with contextlib.suppress(OSError):
+                self.data(nodeid)

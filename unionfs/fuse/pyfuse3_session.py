@@ -24,6 +24,7 @@ from unionfs.copydata import Deferred
 from unionfs.create import Caller
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import background
+from unionfs.fuse.cachednames import CachedNames
 from unionfs.fuse.handshake import negotiate
 from unionfs.fuse.notify import Notifier
 from unionfs.fuse.pyfuse3_wait import short_poll
@@ -81,6 +82,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self.filesystem = filesystem
         self.statistics = statistics
+        self.cached = CachedNames()
         self.enable_acl = filesystem.options.acl
         self.use_options()
 
@@ -144,6 +146,7 @@ class Operations(pyfuse3.Operations):
         except FileNotFoundError:
             if not self.negative_timeout:
                 raise
+            self.cached.absent(parent, name)
             absent = EntryAttributes()
             absent.st_ino = 0
             absent.entry_timeout = self.negative_timeout
@@ -367,7 +370,7 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
     """Serve requests from `device_fd` until the mount is gone."""
     operations = Operations(filesystem, statistics)
     async with trio.open_nursery() as nursery:
-        background.attach(filesystem, Notifier(device_fd), nursery)
+        background.attach(filesystem, Notifier(device_fd), operations.cached, nursery)
         filesystem.options_changed = operations.use_options
         try:
             await negotiate(operations, device_fd)

@@ -35,6 +35,7 @@ class NameRequests:
         except FileNotFoundError:
             if not self._replies.negative_valid:
                 raise
+            self._replies.cached.absent(header.nodeid, name)
             return self._replies.no_entry
 
     def forget(self, header: Header, body: memoryview) -> Reply:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
+from unionfs.fuse.cachednames import CachedNames
 from unionfs.nodes import Attributes, Node
 
 NANO = 1_000_000_000
@@ -54,6 +55,7 @@ class Replies:
     def __init__(self, filesystem: UnionFilesystem) -> None:
         self._filesystem = filesystem
         self._nodes = filesystem.union.nodes
+        self.cached = CachedNames()
         self.setxattr_ext = False  # agreed on in INIT
         self.capabilities = 0  # changes whenever some file may have got capabilities
         self.interrupted: Callable[[int], None] = lambda unique: None  # set by the session

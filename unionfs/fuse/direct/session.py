@@ -210,7 +210,7 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
     async with trio.open_nursery() as nursery:
         session = DirectSession(filesystem, device_fd, statistics, nursery)
         notifier = Notifier(device_fd)
-        background.attach(filesystem, notifier, nursery)
+        background.attach(filesystem, notifier, session.requests.replies.cached, nursery)
         filesystem.session_state = lambda: {"passthrough": session.requests.passthrough.state()}
         replies = session.requests.replies
         filesystem.options_changed = replies.use_options
