@@ -173,6 +173,11 @@ def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
     _check(_syscall(_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(flags)))
 
 
+def sethostname(name: bytes) -> None:
+    """Set the host name of this UTS namespace."""
+    _check(_libc.sethostname(ctypes.c_char_p(name), ctypes.c_size_t(len(name))))
+
+
 def setdomainname(name: bytes) -> None:
     """Set the NIS domain name of this UTS namespace."""
     _check(_libc.setdomainname(ctypes.c_char_p(name), ctypes.c_size_t(len(name))))

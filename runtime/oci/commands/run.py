@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`unionrt run`: make a container, start it, wait for its end and delete it."""
+
+from __future__ import annotations
+
+from runtime.oci import destroy, syscalls
+from runtime.oci.commands.create import OPTIONS, SUBREAPER, request
+from runtime.oci.create import create
+from runtime.oci.options import Command, Option, Options
+from runtime.oci.start import start
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.oci.job import Request
+    from runtime.oci.settings import Settings
+    from runtime.oci.state import Container
+
+COMMAND = Command(
+    "run",
+    "make a container, start it, wait for its end and delete it",
+    "ID",
+    (
+        *OPTIONS,
+        SUBREAPER,
+        Option("detach", "d", "", "return when its program runs"),
+        Option("keep", "", "", "do not delete it after its end"),
+        Option("dry-run", "", "", "show the steps instead of doing them"),
+    ),
+)
+
+
+def run(settings: Settings, options: Options) -> int:
+    """Run the container; return the exit status of its program, or 0 if detached."""
+    asked = request(options)
+    asked.detach = options.flag("detach")
+    if options.flag("dry-run"):
+        from runtime.oci import steps
+
+        print("\n".join(steps.of_run(settings, asked)))
+        return 0
+    if not asked.detach and not options.flag("no-subreaper"):
+        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    container = create(settings, asked)
+    try:
+        start(container)
+    except BaseException:
+        destroy.destroy(container)
+        raise
+    container.release()
+    return 0 if asked.detach else _attend(container, asked, keep=options.flag("keep"))
+
+
+def _attend(container: Container, asked: Request, *, keep: bool) -> int:
+    from runtime.oci.process import foreground
+
+    status = foreground.wait(container.record["pid"], asked.terminal)
+    if not keep:
+        with container.lock():
+            destroy.destroy(container)
+    return status

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""config.json: read, checked once, and from then on relied on.
+
+A key that nobody knows is ignored, as the specification demands; one that we know and cannot obey is refused by name. Keys
+that are null are removed, so that a key that is there has its type.
+"""
+
+from __future__ import annotations
+
+import os
+
+from runtime.oci import jsontext, shape
+from runtime.oci.failure import Failure, Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Config = dict[str, Any]
+
+_NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time")
+_CLOCKS = ("monotonic", "boottime")
+_PROPAGATIONS = (
+    "",
+    "shared",
+    "slave",
+    "private",
+    "unbindable",
+    "rshared",
+    "rslave",
+    "rprivate",
+    "runbindable",
+)
+_WORDS = {str: "a string", int: "an integer", bool: "true or false"}
+
+
+def load(path: str) -> tuple[Config, str]:
+    """Return the checked configuration in the file `path`, and its text."""
+    with Step(
+        "read the configuration", "give --bundle the directory that holds it, or make one with `unionrt spec`"
+    ):
+        text = _read(path)
+    config = parse(text, path)
+    check(config)
+    return config, text
+
+
+def parse(text: str, path: str) -> Config:
+    """Return the object that `text` holds, of the right shape."""
+    try:
+        config = jsontext.loads(text)
+    except ValueError as error:
+        raise Failure(f"read the configuration: {path}: {error}") from None
+    conform(config, shape.CONFIG, "")
+    value: Config = config
+    return value
+
+
+def conform(value: Any, wanted: Any, place: str) -> None:
+    """Raise a Failure that names the first key of the wrong type; removes keys that are null."""
+    if isinstance(wanted, type):
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+            if wanted is int and isinstance(value, float) and value == int(value):
+                return
+            raise Failure(f"config.json: {place} is not {_WORDS[wanted]}")
+    elif isinstance(wanted, list):
+        if not isinstance(value, list):
+            raise Failure(f"config.json: {place} is not a list")
+        for index, item in enumerate(value):
+            conform(item, wanted[0], f"{place}[{index}]")
+    else:
+        _conform_object(value, wanted, place)
+
+
+def _conform_object(value: Any, wanted: Any, place: str) -> None:
+    if not isinstance(value, dict):
+        raise Failure(f"config.json: {place or 'the whole'} is not an object")
+    any_key = isinstance(wanted, shape.Map)
+    for key in list(value):
+        if any_key or key in wanted:
+            if value[key] is None:
+                del value[key]
+            else:
+                conform(value[key], wanted.value if any_key else wanted[key], f"{place}.{key}".lstrip("."))
+
+
+def check(config: Config) -> None:
+    """Raise a Failure for what cannot be: missing keys, contradictions, what we do not support."""
+    version = config.get("ociVersion", "")
+    if not version:
+        raise Failure("config.json: ociVersion is missing")
+    if not version.startswith("1."):
+        raise Failure(f"config.json: ociVersion {version!r} is not supported", "use 1.x")
+    if not config.get("root", {}).get("path"):
+        raise Failure("config.json: root.path is missing")
+    _check_process(config)
+    config.setdefault("mounts", [])
+    linux = config.setdefault("linux", {})
+    _check_namespaces(config, linux)
+    _check_linux(linux)
+    for entry in config["mounts"]:
+        if "destination" not in entry:
+            raise Failure("config.json: a mount has no destination")
+
+
+def _check_process(config: Config) -> None:
+    process = config.get("process")
+    if process is None:
+        raise Failure("config.json: process is missing")
+    process.setdefault("user", {})
+    if not process.get("args"):
+        raise Failure("config.json: process.args must not be empty")
+    if not process.get("cwd", "").startswith("/"):
+        raise Failure(f"config.json: process.cwd {process.get('cwd', '')!r} is not an absolute path")
+
+
+def _check_namespaces(config: Config, linux: Config) -> None:
+    entries = linux.setdefault("namespaces", [])
+    kinds = [entry.get("type", "") for entry in entries]
+    for kind in kinds:
+        if kind not in _NAMESPACES:
+            raise Failure(
+                f"config.json: linux.namespaces: unknown type {kind!r}", f"known are {', '.join(_NAMESPACES)}"
+            )
+        if kinds.count(kind) > 1:
+            raise Failure(f"config.json: linux.namespaces has {kind!r} twice")
+    new = {entry["type"] for entry in entries if not entry.get("path")}
+    for key in ("hostname", "domainname"):
+        if config.get(key) and "uts" not in kinds:
+            raise Failure(
+                f"config.json: {key} needs a uts namespace", "add one, or it would change the host's"
+            )
+    offsets = linux.get("timeOffsets", {})
+    if offsets and "time" not in new:
+        raise Failure("config.json: linux.timeOffsets needs a new time namespace")
+    for clock in offsets:
+        if clock not in _CLOCKS:
+            raise Failure(
+                f"config.json: linux.timeOffsets: unknown clock {clock!r}", "known are " + ", ".join(_CLOCKS)
+            )
+    if "user" not in kinds and (linux.get("uidMappings") or linux.get("gidMappings")):
+        raise Failure("config.json: linux.uidMappings and gidMappings need a user namespace")
+    if linux.get("netDevices") and "network" not in kinds:
+        raise Failure("config.json: linux.netDevices needs a network namespace")
+
+
+def _check_linux(linux: Config) -> None:
+    if linux.get("intelRdt"):
+        raise Failure("config.json: linux.intelRdt is not supported", "remove it")
+    if linux.get("rootfsPropagation", "") not in _PROPAGATIONS:
+        raise Failure(f"config.json: linux.rootfsPropagation: unknown word {linux['rootfsPropagation']!r}")
+    for key in ("maskedPaths", "readonlyPaths"):
+        for path in linux.get(key, ()):
+            if not path.startswith("/"):
+                raise Failure(f"config.json: linux.{key}: {path!r} is not an absolute path")
+
+
+def _read(path: str) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    with open(fd, encoding="utf-8", errors="surrogateescape") as stream:
+        return stream.read()

@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parent's side of a container's creation, on the host and with the caller's rights.
+
+Prepares all that can be, forks, and serves what the container's processes ask for. A creation that fails leaves nothing
+behind; a killed one leaves a state directory whose record names the cgroup, for `delete --force`: its processes die with us.
+"""
+
+from __future__ import annotations
+
+import os
+
+from runtime.oci import channel as messages
+from runtime.oci import config as configuration
+from runtime.oci import jsontext, log, namespaces, process, rootfs, stage, state
+from runtime.oci.cgroups import open_group
+from runtime.oci.failure import Failure, Step, describe
+from runtime.oci.job import Job
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.oci.job import Request
+    from runtime.oci.settings import Settings
+    from runtime.oci.state import Container
+
+_SIGKILL = 9
+_CACHE = ".cache"  # in the state root
+
+
+def create(settings: Settings, request: Request) -> Container:
+    """Make a container, which then waits for `start`; returns with its lock held."""
+    config, text = configuration.load(request.config)
+    _check_terminal(request, config)
+    container = state.reserve(settings.root, request.id)
+    creation = _Creation(settings, request, container, config)
+    try:
+        creation.prepare(text)
+        creation.fork()
+        creation.serve()
+        creation.publish()
+    except BaseException:
+        creation.undo()
+        raise
+    return container
+
+
+def _check_terminal(request: Request, config: configuration.Config) -> None:
+    terminal = config["process"].get("terminal", False)
+    if request.console_socket and not terminal:
+        raise Failure(
+            "--console-socket is given, but process.terminal is not true", "set it, or leave the option out"
+        )
+    if terminal and request.detach and not request.console_socket:
+        raise Failure(
+            "process.terminal is true, but nobody takes the terminal",
+            "give --console-socket, or set it to false",
+        )
+
+
+class _Creation:
+    """One container on its way."""
+
+    def __init__(
+        self, settings: Settings, request: Request, container: Container, config: configuration.Config
+    ) -> None:
+        self._settings = settings
+        self._request = request
+        self._container = container
+        self._job = Job(request, container, config)
+        self._channel, self._job.channel = messages.pair()
+        self._first = 0  # the pid of what we forked
+        self._init = 0  # the pid of the container's first process
+        self._grouped = False
+        self._terminal = -1  # where the terminal comes from, if we keep it
+
+    def prepare(self, text: str) -> None:
+        """Check and open everything that can be without touching more than the state directory and the cgroup."""
+        job, config, linux = self._job, self._job.config, self._job.config["linux"]
+        if os.environ.get("NOTIFY_SOCKET"):
+            from runtime.oci.process import notify
+
+            job.notify = notify.offer(config, self._container.directory)
+        if config.get("hooks"):
+            from runtime.oci import hooks
+
+            hooks.check(config["hooks"])
+        job.namespaces = namespaces.prepare(linux)
+        if job.namespaces.makes("user"):
+            from runtime.oci import mappings
+
+            mappings.complete(linux)
+        job.process = process.prepare(
+            config["process"],
+            linux,
+            preserve_fds=self._request.preserve_fds,
+            listen_fds=_passed_descriptors(self._request.preserve_fds),
+            user_namespace=job.namespaces.has("user"),
+        )
+        job.root = rootfs.prepare(config, self._request.bundle, rootless=self._settings.rootless)
+        if linux.get("seccomp"):
+            from runtime.oci import seccomp
+
+            job.filter = seccomp.prepare(config, os.path.join(self._settings.root, _CACHE), log.debug)
+        self._connect_terminal()
+        if self._request.new_keyring:
+            import runtime.oci.process.keyring  # noqa: F401  # init cannot import it any more
+        job.group = open_group(
+            config, self._request.id, manager=self._settings.manager, rootless=self._settings.rootless
+        )
+        self._record(text)
+        self._grouped = True
+        job.group.create()
+        self._warn()
+
+    def _connect_terminal(self) -> None:
+        if not self._job.process.terminal:
+            return
+        from runtime.oci.process import terminal
+
+        if self._request.console_socket:
+            self._job.console = terminal.connect(self._request.console_socket)
+        else:
+            self._terminal, self._job.console = terminal.pair()
+
+    def _warn(self) -> None:
+        for warnings in (self._job.process.warnings, self._job.group.warnings):
+            for text in warnings:
+                log.warning(text)
+            warnings.clear()
+
+    def _record(self, text: str) -> None:
+        """Write down what a later command must know to clear up, should we be killed."""
+        container, job = self._container, self._job
+        container.record = {
+            "ociVersion": job.config["ociVersion"],
+            "id": container.id,
+            "pid": 0,
+            "start": 0,
+            "bundle": self._request.bundle,
+            "rootfs": job.root.root,
+            "created": _now(),
+            "owner": _owner(),
+            "annotations": job.config.get("annotations", {}),
+            "rootless": self._settings.rootless,
+            "manager": self._settings.manager,
+            "program": job.config["process"]["args"][0],
+            "poststart": bool(job.hooks("poststart")),
+            "cgroup": job.group.to_state(),
+        }
+        with Step("write the state"):
+            container.save()
+            state.write_file(container.path(state.CONFIG), text)
+            gate, report = container.path(state.GATE), container.path(state.REPORT)
+            os.mkfifo(gate, 0o600)
+            os.mkfifo(report, 0o600)
+            job.gate = os.open(gate, os.O_RDWR | os.O_CLOEXEC)
+            reader = os.open(report, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            job.report = os.open(report, os.O_WRONLY | os.O_CLOEXEC)
+            os.close(reader)
+
+    def fork(self) -> None:
+        """Fork the first process and keep only our own descriptors."""
+        job = self._job
+        self._first = stage.spawn(job)
+        if job.namespaces.simple():
+            self._init = self._first
+        job.channel.close()
+        job.root.close()
+        namespaces.close(job.namespaces)
+        for fd in (job.gate, job.report, job.console):
+            if fd >= 0:
+                os.close(fd)
+
+    def serve(self) -> None:
+        """Do what stage and init ask for, until init or the stub in its place waits for `start`."""
+        while True:
+            word, text, descriptors = messages.receive(self._channel)
+            if word == "error":
+                raise self._explain(text)
+            if word in ("", "waiting"):
+                if not self._recorded():
+                    raise self._explain("the container's first process died")
+                return
+            if word == "warning":
+                log.warning(text)
+                continue
+            self._answer(word, text, descriptors)
+            messages.send(self._channel, "ok")
+
+    def _answer(self, word: str, text: str, descriptors: list[int]) -> None:
+        job = self._job
+        if word == "map":
+            from runtime.oci import mappings
+
+            mappings.write(self._first, job.config["linux"])
+        elif word == "offsets":
+            self._set_clocks()
+        elif word == "init":
+            self._init = int(text)
+            os.waitpid(self._first, 0)
+        elif word == "hooks":
+            self._configure()
+        elif word == "ready":
+            process.limit(self._init, job.process)
+            self._container.record["pid"] = self._init
+            self._container.record["start"] = state.start_time(self._init)
+            with Step("write the state"):
+                self._container.save()
+        elif word == "seccomp":
+            self._hand_over(descriptors[0])
+
+    def _set_clocks(self) -> None:
+        offsets = self._job.config["linux"]["timeOffsets"]
+        lines = (
+            f"{name} {entry.get('secs', 0)} {entry.get('nanosecs', 0)}\n" for name, entry in offsets.items()
+        )
+        with Step("set linux.timeOffsets"):
+            fd = os.open(f"/proc/{self._first}/timens_offsets", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, "".join(lines).encode())
+            finally:
+                os.close(fd)
+
+    def _configure(self) -> None:
+        job, linux = self._job, self._job.config["linux"]
+        job.group.apply(linux.get("resources", {}))
+        self._warn()
+        if linux.get("netDevices"):
+            from runtime.oci import netdevices
+
+            netdevices.move(linux["netDevices"], self._init)
+        for kind in ("prestart", "createRuntime"):
+            if job.hooks(kind):
+                from runtime.oci import hooks
+
+                text = jsontext.dumps(self._container.describe("creating", self._init))
+                hooks.run(job.hooks(kind), text, kind=kind)
+
+    def _hand_over(self, listener: int) -> None:
+        from runtime.oci.seccomp import notify
+
+        found = self._job.filter
+        if found is not None:
+            description = self._container.describe("creating", self._init)
+            with Step("hand the seccomp listener over"):
+                notify.send(found, description, self._init, listener)
+        os.close(listener)
+
+    def _recorded(self) -> bool:
+        """Tell whether init lives and the record says so."""
+        return bool(self._init) and self._container.pid == self._init
+
+    def _explain(self, text: str) -> Failure:
+        """Return the failure that `text` from the child tells, with the memory limit as its reason if that killed it."""
+        kills = self._job.group.oom_kills()
+        if kills:
+            return Failure(f"{text}; the memory limit killed it", "raise linux.resources.memory.limit")
+        return Failure(text)
+
+    def publish(self) -> None:
+        """Tell the caller about the container, in the ways he asked for."""
+        if self._terminal >= 0:
+            from runtime.oci.process import terminal
+
+            self._request.terminal = terminal.receive(self._terminal)
+            os.close(self._terminal)
+        if self._request.pidfd_socket:
+            _send_pidfd(self._request.pidfd_socket, self._init)
+        if self._request.pid_file:
+            with Step("write the pid file"):
+                state.write_file(self._request.pid_file, str(self._init))
+        self._channel.close()
+
+    def undo(self) -> None:
+        """Remove everything that was made, and run the poststop hooks."""
+        from runtime.oci import destroy
+
+        for pid in {self._first, self._init} - {0}:
+            try:
+                os.kill(pid, _SIGKILL)
+                os.waitpid(pid, 0)
+            except (ProcessLookupError, ChildProcessError):
+                pass
+        try:
+            group = self._job.group if self._grouped else None
+            destroy.remove(self._container, group, self._job.config if self._first else None)
+        except OSError as error:
+            log.warning(f"could not remove all of {self._container.id}: {describe(error)}")
+
+
+def _passed_descriptors(preserved: int) -> int:
+    """Return how many descriptors LISTEN_FDS hands to the container; a Failure if one that shall be passed is not open."""
+    count = 0
+    if os.environ.get("LISTEN_PID", "") in ("", str(os.getpid())):
+        number = os.environ.get("LISTEN_FDS", "0")
+        count = int(number) if number.isdecimal() else 0
+    for fd in range(3, 3 + count + preserved):
+        if not _is_inherited(fd):
+            raise Failure(f"descriptor {fd} shall be passed to the container, but is not open")
+    return count
+
+
+def _is_inherited(fd: int) -> bool:
+    """Tell whether the caller gave us this descriptor; those that we opened are close-on-exec."""
+    try:
+        return os.get_inheritable(fd)
+    except OSError:
+        return False
+
+
+def _send_pidfd(path: str, pid: int) -> None:
+    from runtime.oci.process import terminal
+
+    pidfd = os.pidfd_open(pid)
+    connection = terminal.connect(path)
+    with Step("send the pidfd"):
+        terminal.send(connection, b"pidfd", pidfd)
+    os.close(connection)
+    os.close(pidfd)
+
+
+def _now() -> str:
+    import time
+
+    now = time.time_ns()
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now // 10**9))}.{now % 10**9:09d}Z"
+
+
+def _owner() -> str:
+    import pwd
+
+    uid = os.geteuid()
+    try:
+        return "root" if uid == 0 else pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of a container: its processes, its cgroup, its state directory, and then the poststop hooks."""
+
+from __future__ import annotations
+
+import os
+
+from runtime.oci import jsontext, log
+from runtime.oci.cgroups import Group
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from runtime.oci.state import Container
+
+_SIGKILL = 9
+
+
+def destroy(container: Container) -> None:
+    """Kill what lives of the container and remove it. The caller holds its lock."""
+    if container.pid:
+        kill_and_wait(container.pid)
+    group = Group.from_state(container.record["cgroup"]) if "cgroup" in container.record else None
+    try:
+        config = container.config() if container.record.get("pid") else None
+    except Exception as error:  # whatever is wrong with the copy, the container must go
+        log.warning(f"no poststop hooks are run: {error}")
+        config = None
+    remove(container, group, config)
+
+
+def remove(container: Container, group: Group | None, config: dict[str, Any] | None) -> None:
+    """Remove the cgroup and the state directory, then run the poststop hooks of `config`."""
+    if group is not None:
+        group.destroy()
+    described = container.describe("stopped", 0)
+    container.remove()
+    container.release()
+    hooks = (config or {}).get("hooks", {}).get("poststop")
+    if hooks:
+        from runtime.oci import hooks as runner
+
+        for problem in runner.run_all(hooks, jsontext.dumps(described), kind="poststop"):
+            log.warning(problem)
+
+
+def kill_and_wait(pid: int) -> None:
+    """Kill the container's first process, and with it its pid namespace, and wait for its end."""
+    import select
+
+    try:
+        end = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        os.kill(pid, _SIGKILL)
+        poll = select.poll()
+        poll.register(end, select.POLLIN)
+        poll.poll(10_000)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(end)

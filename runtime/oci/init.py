@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The container's first process, from its birth in the namespaces to the exec of the user's program.
+
+It tells the parent over the channel, and is answered with "ok":
+
+    "hooks"    the root is built: the parent sets limits, moves network devices, runs prestart and createRuntime hooks
+    "ready"    all that needs rights is done: the parent sets rlimits and writes down that the container exists
+    "seccomp"  with a listener's descriptor (see seccomp/load.py)
+
+and with "error TEXT", which is not. The end of the channel means that the sealed stub waits for `start` in its place (see
+seal.py), "waiting" that this process does, as it has hooks to run before.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from runtime.oci import channel as messages
+from runtime.oci import jsontext, namespaces, process, rootfs, syscalls
+from runtime.oci.failure import Failure, Step
+from runtime.oci.process.prepared import make_directory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from runtime.oci.job import Job
+
+_SIGKILL = 9
+_LONGEST_REPORT = 4000  # bytes that a fifo takes whole
+
+
+def run(job: Job) -> None:
+    """Furnish the container and become its program; returns only by an exception."""
+    _settle(job)
+    rootfs.build(job.config, job.root)
+    ask(job.channel, "hooks")
+    _run_hooks(job, "createContainer", "creating")
+    rootfs.enter(job.config, job.root, no_pivot=not job.request.pivot)
+    make_directory(job.process)
+    if job.process.terminal:
+        from runtime.oci.process import terminal
+
+        terminal.attach(job.console, job.process.window, job.process.user.uid, console_device=True)
+    rootfs.finish(job.config, job.root)
+    ask(job.channel, "ready")
+    _become_program(job)
+
+
+def _settle(job: Job) -> None:
+    """Take possession of the namespaces."""
+    os.setsid()
+    if job.namespaces.makes("cgroup"):
+        with Step("make the cgroup namespace"):
+            syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+    if job.request.new_keyring:
+        from runtime.oci.process import keyring
+
+        keyring.join(job.request.id)
+    if job.namespaces.makes("network"):
+        with Step("bring the loopback device up"):
+            namespaces.bring_loopback_up()
+    if name := job.config.get("hostname"):
+        with Step("set the hostname"):
+            syscalls.sethostname(name.encode())
+    if name := job.config.get("domainname"):
+        with Step("set the domainname"):
+            syscalls.setdomainname(name.encode())
+
+
+def _become_program(job: Job) -> None:
+    late = job.filter if job.process.no_new_privileges and job.filter and not job.filter.listener else None
+    process.become(job.process, _loader(job) if late is None else None)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)  # the container is known from now on, and outlives `create`
+    if not job.hooks("startContainer"):
+        process.execute(job.process, report=job.report, gate=job.gate, seccomp=late)
+    messages.send(job.channel, "waiting")
+    job.channel.close()
+    if not os.read(job.gate, 1):
+        os._exit(1)
+    try:
+        _run_hooks(job, "startContainer", "starting", job.process.environment)
+        process.execute(job.process, report=job.report, seccomp=late)
+    except Failure as failure:
+        os.write(job.report, b"E" + failure.line().encode("utf-8", "surrogateescape")[:_LONGEST_REPORT])
+    os._exit(1)
+
+
+def _loader(job: Job) -> Callable[[], None] | None:
+    found = job.filter
+    if found is None:
+        return None
+    from runtime.oci import seccomp
+
+    return lambda: seccomp.load(found, job.channel)
+
+
+def _run_hooks(job: Job, kind: str, status: str, environment: dict[bytes, bytes] | None = None) -> None:
+    if not job.hooks(kind):
+        return
+    from runtime.oci import hooks
+
+    state = jsontext.dumps(job.container.describe(status, os.getpid()))
+    hooks.run(job.hooks(kind), state, kind=kind, environment=environment, inside=kind == "startContainer")
+
+
+def ask(channel: messages.Channel, word: str) -> None:
+    """Send a request and wait for "ok"; ends this process if the parent has gone or gives up."""
+    messages.send(channel, word)
+    if messages.receive(channel)[0] != "ok":
+        os._exit(1)
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends."""
+    try:
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _SIGKILL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the parent of a container prepares on the host and its first processes carry out; the fork hands it over."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from runtime.oci.cgroups import Group
+    from runtime.oci.channel import Channel
+    from runtime.oci.namespaces import Namespaces
+    from runtime.oci.process import Prepared as Process
+    from runtime.oci.rootfs import Prepared as Root
+    from runtime.oci.seccomp import Filter
+    from runtime.oci.state import Container
+
+
+class Request:
+    """How `create` or `run` was called."""
+
+    __slots__ = (
+        "bundle",
+        "config",
+        "console_socket",
+        "detach",
+        "id",
+        "new_keyring",
+        "pid_file",
+        "pidfd_socket",
+        "pivot",
+        "preserve_fds",
+        "terminal",
+    )
+
+    def __init__(self, identity: str, bundle: str, config: str) -> None:
+        self.id = identity
+        self.bundle = bundle  # absolute path
+        self.config = config  # path of config.json
+        self.console_socket = ""
+        self.pid_file = ""
+        self.pidfd_socket = ""
+        self.preserve_fds = 0
+        self.pivot = True
+        self.new_keyring = True
+        self.detach = True  # nobody of ours stays to copy a terminal
+        self.terminal: int | None = None  # set by `create` for one who stays: the terminal's other end
+
+
+class Job:
+    """One container to make: its configuration, lowered, and the descriptors its processes need."""
+
+    __slots__ = (
+        "channel",
+        "config",
+        "console",
+        "container",
+        "filter",
+        "gate",
+        "group",
+        "namespaces",
+        "notify",
+        "process",
+        "report",
+        "request",
+        "root",
+    )
+
+    channel: Channel  # the child's side
+
+    def __init__(self, request: Request, container: Container, config: dict[str, Any]) -> None:
+        self.request = request
+        self.container = container
+        self.config = config
+        self.group: Group
+        self.namespaces: Namespaces
+        self.process: Process
+        self.root: Root
+        self.filter: Filter | None = None
+        self.console = -1  # the socket that gets the terminal
+        self.notify: int | None = None  # the socket that readiness messages come to
+        self.gate = -1
+        self.report = -1
+
+    def hooks(self, kind: str) -> list[dict[str, Any]]:
+        """Return the hooks of one kind."""
+        found: list[dict[str, Any]] = self.config.get("hooks", {}).get(kind, [])
+        return found

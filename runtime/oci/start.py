@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starting a created container: open its gate, and learn whether its program runs."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from runtime.oci import jsontext, seal, state
+from runtime.oci.failure import Failure, Step, describe
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.oci.state import Container
+
+_LONGEST_REPORT = 65536
+
+
+def start(container: Container) -> None:
+    """Let the program run and run the poststart hooks; a Failure tells why it does not. The caller holds the lock."""
+    problem = _open_gate(container)
+    if problem:
+        raise problem
+    hooks = (
+        container.config().get("hooks", {}).get("poststart") if container.record.get("poststart") else None
+    )
+    if hooks:
+        from runtime.oci import destroy
+        from runtime.oci import hooks as runner
+
+        text = jsontext.dumps(container.describe("running"))
+        try:
+            runner.run(container.config()["hooks"]["poststart"], text, kind="poststart")
+        except Failure:
+            destroy.kill_and_wait(container.pid)
+            raise
+
+
+def _open_gate(container: Container) -> Failure | None:
+    with Step("start the container"):
+        report = os.open(container.path(state.REPORT), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.set_blocking(report, True)
+            try:
+                gate = os.open(container.path(state.GATE), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return Failure(f"container {container.id} has ended before it was started")
+                raise
+            os.write(gate, b"s")
+            os.close(gate)
+            data = _read_all(report)
+        finally:
+            os.close(report)
+        os.unlink(container.path(state.GATE))
+    return _problem(container, data)
+
+
+def _read_all(fd: int) -> bytes:
+    data = b""
+    while len(data) < _LONGEST_REPORT and (part := os.read(fd, _LONGEST_REPORT)):
+        data += part
+    return data
+
+
+def _problem(container: Container, data: bytes) -> Failure | None:
+    """Return what the container's side said it failed with."""
+    if data[:1] == b"E":
+        return Failure(data[1:].decode("utf-8", "replace"))
+    name = container.record.get("program", "")
+    error = seal.reported(data, name)
+    if error is None:
+        return None
+    status = 127 if error.errno == errno.ENOENT else 126
+    return Failure(f"exec {describe(error)}", status=status)
