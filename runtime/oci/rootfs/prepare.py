@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
     Config = dict[str, Any]
 
+_USER_HINT = "the container's root user needs the right: is the root owned by the ids of linux.uidMappings?"
+
 
 class Prepared:
     """The checked root of a container and the descriptors that only the parent can open."""
 
     __slots__ = (
-        "devices", "has_namespace", "masked", "mounts", "propagation", "read_only", "read_only_paths", "root", "root_fd",
+        "devices", "has_namespace", "hint", "masked", "mounts", "propagation", "read_only", "read_only_paths", "root", "root_fd",
         "set_sysctls", "sysctl", "tree_propagation",
     )  # fmt: skip
 
@@ -38,6 +40,7 @@ class Prepared:
         self.root_fd = -1
         self.read_only = bool(root.get("readonly"))
         self.has_namespace = "mount" in namespaces(linux)
+        self.hint = _USER_HINT if "user" in namespaces(linux) else ""
         self.propagation, self.tree_propagation = _propagation(linux.get("rootfsPropagation") or "")
         self.mounts = [_mount(entry, bundle, linux) for entry in config.get("mounts") or ()]
         # A /dev that is bound from elsewhere is complete, and not ours to change.

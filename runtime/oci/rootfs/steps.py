@@ -29,7 +29,7 @@ def build(config: Config, prepared: Prepared) -> None:
             prepared.root_fd = pivot.mount_root(prepared.root, shared)
     mask = os.umask(0)
     for mount in prepared.mounts:
-        _attach(mount, prepared.root_fd)
+        _attach(mount, prepared)
     if prepared.devices is not None and prepared.has_namespace:
         with Step("make devices"):
             devices.make_all(prepared.root_fd, prepared.devices)
@@ -37,13 +37,13 @@ def build(config: Config, prepared: Prepared) -> None:
     os.fchdir(prepared.root_fd)
 
 
-def _attach(mount: Mount, root: int) -> None:
-    with Step(mount.title()):
-        try:
-            mount.attach(root)
-        except OSError as error:
-            if error.filename == mount.where:  # the title says it
-                error.filename = None
+def _attach(mount: Mount, prepared: Prepared) -> None:
+    try:
+        mount.attach(prepared.root_fd)
+    except OSError as error:
+        if error.filename == mount.where:  # the title says it
+            error.filename = None
+        with Step(mount.title(), prepared.hint if isinstance(error, PermissionError) else ""):
             raise
 
 
