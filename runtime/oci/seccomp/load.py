@@ -1,17 +1,61 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading a filter into this process, for good."""
 
+from __future__ import annotations
+
+import os
+import time
+
+from runtime.oci import channel as messages
+from runtime.oci import syscalls
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from runtime.oci.channel import Channel
-
     from runtime.oci.seccomp.filter import Filter
 
+_POLL = 0.0005
+_SIGKILL = 9
 
-def load(seccomp: "Filter", channel: "Channel") -> None:
+
+def load(seccomp: Filter, channel: messages.Channel) -> None:
     """Install the filter in this process, which has one thread, and send a listener's descriptor over `channel`.
 
     Needs no_new_privs or CAP_SYS_ADMIN, else EACCES. A listener's descriptor goes as the message "seccomp"; returns when
-    the parent has answered "ok", that is when the agent has it.
+    the parent has answered "ok", that is when the agent has it; ECONNABORTED if it answers anything else.
     """
-    raise NotImplementedError
+    if not seccomp.listener:
+        syscalls.seccomp(seccomp.flags, seccomp.program)
+        return
+    # From the moment the filter is loaded the agent decides about every call, sendmsg perhaps too, and does not know of us
+    # yet. So a child that shares our descriptors, but not the filter, waits for the listener to appear and sends it.
+    expected = os.dup(channel.fileno())
+    os.close(expected)
+    helper = syscalls.fork(syscalls.CLONE_FILES)
+    if helper == 0:
+        _send_when_open(expected, channel)
+    try:
+        listener = syscalls.seccomp(seccomp.flags, seccomp.program)
+    except OSError:
+        os.kill(helper, _SIGKILL)
+        os.waitpid(helper, 0)
+        raise
+    word = messages.receive(channel)[0]
+    os.waitpid(helper, 0)
+    os.close(listener)
+    if word != "ok":
+        raise ConnectionAbortedError("the seccomp agent was not reached")
+
+
+def _send_when_open(fd: int, channel: messages.Channel) -> None:
+    parent = os.getppid()
+    try:
+        while os.getppid() == parent:
+            try:
+                os.fstat(fd)
+            except OSError:
+                time.sleep(_POLL)
+            else:
+                messages.send(channel, "seccomp", "", [fd])
+                break
+    finally:
+        os._exit(0)
