@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _SIGKILL = 9
 _CACHE = ".cache"  # in the state root
+_COMPILED = "run.oci.seccomp_bpf_data"  # annotation that comes instead of linux.seccomp, or of compiling it
 
 
 def create(settings: Settings, request: Request) -> Container:
@@ -96,7 +97,7 @@ class _Creation:
             user_namespace=job.namespaces.has("user"),
         )
         job.root = rootfs.prepare(config, self._request.bundle, rootless=self._settings.rootless)
-        if linux.get("seccomp"):
+        if linux.get("seccomp") or _COMPILED in config.get("annotations", {}):
             from runtime.oci import seccomp
 
             job.filter = seccomp.prepare(config, os.path.join(self._settings.root, _CACHE), log.debug)

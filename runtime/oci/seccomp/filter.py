@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-ANNOTATION = "run.oci.seccomp_bpf_data"  # crun's: a program compiled elsewhere, in base64
+ANNOTATION = "run.oci.seccomp_bpf_data"  # a program compiled elsewhere, in base64
 
 _LOG, _SPEC_ALLOW, _NEW_LISTENER, _WAIT_KILLABLE_RECV = 2, 4, 8, 32
 FLAGS = {
