@@ -22,6 +22,7 @@ from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.emptiness import is_device_mark, open_list
 from unionfs.nodes import Node
+from unionfs.sieve import Sieve
 from unionfs.syscalls import DIRENT64, DirectoryReader
 from unionfs.union import Union
 from unionfs.whiteout import Layers
@@ -32,7 +33,8 @@ _PADDING = [bytes(-length & 7) for length in range(256)]
 
 _SPOOL_LIMIT = 8 << 20
 _CHUNK = 1 << 16
-# Names of upper copies kept in memory while merging; beyond this, upper copies are probed by stat instead.
+# Names of upper copies kept in memory while merging; of further ones a sieve knows which may be there, and those are probed
+# by stat.
 _NAMES_LIMIT = 1 << 18
 
 _reader = DirectoryReader()
@@ -233,6 +235,7 @@ class _Merged:
     def _merge(self) -> Iterator[bytes]:
         """Scan top to tail: an entry shows unless an upper copy has, or hides, its name. Yields many records at a time."""
         seen: set[bytes] = set()
+        further: Sieve | None = None
         ends = self._ends
         end = 0
         for position, copy in enumerate(self._copies):
@@ -255,10 +258,15 @@ class _Merged:
                             hidden.add(mark)
                         if not copy.shows(name, kind):
                             continue
-                    if name in seen or (len(seen) >= _NAMES_LIMIT and _is_above(above, name)):
+                    if name in seen or (further is not None and name in further and _is_above(above, name)):
                         continue
-                    if not last and len(seen) < _NAMES_LIMIT:
-                        seen.add(name)
+                    if not last:
+                        if further is not None:
+                            further.add(name)
+                        else:
+                            seen.add(name)
+                            if len(seen) >= _NAMES_LIMIT:
+                                further = Sieve()
                     size = len(name)
                     end += size + 31 & ~7
                     ends.append(end)

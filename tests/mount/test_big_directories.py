@@ -9,6 +9,7 @@ import pytest
 from tests.support.union import Workshop
 
 MANY = 40_000
+MORE = 270_000  # than are remembered by name while copies are merged
 
 
 def _fill(directory: Path, first: int, last: int, prefix: str = "name") -> None:
@@ -43,6 +44,19 @@ def test_list_many_entries_of_merged_copies_shows_each_once(union: Workshop) -> 
     assert "name0000000" not in names
     (u / "d/new").touch()
     assert "new" in os.listdir(u / "d")
+
+
+def test_list_more_entries_than_are_remembered_shows_each_once(union: Workshop) -> None:
+    """What an upper copy has or hides stays hidden below, also beyond the names that are kept in memory."""
+    if union.session != "direct":
+        pytest.skip("merging is the same for both sessions, and pyfuse3 must look every entry up")
+    upper, lower = union.directory("upper"), union.directory("lower")
+    _fill(upper / "d", 0, MORE)
+    _fill(upper / "d", MORE, MORE + 50, prefix=".wh.name")
+    _fill(lower / "d", MORE - 2000, MORE + 100)
+    u = union.mount(changing="B1", B0=upper, B1=lower)
+    names = os.listdir(u / "d")
+    assert len(names) == len(set(names)) == MORE + 50
 
 
 def test_remove_many_entries_while_listing_leaves_an_empty_directory(union: Workshop) -> None:
