@@ -53,7 +53,7 @@ def _check_terminal(request: Request, config: configuration.Config) -> None:
     if terminal and request.detach and not request.console_socket:
         raise Failure(
             "process.terminal is true, but nobody takes the terminal",
-            "give --console-socket, or set it to false",
+            "use --console-socket, or set it to false",
         )
 
 
@@ -93,7 +93,7 @@ class _Creation:
             config["process"],
             linux,
             preserve_fds=self._request.preserve_fds,
-            listen_fds=_passed_descriptors(self._request.preserve_fds),
+            listen_fds=_passed_descriptors(),
             user_namespace=job.namespaces.has("user"),
         )
         job.root = rootfs.prepare(config, self._request.bundle, rootless=self._settings.rootless)
@@ -288,24 +288,12 @@ class _Creation:
             log.warning(f"could not remove all of {self._container.id}: {describe(error)}")
 
 
-def _passed_descriptors(preserved: int) -> int:
-    """Return how many descriptors LISTEN_FDS hands to the container; a Failure if one that shall be passed is not open."""
-    count = 0
-    if os.environ.get("LISTEN_PID", "") in ("", str(os.getpid())):
-        number = os.environ.get("LISTEN_FDS", "0")
-        count = int(number) if number.isdecimal() else 0
-    for fd in range(3, 3 + count + preserved):
-        if not _is_inherited(fd):
-            raise Failure(f"descriptor {fd} shall be passed to the container, but is not open")
-    return count
-
-
-def _is_inherited(fd: int) -> bool:
-    """Tell whether the caller gave us this descriptor; those that we opened are close-on-exec."""
-    try:
-        return os.get_inheritable(fd)
-    except OSError:
-        return False
+def _passed_descriptors() -> int:
+    """Return how many descriptors LISTEN_FDS hands to the container."""
+    if os.environ.get("LISTEN_PID", "") not in ("", str(os.getpid())):
+        return 0
+    number = os.environ.get("LISTEN_FDS", "0")
+    return int(number) if number.isdecimal() else 0
 
 
 def _send_pidfd(path: str, pid: int) -> None:

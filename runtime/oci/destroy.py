@@ -18,7 +18,9 @@ _SIGKILL = 9
 
 
 def destroy(container: Container) -> None:
-    """Kill what lives of the container and remove it. The caller holds its lock."""
+    """Kill what lives of the container and remove it; nothing if that was done before. The caller holds its lock."""
+    if not os.path.isdir(container.directory):
+        return
     if container.pid:
         kill_and_wait(container.pid)
     group = Group.from_state(container.record["cgroup"]) if "cgroup" in container.record else None

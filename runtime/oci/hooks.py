@@ -59,7 +59,7 @@ def run(
     for number, hook in enumerate(hooks):
         problem = _Run(hook, state, directory, environment, inside).problem()
         if problem:
-            raise Failure(f"error running {kind} hook #{number}: {hook['path']}: {problem}")
+            raise Failure(f"error running hook #{number}: {hook['path']}: {kind} hook {problem}")
 
 
 def run_all(hooks: list[dict[str, Any]], state: str, *, kind: str, directory: str | None = None) -> list[str]:
@@ -69,9 +69,9 @@ def run_all(hooks: list[dict[str, Any]], state: str, *, kind: str, directory: st
         try:
             problem = _Run(hook, state, directory, None, False).problem()
         except Failure as failure:
-            problem = failure.line()
+            problem = f"failed: {failure.line()}"
         if problem:
-            problems.append(f"error running {kind} hook #{number}: {hook['path']}: {problem}")
+            problems.append(f"error running hook #{number}: {hook['path']}: {kind} hook {problem}")
     return problems
 
 
@@ -114,12 +114,12 @@ class _Run:
         finally:
             os.close(report_reader)
         if status is None:
-            return f"timeout after {self._timeout} s; it was killed"
+            return f"killed after its timeout of {self._timeout} s"
         if failed is not None:
-            return (failed.strerror or "").lower()
+            return f"failed: {(failed.strerror or '').lower()}"
         if status == 0:
             return ""
-        how = f"exit status {status}" if status > 0 else f"killed by signal {-status}"
+        how = f"failed with exit code {status}" if status > 0 else f"killed by signal {-status}"
         text = output.decode("utf-8", "replace").strip()
         return f"{how}, output: {text}" if text else how
 

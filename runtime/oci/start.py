@@ -17,7 +17,10 @@ _LONGEST_REPORT = 65536
 
 
 def start(container: Container) -> None:
-    """Let the program run and run the poststart hooks; a Failure tells why it does not. The caller holds the lock."""
+    """Let the program run and run the poststart hooks; a Failure tells why it does not. The caller holds the lock.
+
+    A poststart hook that fails ends the container, as the specification wants it.
+    """
     problem = _open_gate(container)
     if problem:
         raise problem
@@ -32,7 +35,7 @@ def start(container: Container) -> None:
         try:
             runner.run(container.config()["hooks"]["poststart"], text, kind="poststart")
         except Failure:
-            destroy.kill_and_wait(container.pid)
+            destroy.destroy(container)
             raise
 
 

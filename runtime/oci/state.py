@@ -156,7 +156,13 @@ class Lock:
 
 def check_id(identity: str) -> str:
     """Return `identity`; a Failure if it cannot name a container."""
-    if not identity or identity[0] == "." or not _LETTERS.issuperset(identity) or len(identity) > _LONGEST_ID:
+    for letter in identity:
+        if letter not in _LETTERS:
+            raise Failure(
+                f"invalid container ID: invalid character `{letter}` in the ID {identity!r}",
+                "use letters, digits, _ + - and ., no dot first",
+            )
+    if not identity or identity[0] == "." or len(identity) > _LONGEST_ID:
         raise Failure(f"invalid container ID {identity!r}", "use letters, digits, _ + - and ., no dot first")
     return identity
 

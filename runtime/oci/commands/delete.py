@@ -15,7 +15,12 @@ COMMAND = Command(
     "delete",
     "remove a container that has ended",
     "ID",
-    (Option("force", "f", "", "kill it if it runs; no error if there is none"),),
+    (
+        Option("force", "f", "", "kill it if it runs; no error if there is none"),
+        Option(
+            "regex", "r", "", "ID is a regular expression: remove all containers that it matches somewhere"
+        ),
+    ),
 )
 _DELETABLE = ("stopped", "created")
 
@@ -23,14 +28,32 @@ _DELETABLE = ("stopped", "created")
 def run(settings: Settings, options: Options) -> int:
     """Remove the container, its cgroup and its state; then its poststop hooks run."""
     force = options.flag("force")
+    if options.flag("regex"):
+        for container in _matching(settings.root, options.arguments[0]):
+            _delete(container, force=force)
+        return 0
     identity = state.check_id(options.arguments[0])
-    container = (
+    found = (
         state.open_if_there(settings.root, identity)
         if force
         else state.open_container(settings.root, identity)
     )
-    if container is None:
-        return 0
+    if found is not None:
+        _delete(found, force=force)
+    return 0
+
+
+def _matching(root: str, pattern: str) -> list[state.Container]:
+    import re
+
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise Failure(f"--regex: {pattern!r}: {error}") from None
+    return [container for container in state.all_containers(root) if expression.search(container.id)]
+
+
+def _delete(container: state.Container, *, force: bool) -> None:
     with container.lock():
         status = container.status()
         if status not in _DELETABLE and not force:
@@ -38,4 +61,3 @@ def run(settings: Settings, options: Options) -> int:
                 f"cannot delete container {container.id}: it is {status}", "kill it first, or give --force"
             )
         destroy.destroy(container)
-    return 0

@@ -32,6 +32,7 @@ _FLAGS = {
 }
 _IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 _IO_CLASS_SHIFT = 13
+_SHORTEST, _LONGEST = 1 << 10, 1 << 63  # nanoseconds of runtime, see sched(7)
 _DOMAINS = {"LINUX": 0x0000, "LINUX32": 0x0008}
 _MEMORY_MODES = {
     "MPOL_DEFAULT": 0,
@@ -71,6 +72,8 @@ def lower_scheduler(wanted: dict[str, Any] | None) -> Scheduler | None:
     if wanted is None:
         return None
     times = (wanted.get("runtime", 0), wanted.get("deadline", 0), wanted.get("period", 0))
+    if wanted.get("policy") == "SCHED_DEADLINE":
+        _check_deadline(wanted, *times)
     return (
         _lookup(_POLICIES, wanted.get("policy"), "process.scheduler.policy"),
         _sum(_FLAGS, wanted.get("flags"), "process.scheduler.flags"),
@@ -78,6 +81,26 @@ def lower_scheduler(wanted: dict[str, Any] | None) -> Scheduler | None:
         wanted.get("priority", 0),
         times,
     )
+
+
+def _check_deadline(wanted: dict[str, Any], runtime: int, deadline: int, period: int) -> None:
+    """Say which of the kernel's rules is broken; it only says EINVAL. Times are in nanoseconds."""
+    problem = ""
+    for key in ("runtime", "deadline"):
+        if key not in wanted:
+            problem = f"requires `{key}`"
+            break
+    else:
+        if runtime <= 0:
+            problem = "runtime must be greater than 0"
+        elif not _SHORTEST <= runtime < _LONGEST:
+            problem = f"runtime {runtime} must be between {_SHORTEST} and {_LONGEST}"
+        elif runtime > deadline:
+            problem = f"runtime {runtime} must be <= deadline {deadline}"
+        elif period and deadline > period:
+            problem = f"deadline {deadline} must be <= period {period}"
+    if problem:
+        raise Failure(f"process.scheduler: sched_setattr: `SCHED_DEADLINE` {problem}")
 
 
 def lower_io_priority(wanted: dict[str, Any] | None) -> int | None:

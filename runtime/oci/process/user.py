@@ -67,7 +67,7 @@ def number(text: str, option: str) -> int:
 
 def become(user: User) -> None:
     """Become `user` for good, with permitted capabilities kept; they are still to be cut (`capabilities.apply`)."""
-    _give_standard_descriptors(user.uid)
+    _give_standard_descriptors(user.uid, user.gid)
     syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
     _set_groups(user.groups)
     try:
@@ -109,14 +109,15 @@ def may_set_groups() -> bool:
         os.close(fd)
 
 
-def _give_standard_descriptors(uid: int) -> None:
+def _give_standard_descriptors(uid: int, gid: int) -> None:
     """Make the user own 0 to 2, so that it can reopen them (/dev/stdout); not the null device, which is everybody's."""
     for fd in range(3):
         try:
             status = os.fstat(fd)
             if status.st_uid == uid or (status.st_rdev == _NULL_DEVICE and stat.S_ISCHR(status.st_mode)):
                 continue
-            os.fchown(fd, uid, -1)
+            # A terminal keeps its group, the one that may write to it.
+            os.fchown(fd, uid, -1 if stat.S_ISCHR(status.st_mode) else gid)
         except OSError as error:
             # A read-only file system, a file of an unmapped owner, or a closed descriptor: it can still be used as it is.
             if error.errno not in (errno.EROFS, errno.EPERM, errno.EINVAL, errno.EBADF, errno.ENOSYS):

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Device nodes and links of the container's /dev. Where mknod is refused (user namespace) the host's nodes are bound."""
+"""Device nodes and links of the container's /dev.
+
+Where mknod is refused (user namespace) nodes are bound: those of the config from a tmpfs that the parent made, the others and
+those of an ordinary user from the host's /dev.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,13 @@ import os
 import stat
 
 from runtime.oci.rootfs import resolve, syscalls
+from runtime.oci.rootfs.mounts import new_filesystem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    Ranges = list[dict[str, Any]]
 
 # What every container has: name, minor number, major number.
 _NODES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
@@ -30,7 +37,7 @@ NULL = os.makedev(1, 3)
 class Device:
     """A node of the config, or one of the default ones."""
 
-    __slots__ = ("gid", "mode", "number", "path", "uid")
+    __slots__ = ("gid", "mode", "number", "path", "tree", "uid")
 
     def __init__(self, path: str, mode: int, number: int, uid: int = 0, gid: int = 0) -> None:
         self.path = path
@@ -38,6 +45,7 @@ class Device:
         self.number = number
         self.uid = uid
         self.gid = gid
+        self.tree = -1  # a detached mount of the node, if it cannot be made in its place
 
 
 def wanted(listed: list[dict[str, Any]]) -> list[Device]:
@@ -56,10 +64,58 @@ def wanted(listed: list[dict[str, Any]]) -> list[Device]:
     return list(devices.values())
 
 
-def make_all(root: int, devices: list[Device]) -> None:
-    """Make the nodes and links below `root`, with an umask of 0. /dev must be a directory, not a link (CVE-2026-41579)."""
+def make_nodes(devices: list[Device], ids: tuple[Ranges, Ranges]) -> int:
+    """Return a detached tmpfs with the nodes, named by their place in the list, or -1 where that is refused.
+
+    Called with the parent's rights; `ids` are the maps of users and groups of the container's user namespace.
+    """
+    try:
+        nodes = new_filesystem("tmpfs", "tmpfs", ["mode=755"], syscalls.ATTR_NOSUID | syscalls.ATTR_NOEXEC)
+    except PermissionError:
+        return -1
+    mask = os.umask(0)
+    try:
+        for index, device in enumerate(devices):
+            os.mknod(str(index), device.mode, device.number, dir_fd=nodes)
+            os.chown(str(index), _on_host(device.uid, ids[0]), _on_host(device.gid, ids[1]), dir_fd=nodes)
+    except PermissionError:
+        os.close(nodes)
+        return -1
+    finally:
+        os.umask(mask)
+    return nodes
+
+
+def _on_host(number: int, ranges: Ranges) -> int:
+    """Return the host's number of a container's id, 0 if it has none."""
+    for entry in ranges:
+        if entry["containerID"] <= number < entry["containerID"] + entry["size"]:
+            return int(entry["hostID"] + number - entry["containerID"])
+    return 0
+
+
+def _take_nodes(dev: int, nodes: int, devices: list[Device]) -> None:
+    """Give each device its own mount out of the tmpfs that `make_nodes` made; it is attached for that moment only.
+
+    Leaves the working directory somewhere else.
+    """
+    syscalls.move_mount(nodes, dev)
+    for index, device in enumerate(devices):
+        device.tree = syscalls.open_tree(str(index), dir_fd=nodes)
+    os.fchdir(nodes)
+    syscalls.umount2(".", syscalls.MNT_DETACH)
+    os.close(nodes)
+
+
+def make_all(root: int, devices: list[Device], nodes: int, made: list[Device]) -> None:
+    """Make the nodes and links below `root`, with an umask of 0. /dev must be a directory, not a link (CVE-2026-41579).
+
+    `nodes` is what `make_nodes(made)` returned, or -1.
+    """
     dev = resolve.make_directory(root, "/dev", links=False)
     try:
+        if nodes >= 0:
+            _take_nodes(dev, nodes, made)
         for device in devices:
             directory, _, name = device.path.rpartition("/")
             if directory == "/dev":
@@ -98,12 +154,14 @@ def _is_right(directory: int, name: str, device: Device) -> bool:
 
 
 def _bind(directory: int, name: str, device: Device) -> None:
-    """Bind the host's node of the same path, verified to be the same device."""
-    source = open_node(device.path, device.mode, device.number)
-    try:
-        tree = syscalls.open_tree("", dir_fd=source)
-    finally:
-        os.close(source)
+    """Bind the node that the parent made, else the host's of the same path, verified to be the same device."""
+    tree = device.tree
+    if tree < 0:
+        source = open_node(device.path, device.mode, device.number)
+        try:
+            tree = syscalls.open_tree("", dir_fd=source)
+        finally:
+            os.close(source)
     try:
         target = _open_target(directory, name)
         try:

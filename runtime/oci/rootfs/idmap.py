@@ -26,7 +26,7 @@ def ranges(entries: list[dict[str, Any]]) -> tuple[Range, ...]:
 
 
 def parse(text: str, container: Maps) -> Maps:
-    """Return the maps of `uids=0-1000-1#...;gids=...`; with an `@` the second id is one of the container's. Raises `Failure`."""
+    """Return the maps of `uids=0-1000-1#...;gids=...`; with an `@` both ids are the container's. Raises `Failure`."""
     found: dict[str, tuple[Range, ...]] = {"uids": (), "gids": ()}
     for part in filter(None, text.split(";")):
         key, _, value = part.partition("=")
@@ -42,15 +42,16 @@ def _parse_range(text: str, container: tuple[Range, ...]) -> Range:
     except ValueError:
         raise Failure(f"mount option idmap: {text!r} is not FIRST-SECOND-SIZE") from None
     if text.startswith("@"):
-        second = _on_host(second, size, container)
+        second += _offset(first, container)
     return first, second, size
 
 
-def _on_host(number: int, size: int, container: tuple[Range, ...]) -> int:
+def _offset(number: int, container: tuple[Range, ...]) -> int:
+    """Return by how much the container's id is another one on the host."""
     for inside, outside, count in container:
-        if inside <= number and number + size <= inside + count:
-            return outside + number - inside
-    raise Failure(f"mount option idmap: the container has no ids {number} to {number + size - 1}")
+        if inside <= number < inside + count:
+            return outside - inside
+    raise Failure(f"mount option idmap: the container has no id {number}")
 
 
 def open_mapped(bind: Bind, namespace: int) -> int:

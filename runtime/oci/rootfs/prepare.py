@@ -29,8 +29,8 @@ class Prepared:
     """The checked root of a container and the descriptors that only the parent can open."""
 
     __slots__ = (
-        "devices", "has_namespace", "hint", "masked", "mounts", "propagation", "read_only", "read_only_paths", "root", "root_fd",
-        "set_sysctls", "sysctl", "tree_propagation",
+        "devices", "has_namespace", "hint", "made_devices", "masked", "mounts", "nodes", "propagation", "read_only",
+        "read_only_paths", "root", "root_fd", "set_sysctls", "sysctl", "tree_propagation",
     )  # fmt: skip
 
     def __init__(self, config: Config, bundle: str) -> None:
@@ -48,6 +48,9 @@ class Prepared:
             isinstance(mount, Bind) and os.path.normpath(mount.where) == "/dev" for mount in self.mounts
         )
         self.devices = None if bound else devices.wanted(linux.get("devices") or [])
+        # Devices that only the parent may make, and the tmpfs where it did.
+        self.made_devices: list[devices.Device] = []
+        self.nodes = -1
         self.masked: list[str] = linux.get("maskedPaths") or []
         self.read_only_paths: list[str] = linux.get("readonlyPaths") or []
         self.sysctl: dict[str, str] = linux.get("sysctl") or {}
@@ -59,6 +62,9 @@ class Prepared:
             if isinstance(mount, Bind) and mount.tree >= 0:
                 os.close(mount.tree)
                 mount.tree = -1
+        if self.nodes >= 0:
+            os.close(self.nodes)
+            self.nodes = -1
 
 
 def namespaces(linux: dict[str, Any]) -> dict[str, str]:
@@ -72,12 +78,13 @@ def prepare(config: Config, bundle: str, *, rootless: bool) -> Prepared:
     _check(prepared)
     linux = config.get("linux") or {}
     if prepared.sysctl:
-        prepared.set_sysctls = _checked_sysctl(prepared.sysctl, namespaces(linux))
+        prepared.set_sysctls = _checked_sysctl(prepared.sysctl, config)
     binds = [mount for mount in prepared.mounts if isinstance(mount, Bind)]
     try:
         _open_mapped(binds, config)
         if "user" in namespaces(linux) and not rootless:
             _open_hidden([bind for bind in binds if bind.tree < 0])
+            _make_nodes(prepared, linux)
         if not prepared.propagation & syscalls.MS_SHARED:
             for bind in binds:
                 if bind.tree >= 0:  # else it would tell the host of mounts in it
@@ -129,13 +136,16 @@ def _mount(entry: dict[str, Any], bundle: str, linux: dict[str, Any]) -> Mount:
     return Filesystem(where, kind, entry.get("source") or "", options, own_processes="pid" in own)
 
 
-def _checked_sysctl(settings: dict[str, str], own: dict[str, str]) -> Callable[[dict[str, str]], None]:
+def _checked_sysctl(settings: dict[str, str], config: Config) -> Callable[[dict[str, str]], None]:
     from runtime.oci.rootfs import sysctl
 
-    for key in settings:
-        reason = sysctl.refusal(key, set(own))
+    own = set(namespaces(config.get("linux") or {}))
+    for key, value in settings.items():
+        reason = sysctl.refusal(key, own)
         if reason:
             raise Failure(f"linux.sysctl: {key} {reason}")
+        if sysctl.path_of(key) == "kernel/domainname" and config.get("domainname", value) != value:
+            raise Failure(f"linux.sysctl: {key} is not the config's domainname", "remove one of them")
     return sysctl.write_all
 
 
@@ -185,6 +195,18 @@ def _namespace(bind: Bind, container: Any, own: dict[str, str], known: dict[obje
     if maps not in known:
         known[maps] = idmap.make_namespace(maps)
     return known[maps]
+
+
+def _make_nodes(prepared: Prepared, linux: dict[str, Any]) -> None:
+    """Make the config's devices here, as the root of a user namespace may not."""
+    listed = {os.path.normpath(entry["path"]) for entry in linux.get("devices") or ()}
+    if listed and prepared.devices is not None:
+        prepared.made_devices = [
+            device for device in prepared.devices if os.path.normpath(device.path) in listed
+        ]
+        ids = linux.get("uidMappings") or [], linux.get("gidMappings") or []
+        with Step("make devices for the user namespace"):
+            prepared.nodes = devices.make_nodes(prepared.made_devices, ids)
 
 
 def _open_hidden(binds: list[Bind]) -> None:

@@ -32,7 +32,7 @@ def build(config: Config, prepared: Prepared) -> None:
         _attach(mount, prepared)
     if prepared.devices is not None and prepared.has_namespace:
         with Step("make devices"):
-            devices.make_all(prepared.root_fd, prepared.devices)
+            devices.make_all(prepared.root_fd, prepared.devices, prepared.nodes, prepared.made_devices)
     os.umask(mask)
     os.fchdir(prepared.root_fd)
 
