@@ -7,8 +7,9 @@ import os
 import stat
 
 from runtime.oci.rootfs import resolve, syscalls
+from runtime.oci.rootfs.filesystems import change
 from runtime.oci.rootfs.mountflags import Options
-from runtime.oci.rootfs.mounts import Mount, change, refuse_proc_cover
+from runtime.oci.rootfs.mounts import Mount, refuse_proc_cover
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ import os
 
 from runtime.oci.cgroups import layout
 from runtime.oci.rootfs import mountinfo, resolve, syscalls
+from runtime.oci.rootfs.filesystems import change, new_filesystem
 from runtime.oci.rootfs.mountflags import Options
-from runtime.oci.rootfs.mounts import Mount, change, new_filesystem
+from runtime.oci.rootfs.mounts import Mount
 from runtime.oci.rootfs.syscalls import ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY
 
 _QUIET = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC
@@ -112,6 +113,8 @@ def _own_group(hierarchy: Hierarchy) -> str:
             group = path
     for mount in mountinfo.read():
         # Inside of another container the host's mount starts at that container's group.
-        if mount.path == hierarchy.path and group.startswith(mount.root.rstrip("/") + "/"):
-            return hierarchy.path + group[len(mount.root.rstrip("/")) :].rstrip("/")
-    return hierarchy.path
+        top = mount.root.rstrip("/")
+        if mount.path == hierarchy.path and (group + "/").startswith(top + "/"):
+            group = group[len(top) :]
+            break
+    return hierarchy.path + group.rstrip("/")

@@ -16,7 +16,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def copy_tree(source: int, target: int) -> None:
-    """Copy the entries of one directory into another, both with owners, modes, times and xattrs. The descriptors may be O_PATH."""
+    """Copy the entries of one directory into another, both with owners, modes, times and xattrs. O_PATH descriptors do."""
     old = os.open(".", _DIRECTORY, dir_fd=source)
     try:
         new = os.open(".", _DIRECTORY, dir_fd=target)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from runtime.oci.rootfs import devices, mounts, resolve, syscalls
+from runtime.oci.rootfs import devices, filesystems, resolve, syscalls
 from runtime.oci.rootfs.syscalls import ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY
 
 _EMPTY = ["ro", "mode=555", "size=4k", "nr_inodes=1"]
@@ -64,7 +64,7 @@ class Mask:
         """Return another mount of the one empty directory. A copy can be made of what is attached or was never."""
         if self._empty < 0:
             quiet = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC
-            self._empty = mounts.new_filesystem("tmpfs", "tmpfs", _EMPTY, quiet)
+            self._empty = filesystems.new_filesystem("tmpfs", "tmpfs", _EMPTY, quiet)
             return os.dup(self._empty)
         return syscalls.open_tree("", dir_fd=self._empty)
 

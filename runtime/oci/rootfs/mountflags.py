@@ -53,6 +53,8 @@ _SUPERBLOCK = {
     "nomand": ("", "mand"),
     "ro": ("ro", ""),
     "rw": ("", "ro"),
+    "iversion": ("iversion", ""),
+    "noiversion": ("", "iversion"),
 }
 
 PROPAGATION = {
@@ -62,14 +64,13 @@ PROPAGATION = {
     "unbindable": MS_UNBINDABLE,
 }
 
-_NOTHING = frozenset({"defaults", "silent", "loud", "noiversion", "acl", "noacl"})
+_NOTHING = frozenset({"defaults", "silent", "loud", "acl", "noacl"})
 
 # word: attribute of Options that it switches on
 _SWITCHES = {
     "bind": "bind",
     "rbind": "recursive",
     "remount": "remount",
-    "iversion": "iversion",
     "tmpcopyup": "copy_up",
     "copy-symlink": "copy_symlink",
     "src-nofollow": "source_nofollow",
@@ -84,7 +85,7 @@ class Options:
 
     __slots__ = (
         "add", "add_all", "bind", "copy_symlink", "copy_up", "data", "drop", "drop_all", "idmap", "idmap_text",
-        "iversion", "propagation", "recursive", "recursive_idmap", "remount", "source_nofollow", "superblock",
+        "propagation", "recursive", "recursive_idmap", "remount", "source_nofollow", "superblock",
         "target_nofollow",
     )  # fmt: skip
 
@@ -93,7 +94,7 @@ class Options:
         self.propagation: list[tuple[int, bool]] = []  # (MS_*, recursively)
         self.superblock: list[str] = []
         self.data: list[str] = []
-        self.bind = self.recursive = self.remount = self.iversion = self.copy_up = False
+        self.bind = self.recursive = self.remount = self.copy_up = False
         self.copy_symlink = self.source_nofollow = self.target_nofollow = False
         self.idmap = self.recursive_idmap = False
         self.idmap_text = ""

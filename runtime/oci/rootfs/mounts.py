@@ -10,9 +10,9 @@ import errno
 import os
 import stat
 
-from runtime.oci.rootfs import resolve, syscalls
+from runtime.oci.rootfs import filesystems, resolve, syscalls
 from runtime.oci.rootfs.mountflags import Options
-from runtime.oci.rootfs.syscalls import ATTR_ATIME, ATTR_RDONLY
+from runtime.oci.rootfs.syscalls import ATTR_RDONLY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ _HOST_PLACES = {"sysfs": "/sys", "mqueue": "/dev/mqueue", "proc": "/proc"}
 _PROC_FILES = frozenset(
     "cpuinfo diskstats loadavg meminfo slabinfo stat swaps uptime sys/kernel/ns_last_pid sys/crypto/fips_enabled".split()
 )
-
-_LONGEST_PARAMETER = 255
 
 
 class Mount:
@@ -117,20 +115,26 @@ class Filesystem(Mount):
             flags = [flag for flag in flags if flag != "ro"]
             attributes &= ~ATTR_RDONLY
         try:
-            if self.options.iversion or not _fits(self.kind, words):
-                return _mount_old_way(self, target, words, attributes)
-            return new_filesystem(self.kind, self.source, [*flags, *words], attributes)
-        except PermissionError:
+            return filesystems.make(self.kind, self.source, flags, words, attributes, target)
+        except PermissionError as error:
             if not self.host_place:
                 raise
+            return self._copy_host_place(error)
+
+    def _copy_host_place(self, reason: OSError) -> int:
+        """Return the host's mount instead; never with rights that the container would not have on its own."""
+        try:
             tree = syscalls.open_tree(self.host_place, recursive=True)
-            change(tree, attributes, 0, recursive=False)
-            return tree
+        except OSError:
+            raise reason from None
+        quiet = self.options.add | (ATTR_RDONLY if self.kind == "sysfs" else 0)
+        filesystems.change(tree, quiet, 0, recursive=True)
+        return tree
 
     def _change_below(self, tree: int) -> None:
         options = self.options
         if options.add_all or options.drop_all:
-            change(tree, options.add_all, options.drop_all, recursive=True)
+            filesystems.change(tree, options.add_all, options.drop_all, recursive=True)
 
 
 class Change(Mount):
@@ -146,11 +150,11 @@ class Change(Mount):
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), self.where)
         try:
             if options.remount and not options.bind:
-                _reconfigure(target, [*options.superblock, *options.data])
+                filesystems.reconfigure(target, [*options.superblock, *options.data])
             if options.add or options.drop:
-                change(target, options.add, options.drop, recursive=False)
+                filesystems.change(target, options.add, options.drop, recursive=False)
             if options.add_all or options.drop_all:
-                change(target, options.add_all, options.drop_all, recursive=True)
+                filesystems.change(target, options.add_all, options.drop_all, recursive=True)
             self.propagate(target)
         finally:
             os.close(target)
@@ -170,104 +174,3 @@ def refuse_proc_cover(target: int, where: str, kind: str, source: int = -1) -> N
     may_cover = path.startswith("/proc/") and path[6:] in _PROC_FILES
     if not may_cover and syscalls.filesystem_magic(target) == syscalls.PROC_MAGIC:
         raise OSError(errno.EPERM, "it is inside of proc, which must not be covered", where)
-
-
-def new_filesystem(kind: str, source: str, words: list[str], attributes: int) -> int:
-    """Return a detached mount of a new filesystem; `words` are `key=value` or flags. What the kernel says goes into the error."""
-    context = syscalls.fsopen(kind)
-    try:
-        syscalls.fsconfig_set(context, "source", source or kind)
-        for word in words:
-            key, equals, value = word.partition("=")
-            syscalls.fsconfig_set(context, key, value if equals else None)
-        syscalls.fsconfig_create(context)
-        return syscalls.fsmount(context, attributes)
-    except OSError as error:
-        raise OSError(error.errno, _explain(context, error), error.filename) from None
-    finally:
-        os.close(context)
-
-
-def _reconfigure(target: int, words: list[str]) -> None:
-    context = syscalls.fspick("", dir_fd=target)
-    try:
-        for word in words:
-            key, equals, value = word.partition("=")
-            syscalls.fsconfig_set(context, key, value if equals else None)
-        syscalls.fsconfig_reconfigure(context)
-    except OSError as error:
-        raise OSError(error.errno, _explain(context, error), error.filename) from None
-    finally:
-        os.close(context)
-
-
-def _explain(context: int, error: OSError) -> str:
-    """Return the error's text with what the kernel logged in the context, a line a message ("e tmpfs: Unknown parameter")."""
-    lines = []
-    try:
-        while True:
-            lines.append(os.read(context, 512).decode("utf-8", "replace").strip()[2:])
-    except OSError:
-        pass  # ENODATA: that was all
-    text = os.strerror(error.errno or 0)
-    return f"{text} ({'; '.join(lines)})" if lines else text
-
-
-def _fits(kind: str, words: list[str]) -> bool:
-    """Tell whether a filesystem takes these parameters one by one: not when it parses quotes or long lists itself."""
-    if kind == "overlay" or "." in kind:
-        return False
-    return all(len(word) <= _LONGEST_PARAMETER and not ("\\" in word or '"' in word) for word in words)
-
-
-# (attribute, flag of mount(2))
-_OLD_FLAGS = (
-    (0x1, 1),
-    (0x2, 2),
-    (0x4, 4),
-    (0x8, 8),
-    (0x10, 1024),
-    (0x20, 1 << 24),
-    (0x80, 2048),
-    (0x200000, 256),
-)
-_OLD_SUPERBLOCK = {"sync": 16, "dirsync": 128, "lazytime": 1 << 25, "mand": 64, "ro": 1}
-
-
-def _mount_old_way(mount: Mount, target: int, words: list[str], attributes: int) -> int:
-    """Mount by mount(2), which has no limit on the parameters, and take the mount off again as a detached one."""
-    flags = syscalls.MS_I_VERSION if mount.options.iversion else 0
-    flags |= sum(old for new, old in _OLD_FLAGS if attributes & new)
-    for word in mount.options.superblock:
-        flags |= _OLD_SUPERBLOCK[word]
-    path = descriptor_path(target)
-    syscalls.mount(mount.source or mount.kind, path, mount.kind, flags, ",".join(words) or None)
-    tree = syscalls.open_tree(path)
-    syscalls.umount2(path, syscalls.MNT_DETACH)
-    return tree
-
-
-def descriptor_path(fd: int) -> str:
-    """Return a path that names exactly what `fd` refers to; EINVAL if /proc is not the real one."""
-    proc = os.open("/proc", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        if syscalls.filesystem_magic(proc) != syscalls.PROC_MAGIC or os.fstat(proc).st_ino != 1:
-            raise OSError(errno.EINVAL, "is not procfs", "/proc")
-    finally:
-        os.close(proc)
-    return f"/proc/self/fd/{fd}"
-
-
-def change(tree: int, add: int, drop: int, *, recursive: bool) -> None:
-    """Add and drop attributes. What a user namespace has locked stays: a flag that may not be dropped is kept."""
-    kept = drop & ATTR_ATIME if add & ATTR_ATIME else 0
-    attempts = [(add, drop), (add, kept), (add & ~ATTR_ATIME, 0)]
-    for index, (more, less) in enumerate(attempts):
-        if not more and not less:
-            return
-        try:
-            syscalls.mount_setattr(tree, add=more, drop=less, recursive=recursive)
-            return
-        except PermissionError:
-            if index == len(attempts) - 1:
-                raise

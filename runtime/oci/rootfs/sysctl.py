@@ -11,7 +11,7 @@ import errno
 import os
 
 from runtime.oci.rootfs import syscalls
-from runtime.oci.rootfs.mounts import new_filesystem
+from runtime.oci.rootfs.filesystems import new_filesystem
 
 _RULES = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_XDEV
 
