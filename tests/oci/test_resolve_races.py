@@ -64,7 +64,9 @@ def hammer(act: Callable[[], object], attack: Callable[[], object]) -> int:
     return done
 
 
-@pytest.mark.parametrize("text", ["../outside", "{outside}", "../../../../../../..{outside}", "/proc/self/cwd"])
+@pytest.mark.parametrize(
+    "text", ["../outside", "{outside}", "../../../../../../..{outside}", "/proc/self/cwd"]
+)
 def test_make_file_while_directory_becomes_link_stays_inside(place: Place, text: str) -> None:
     """A directory that is exchanged with a link to the outside all the time leads to no file there."""
     (place.root / "a").mkdir()
