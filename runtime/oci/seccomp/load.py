@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
 from runtime.oci import channel as messages
 from runtime.oci import syscalls
+from runtime.oci.failure import Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,12 +22,17 @@ _SIGKILL = 9
 def load(seccomp: Filter, channel: messages.Channel) -> None:
     """Install the filter in this process, which has one thread, and send a listener's descriptor over `channel`.
 
-    Needs no_new_privs or CAP_SYS_ADMIN, else EACCES. A listener's descriptor goes as the message "seccomp"; returns when
-    the parent has answered "ok", that is when the agent has it; ECONNABORTED if it answers anything else.
+    Needs no_new_privs or CAP_SYS_ADMIN. A listener's descriptor goes as the message "seccomp"; returns when the parent has
+    answered "ok", that is when the agent has it. Raises Failure when the kernel refuses, or the parent.
     """
-    if not seccomp.listener:
-        syscalls.seccomp(seccomp.flags, seccomp.program)
-        return
+    with Step("cannot load the seccomp filter"):
+        if seccomp.listener:
+            _load_and_report(seccomp, channel)
+        else:
+            syscalls.seccomp(seccomp.flags, seccomp.program)
+
+
+def _load_and_report(seccomp: Filter, channel: messages.Channel) -> None:
     # From the moment the filter is loaded the agent decides about every call, sendmsg perhaps too, and does not know of us
     # yet. So a child that shares our descriptors, but not the filter, waits for the listener to appear and sends it.
     expected = os.dup(channel.fileno())
@@ -43,7 +50,7 @@ def load(seccomp: Filter, channel: messages.Channel) -> None:
     os.waitpid(helper, 0)
     os.close(listener)
     if word != "ok":
-        raise ConnectionAbortedError("the seccomp agent was not reached")
+        raise OSError(errno.ECONNABORTED, "the agent was not reached")
 
 
 def _send_when_open(fd: int, channel: messages.Channel) -> None:
