@@ -14,7 +14,8 @@ _COLUMN = 34
 
 def of_program(name: str, options: Sequence[Option], commands: Sequence[Command]) -> str:
     """Return the help of the program."""
-    lines = [f"usage: {name} [GLOBAL OPTION...] COMMAND [OPTION...] [ARGUMENT...]", "", "COMMANDS:"]
+    lines = ["NAME:", f"   {name} - Open Container Initiative runtime", ""]
+    lines += [f"Usage: {name} [OPTION...] COMMAND [OPTION...] [ARGUMENT...]", "", "COMMANDS:"]
     lines += [f"  {command.name:12}{command.summary}" for command in commands]
     lines += [
         "",
@@ -28,8 +29,8 @@ def of_program(name: str, options: Sequence[Option], commands: Sequence[Command]
 
 def of_command(name: str, command: Command) -> str:
     """Return the help of one command."""
-    usage = f"usage: {name} {command.name} [OPTION...] {command.usage}".rstrip()
-    lines = [usage, "", f"{command.summary[:1].upper()}{command.summary[1:]}."]
+    usage = f"Usage: {name} [OPTION...] {command.name} {command.usage}".rstrip()
+    lines = ["NAME:", f"   {name} {command.name} - {command.summary}", "", usage]
     if command.options:
         lines += ["", "OPTIONS:", *map(_line, command.options)]
     return "\n".join(lines)

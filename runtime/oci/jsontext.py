@@ -53,7 +53,7 @@ def loads(text: str) -> Any:
 def dumps(value: Any) -> str:
     """Return `value` as one line of JSON in ASCII; lone surrogates (undecodable bytes) survive a round trip."""
     encode = _json.make_encoder(
-        None, _refuse, _json.encode_basestring_ascii, None, ": ", ", ", False, False, True
+        None, _refuse, _json.encode_basestring_ascii, None, ":", ",", False, False, True
     )
     return "".join(encode(value, 0))
 

@@ -70,6 +70,8 @@ def _run(arguments: list[str]) -> int:
     if given.flag("help") or not rest or rest[0] == "help":
         return _show_help(rest[1:], asked=given.flag("help") or bool(rest))
     name = rest[0]
+    if name not in COMMANDS and rest[-1] in ("-h", "--help"):
+        return _show_help([name], asked=True)
     if name == "version":
         return _show_version()
     if name not in COMMANDS:
@@ -82,17 +84,24 @@ def _run(arguments: list[str]) -> int:
 
 
 def _show_version() -> int:
-    print(f"{NAME} version {VERSION}\ncommit: {VERSION}\nspec: {SPEC}\n{FEATURES}")
+    print(f"{_called()} version {VERSION}\ncommit: {VERSION}\nspec: {SPEC}\n{FEATURES}")
     return 0
+
+
+def _called() -> str:
+    """Return the name that the caller knows us by: where we stand in for a peer, scripts look for its name."""
+    return os.path.basename(sys.argv[0]) or NAME
 
 
 def _show_help(names: list[str], *, asked: bool) -> int:
     from runtime.oci import help
 
     if names and names[0] in COMMANDS:
-        print(help.of_command(NAME, load(names[0]).COMMAND))
+        print(help.of_command(_called(), load(names[0]).COMMAND))
+    elif names:
+        raise Failure(f"No help topic for '{names[0]}'")
     else:
-        print(help.of_program(NAME, GLOBAL, [load(name).COMMAND for name in _existing()]))
+        print(help.of_program(_called(), GLOBAL, [load(name).COMMAND for name in _existing()]))
     return 0 if asked else _USAGE_ERROR
 
 

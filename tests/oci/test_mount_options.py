@@ -67,7 +67,7 @@ def test_idmap_text_reads_container_ids() -> None:
     assert groups == ((0, 200000, 1),)
 
 
-@pytest.mark.parametrize("text", ["uids=1-2", "users=1-2-3", "uids=a-b-c", "uids=@0-999-2"])
+@pytest.mark.parametrize("text", ["uids=1-2", "users=1-2-3", "uids=a-b-c", "uids=@1000-5-2"])
 def test_idmap_text_refuses_nonsense(text: str) -> None:
     """A malformed map, or ids that the container has not, are told before anything is made."""
     with pytest.raises(Failure, match="idmap"):

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 COMMAND = Command(
     "delete",
     "remove a container that has ended",
-    "ID",
+    "CONTAINER",
     (
         Option("force", "f", "", "kill it if it runs; no error if there is none"),
         Option(
-            "regex", "r", "", "ID is a regular expression: remove all containers that it matches somewhere"
+            "regex",
+            "r",
+            "",
+            "CONTAINER is a regular expression: remove all containers that it matches somewhere",
         ),
     ),
 )

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from runtime.oci.settings import Settings
 
-COMMAND = Command("start", "let the program of a created container run", "ID")
+COMMAND = Command("start", "let the program of a created container run", "CONTAINER")
 
 
 def run(settings: Settings, options: Options) -> int:

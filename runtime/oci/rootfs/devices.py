@@ -12,7 +12,7 @@ import os
 import stat
 
 from runtime.oci.rootfs import resolve, syscalls
-from runtime.oci.rootfs.mounts import new_filesystem
+from runtime.oci.rootfs.filesystems import new_filesystem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
