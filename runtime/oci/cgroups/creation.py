@@ -119,7 +119,7 @@ def _refuse_processes(path: str) -> None:
     pids = [pid for directory in tree(path) for pid in (read(directory, "cgroup.procs") or "").split()]
     if pids:
         raise Failure(
-            f"the cgroup {path} is not empty: {len(pids)} processes",
+            f"the cgroup {path} is not empty, processes in it: {len(pids)}",
             "give the container another linux.cgroupsPath",
         )
 

@@ -123,19 +123,19 @@ class Group:
 
     def apply(self, resources: dict[str, Any]) -> None:
         """Set what `linux.resources` asks for, and restrict devices. Failure names the setting."""
-        from runtime.oci.cgroups import devices, limits
+        from runtime.oci.cgroups import limits
 
         limits.apply(self, resources)
-        devices.restrict(self, resources.get("devices") or [])
+        limits.restrict_devices(self, resources.get("devices") or [])
 
     def update(self, resources: dict[str, Any]) -> None:
         """Change what `resources` names and leave all else, devices too if it names none."""
-        from runtime.oci.cgroups import devices, limits
+        from runtime.oci.cgroups import limits
 
         limits.check_before_update(self, resources)
         limits.apply(self, resources)
         if resources.get("devices"):
-            devices.restrict(self, resources["devices"])
+            limits.restrict_devices(self, resources["devices"])
 
     def freeze(self) -> None:
         """Stop all processes and wait until they stand; Failure if they do not."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing limits into a group's files."""
+"""Writing limits into a group's files, and handing its devices to what checks them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import errno
 import os
 
 from runtime.oci.cgroups.creation import hand_down
+from runtime.oci.cgroups.devices import rules
 from runtime.oci.cgroups.files import read, write
 from runtime.oci.cgroups.resources import plan
 from runtime.oci.failure import Failure
@@ -54,6 +55,19 @@ def apply(group: Group, resources: dict[str, Any]) -> None:
             _write(group, setting)
         except OSError as error:
             raise _failure(group, setting, error) from None
+
+
+def restrict_devices(group: Group, given: list[dict[str, Any]]) -> None:
+    """Make the group's devices those of `linux.resources.devices` and the default ones."""
+    wanted = rules(given)
+    if "devices" in group.v1:
+        from runtime.oci.cgroups import devices_v1
+
+        devices_v1.restrict(group, wanted)
+    elif group.layout.unified and group.v2:
+        from runtime.oci.cgroups import bpf
+
+        bpf.restrict(group, wanted)
 
 
 def check_before_update(group: Group, resources: dict[str, Any]) -> None:
