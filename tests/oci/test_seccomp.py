@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from runtime.oci.seccomp import default
 from tests.support.oci import Bundle
 
 pytestmark = pytest.mark.skipif(not ctypes.util.find_library("seccomp"), reason="libseccomp is not installed")
@@ -221,3 +222,13 @@ def test_unused_agent_is_not_looked_for(bundle: Bundle, tmp_path: Path) -> None:
     """listenerPath without SCMP_ACT_NOTIFY means nothing."""
     bundle.linux["seccomp"] = {**ask(tmp_path / "nobody"), "syscalls": []}
     bundle.run(args=["true"])
+
+
+def test_default_profile_lets_ordinary_programs_work(bundle: Bundle) -> None:
+    """Under our own profile a shell, pipes, files and processes work; new namespaces and mounts do not."""
+    bundle.linux["seccomp"] = default.profile(bundle.process["capabilities"]["bounding"])
+    bundle.process["capabilities"] = {}
+    bundle.shell("mkdir /tmp/a; seq 3 | sort -r | head -n 1; (sleep 0; ls /tmp); unshare -U true 2>&1 | cat")
+    lines = bundle.run().lines()
+    assert lines[:2] == ["3", "a"]
+    assert "Operation not permitted" in lines[2]

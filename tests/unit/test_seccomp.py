@@ -13,7 +13,7 @@ import pytest
 
 from runtime.oci import seccomp
 from runtime.oci.failure import Failure
-from runtime.oci.seccomp import newer
+from runtime.oci.seccomp import default, newer
 
 pytestmark = pytest.mark.skipif(not ctypes.util.find_library("seccomp"), reason="libseccomp is not installed")
 
@@ -336,3 +336,45 @@ def test_cache_stays_small(tmp_path: Path) -> None:
     for number in range(150):
         compiled(tmp_path, defaultAction="SCMP_ACT_ERRNO", defaultErrnoRet=number, syscalls=[allow("read")])
     assert len(list((tmp_path / "cache").iterdir())) <= 65
+
+
+CLONE, PERSONALITY, MOUNT, IO_URING_SETUP, CLONE3, UNSHARE = 56, 135, 165, 425, 435, 272
+
+
+@_ON_X86_64
+def test_default_profile(tmp_path: Path) -> None:
+    """Our own profile keeps what Docker's keeps from a container without special capabilities."""
+    program = compiled(tmp_path, **default.profile(["CAP_CHOWN"])).program
+    denied = ERRNO | errno.EPERM
+    for number in (READ, WRITE, GETPID, MKDIR):
+        assert evaluate(program, number) == ALLOW
+    for number in (SETNS, MOUNT, UNSHARE, IO_URING_SETUP):
+        assert evaluate(program, number) == denied
+    assert evaluate(program, CLONE3) == ERRNO | errno.ENOSYS
+    assert evaluate(program, CLONE, 0x1200011) == ALLOW  # fork
+    assert evaluate(program, CLONE, 0x10000000 | 17) == denied  # in a new user namespace
+    assert evaluate(program, PERSONALITY, 8) == ALLOW
+    assert evaluate(program, PERSONALITY, 0x0040000) == denied  # without randomised addresses
+    families = {family for family in range(60) if evaluate(program, SOCKET, family) == ALLOW}
+    assert {1, 2, 10, 16, 17} <= families and not {38, 40} & families
+    assert evaluate(program, 6, arch=X86) == ALLOW  # close of a 32-bit program
+    assert evaluate(program, X32_BIT | READ) == ALLOW
+
+
+@_ON_X86_64
+@pytest.mark.parametrize(
+    ("capability", "number"),
+    [("CAP_SYS_ADMIN", MOUNT), ("CAP_SYS_CHROOT", 161), ("CAP_SYS_PTRACE", 312), ("CAP_SYS_TIME", 227)],
+)
+def test_default_profile_opens_with_capabilities(tmp_path: Path, capability: str, number: int) -> None:
+    """A capability brings the calls that it guards in the kernel."""
+    without = compiled(tmp_path, **default.profile([])).program
+    with_it = compiled(tmp_path, **default.profile([capability])).program
+    assert evaluate(without, number) == ERRNO | errno.EPERM
+    assert evaluate(with_it, number) == ALLOW
+
+
+def test_default_profile_knows_other_machines() -> None:
+    """The tables serve aarch64 and riscv64 too."""
+    assert "SCMP_ARCH_ARM" in default.profile([], "aarch64")["architectures"]
+    assert "riscv_flush_icache" in default.profile([], "riscv64")["syscalls"][0]["names"]
