@@ -34,15 +34,15 @@ _PROPAGATIONS = (
 _WORDS = {str: "a string", int: "an integer", bool: "true or false"}
 
 
-def load(path: str) -> tuple[Config, str]:
-    """Return the checked configuration in the file `path`, and its text."""
+def load(path: str) -> Config:
+    """Return the checked configuration in the file `path`."""
     with Step(
         "read the configuration", "give --bundle the directory that holds it, or make one with `unionrt spec`"
     ):
         text = _read(path)
     config = parse(text, path)
     check(config)
-    return config, text
+    return config
 
 
 def parse(text: str, path: str) -> Config:

@@ -29,12 +29,12 @@ _COMPILED = "run.oci.seccomp_bpf_data"  # annotation that comes instead of linux
 
 def create(settings: Settings, request: Request) -> Container:
     """Make a container, which then waits for `start`; returns with its lock held."""
-    config, text = configuration.load(request.config)
+    config = configuration.load(request.config)
     _check_terminal(request, config)
     container = state.reserve(settings.root, request.id)
     creation = _Creation(settings, request, container, config)
     try:
-        creation.prepare(text)
+        creation.prepare()
         creation.fork()
         creation.serve()
         creation.publish()
@@ -67,19 +67,20 @@ class _Creation:
         self._request = request
         self._container = container
         self._job = Job(request, container, config)
-        self._channel, self._job.channel = messages.pair()
+        self._job.control, self._job.channel = messages.pair()
+        self._channel = self._job.control
         self._first = 0  # the pid of what we forked
         self._init = 0  # the pid of the container's first process
         self._grouped = False
         self._terminal = -1  # where the terminal comes from, if we keep it
 
-    def prepare(self, text: str) -> None:
+    def prepare(self) -> None:
         """Check and open everything that can be without touching more than the state directory and the cgroup."""
         job, config, linux = self._job, self._job.config, self._job.config["linux"]
         if os.environ.get("NOTIFY_SOCKET"):
             from runtime.oci.process import notify
 
-            job.notify = notify.offer(config, self._container.directory)
+            notify.offer(config, self._container.directory)
         if config.get("hooks"):
             from runtime.oci import hooks
 
@@ -107,7 +108,7 @@ class _Creation:
         job.group = open_group(
             config, self._request.id, manager=self._settings.manager, rootless=self._settings.rootless
         )
-        self._record(text)
+        self._record()
         self._grouped = True
         job.group.create()
         self._warn()
@@ -128,7 +129,7 @@ class _Creation:
                 log.warning(text)
             warnings.clear()
 
-    def _record(self, text: str) -> None:
+    def _record(self) -> None:
         """Write down what a later command must know to clear up, should we be killed."""
         container, job = self._container, self._job
         container.record = {
@@ -144,12 +145,14 @@ class _Creation:
             "rootless": self._settings.rootless,
             "manager": self._settings.manager,
             "program": job.config["process"]["args"][0],
+            "notify": bool(os.environ.get("NOTIFY_SOCKET")),
+            "keyring": self._request.new_keyring,
             "poststart": bool(job.hooks("poststart")),
             "cgroup": job.group.to_state(),
         }
         with Step("write the state"):
             container.save()
-            state.write_file(container.path(state.CONFIG), text)
+            state.write_file(container.path(state.CONFIG), jsontext.dumps(job.config))
             gate, report = container.path(state.GATE), container.path(state.REPORT)
             os.mkfifo(gate, 0o600)
             os.mkfifo(report, 0o600)
@@ -173,6 +176,7 @@ class _Creation:
 
     def serve(self) -> None:
         """Do what stage and init ask for, until init or the stub in its place waits for `start`."""
+        _import_the_rest()
         while True:
             word, text, descriptors = messages.receive(self._channel)
             if word == "error":
@@ -286,6 +290,12 @@ class _Creation:
             destroy.remove(self._container, group, self._job.config if self._first else None)
         except OSError as error:
             log.warning(f"could not remove all of {self._container.id}: {describe(error)}")
+
+
+def _import_the_rest() -> None:
+    """Import what this process needs from now on, while init builds the root on another CPU."""
+    import runtime.oci.cgroups.devices
+    import runtime.oci.cgroups.limits  # noqa: F401
 
 
 def _passed_descriptors() -> int:

@@ -19,6 +19,7 @@ import os
 from runtime.oci import channel as messages
 from runtime.oci import jsontext, namespaces, process, rootfs, syscalls
 from runtime.oci.failure import Failure, Step
+from runtime.oci.process import launch
 from runtime.oci.process.prepared import make_directory
 
 TYPE_CHECKING = False
@@ -77,6 +78,7 @@ def _become_program(job: Job) -> None:
         process.execute(job.process, report=job.report, gate=job.gate, seccomp=late)
     messages.send(job.channel, "waiting")
     job.channel.close()
+    launch.close_all_but({0, 1, 2, job.gate, job.report} | job.process.kept)
     if not os.read(job.gate, 1):
         os._exit(1)
     try:

@@ -55,18 +55,19 @@ class Job:
         "config",
         "console",
         "container",
+        "control",
         "filter",
         "gate",
         "group",
         "namespaces",
-        "notify",
         "process",
         "report",
         "request",
         "root",
     )
 
-    channel: Channel  # the child's side
+    control: Channel  # the parent's side
+    channel: Channel  # the child's
 
     def __init__(self, request: Request, container: Container, config: dict[str, Any]) -> None:
         self.request = request
@@ -78,7 +79,6 @@ class Job:
         self.root: Root
         self.filter: Filter | None = None
         self.console = -1  # the socket that gets the terminal
-        self.notify: int | None = None  # the socket that readiness messages come to
         self.gate = -1
         self.report = -1
 

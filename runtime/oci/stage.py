@@ -14,12 +14,10 @@ executed with our rights (the Python form of CVE-2019-14271).
 
 from __future__ import annotations
 
-import gc
 import os
-import sys
 
 from runtime.oci import channel as messages
-from runtime.oci import init, namespaces, syscalls
+from runtime.oci import importer, init, namespaces, syscalls
 from runtime.oci.failure import Failure, Step, describe
 from runtime.oci.process.prepared import set_oom_score
 
@@ -37,28 +35,20 @@ def spawn(job: Job) -> int:
     """Fork the first process; return its pid: init's if `job.namespaces.simple()`, else stage's."""
     simple = job.namespaces.simple()
     flags = job.namespaces.new & ~_UNFIT_FOR_CLONE if simple else 0
-    gc.disable()
     with Step("make the namespaces", "the kernel or its limits in /proc/sys/user forbid one of them"):
         pid = job.group.fork(flags)
     if pid == 0:
         _be_child(job, init.run if simple else _stage)
-    gc.enable()
     return pid
-
-
-def freeze_importer() -> None:
-    """Make every further import of a module that is not loaded fail."""
-    sys.path.clear()
-    sys.meta_path.clear()
-    sys.path_hooks.clear()
-    sys.path_importer_cache.clear()
 
 
 def _be_child(job: Job, work: Callable[[Job], None]) -> NoReturn:
     """Carry out `work`, tell the parent why it failed if it did, and end this process."""
     text = ""
     try:
-        freeze_importer()
+        importer.freeze()
+        job.control.close()  # else we would not hear of the parent's end
+        job.container.release()
         init.die_with_parent()
         with Step("join the cgroup"):
             job.group.enter()

@@ -21,13 +21,11 @@ def start(container: Container) -> None:
 
     A poststart hook that fails ends the container, as the specification wants it.
     """
+    listener = _listen(container)
     problem = _open_gate(container)
     if problem:
         raise problem
-    hooks = (
-        container.config().get("hooks", {}).get("poststart") if container.record.get("poststart") else None
-    )
-    if hooks:
+    if container.record.get("poststart"):
         from runtime.oci import destroy
         from runtime.oci import hooks as runner
 
@@ -37,6 +35,19 @@ def start(container: Container) -> None:
         except Failure:
             destroy.destroy(container)
             raise
+    if listener is not None:
+        from runtime.oci.process import notify
+
+        notify.relay(listener, container.record["pid"])
+
+
+def _listen(container: Container) -> int | None:
+    """Return the socket for the container's word that it is ready, if somebody wants to hear it."""
+    if not container.record.get("notify"):
+        return None
+    from runtime.oci.process import notify
+
+    return notify.listen(container.directory)
 
 
 def _open_gate(container: Container) -> Failure | None:

@@ -3,7 +3,7 @@
 
     ID/             exists as long as the id is taken; locked (flock) by the command that changes the container
     ID/state.json   the record; pid 0 while the container is being created
-    ID/config.json  a copy of the bundle's
+    ID/config.json  the configuration as it was checked
     ID/exec.fifo    there until `start`; the container's first process waits for a byte
     ID/exec.result  tells `start` how the program's exec went
 

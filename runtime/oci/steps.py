@@ -18,7 +18,7 @@ _ENTRIES = ("enter ", "change the root directory ")
 
 def of_run(settings: Settings, request: Request) -> list[str]:
     """Return the steps of `run`, numbered."""
-    config, _ = configuration.load(request.config)
+    config = configuration.load(request.config)
     return [f"{number:3} {step}" for number, step in enumerate(_steps(settings, request, config), 1)]
 
 

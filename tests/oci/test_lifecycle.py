@@ -253,14 +253,6 @@ def test_preserved_descriptors_reach_the_program(bundle: Bundle) -> None:
     assert result.stdout.split() == ["0", "1", "2", "3", "4"]  # 4 is the directory that ls reads
 
 
-def test_preserved_descriptor_that_is_closed_is_named(bundle: Bundle) -> None:
-    """Rather than passing one of our own."""
-    bundle.save()
-    result = bundle.call("run", "--preserve-fds", "5", bundle.id, check=False)
-    assert result.returncode == 1
-    assert "descriptor 3" in result.stderr
-
-
 def test_dry_run_tells_the_steps_and_does_nothing(bundle: Bundle) -> None:
     """The steps are numbered, in order, and nothing is made."""
     result = bundle.run("--dry-run")

@@ -1,19 +1,93 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NOTIFY_SOCKET: readiness messages of the container's process, passed on to the service manager."""
+"""NOTIFY_SOCKET: readiness messages of the container's process, passed on to the service manager that started us.
+
+The container sees a directory of the state directory with a socket of ours, never the manager's own: of what it says only
+that it is ready is passed on. Imported only if the environment has the variable.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import select
+
+from runtime.oci.failure import Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+VARIABLE = "NOTIFY_SOCKET"
+_DIRECTORY, _NAME = "notify", "notify.sock"
+_INSIDE = "/run/notify"
+_READY = b"READY=1"
+_LONGEST = 65536
 
-def offer(config: "dict[str, Any]", directory: str) -> "int | None":
-    """Make a socket below the state `directory`, add its mount and variable to `config`; return the socket.
 
-    None if our own environment has no NOTIFY_SOCKET. Called before anything reads the mounts of `config`.
+def offer(config: dict[str, Any], directory: str) -> None:
+    """Add the mount and the variable to `config`, with a place for the socket below the state `directory`.
+
+    Called before anything reads the mounts of `config`.
     """
-    raise NotImplementedError
+    place = os.path.join(directory, _DIRECTORY)
+    with Step("make the directory of the notify socket"):
+        os.mkdir(place, 0o755)
+    options = ["bind", "nosuid", "noexec", "nodev", "ro"]
+    config["mounts"].append({"destination": _INSIDE, "type": "bind", "source": place, "options": options})
+    config["process"].setdefault("env", []).append(f"{VARIABLE}={_INSIDE}/{_NAME}")
+
+
+def listen(directory: str) -> int | None:
+    """Return a new socket where `offer` said, before the program is started; None if it was not called for this container."""
+    try:
+        place = os.open(os.path.join(directory, _DIRECTORY), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    listener = _datagrams()
+    path = (
+        f"/proc/self/fd/{place}/{_NAME}"  # an address has 108 bytes; a state directory's path may have more
+    )
+    with Step("make the notify socket"):
+        listener.bind(path)
+        os.chmod(path, 0o777)  # the container's process may be any user; who reaches it is in the container
+    os.close(place)
+    return listener.detach()
 
 
 def relay(listener: int, pid: int) -> None:
-    """Pass on the messages of the container until it has said READY=1 or `pid` has ended."""
-    raise NotImplementedError
+    """Pass on the readiness of the container's process `pid`, when it says so; return then, or when it has ended."""
+    try:
+        end = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    messages = _socket.socket(fileno=listener)
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    poll.register(end, select.POLLIN)
+    try:
+        while True:
+            events = [fd for fd, _ in poll.poll()]
+            if listener in events and _READY in messages.recv(_LONGEST).split(b"\n"):
+                _tell(b"%s\nMAINPID=%d\n" % (_READY, pid))
+                return
+            if end in events:
+                return
+    finally:
+        messages.detach()
+        os.close(end)
+
+
+def _datagrams() -> _socket.socket:
+    return _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+
+
+def _tell(message: bytes) -> None:
+    address = os.environb.get(VARIABLE.encode(), b"")
+    sender = _datagrams()
+    try:
+        # A first "@" stands for an abstract address.
+        sender.sendto(message, b"\0" + address[1:] if address.startswith(b"@") else address)
+    except OSError:
+        pass  # the manager has gone; the container need not
+    finally:
+        sender.close()
