@@ -119,7 +119,7 @@ class _Run:
             return f"failed: {(failed.strerror or '').lower()}"
         if status == 0:
             return ""
-        how = f"failed with exit code {status}" if status > 0 else f"killed by signal {-status}"
+        how = f"failed with exit code {status}" if status > 0 else _killed(-status)
         text = output.decode("utf-8", "replace").strip()
         return f"{how}, output: {text}" if text else how
 
@@ -179,6 +179,11 @@ class _Run:
             for fd in (state_writer, output_reader, end):
                 if fd >= 0:
                     os.close(fd)
+
+
+def _killed(number: int) -> str:
+    name = (signals.signal.strsignal(number) or "").lower()
+    return f"killed by signal {number}: {name}" if name else f"killed by signal {number}"
 
 
 def _feed(fd: int, data: bytes) -> bytes:

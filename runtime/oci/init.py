@@ -71,7 +71,9 @@ def _settle(job: Job) -> None:
 
 
 def _become_program(job: Job) -> None:
-    late = job.filter if job.process.no_new_privileges and job.filter and not job.filter.listener else None
+    # The stub loads the filter last of all; but startContainer hooks are the container's programs and run with it.
+    can_wait = job.process.no_new_privileges and not job.hooks("startContainer")
+    late = job.filter if can_wait and job.filter and not job.filter.listener else None
     process.become(job.process, _loader(job) if late is None else None)
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)  # the container is known from now on, and outlives `create`
     if not job.hooks("startContainer"):

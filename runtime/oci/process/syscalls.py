@@ -7,6 +7,7 @@ Wrappers keep the call's name and raise `OSError(errno, text)`.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 
@@ -114,4 +115,10 @@ def set_keyring_permissions(serial: int, permissions: int) -> None:
 
 def close_range(first: int, last: int = _LOW, flags: int = 0) -> None:
     """Close the descriptors from `first` to `last`; with CLOSE_RANGE_CLOEXEC an exec will."""
-    _call(_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(flags))
+    try:
+        _call(_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(flags))
+    except OSError as error:
+        # Linux before 5.9, or a seccomp profile that is older than the call.
+        if error.errno not in (errno.ENOSYS, errno.EPERM) or flags:
+            raise
+        os.closerange(first, min(last, os.sysconf("SC_OPEN_MAX")) + 1)

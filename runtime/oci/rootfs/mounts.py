@@ -95,12 +95,20 @@ class Filesystem(Mount):
     def _open_target(self, root: int) -> tuple[int, bool]:
         # The kernel's own filesystems are trusted by path later: no link may lead elsewhere (CVE-2019-19921).
         links = self.kind not in ("proc", "sysfs") and not self.options.target_nofollow
-        found = resolve.find(root, self.where, links=links)
-        target = resolve.make_directory(root, self.where, links=links) if found is None else found
+        try:
+            found = resolve.find(root, self.where, links=links)
+            target = resolve.make_directory(root, self.where, links=links) if found is None else found
+        except OSError as error:
+            if self.kind in ("proc", "sysfs") and error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise self._not_ordinary() from None
+            raise
         if self.kind in ("proc", "sysfs") and not stat.S_ISDIR(os.fstat(target).st_mode):
-            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.where)
+            raise self._not_ordinary()
         refuse_proc_cover(target, self.where, self.kind)
         return target, found is not None
+
+    def _not_ordinary(self) -> OSError:
+        return OSError(errno.ENOTDIR, f"{self.kind} must be mounted on ordinary directory", self.where)
 
     def _is_sealed_late(self) -> bool:
         """Tell whether mounts or nodes may still have to be made in this read-only one."""
