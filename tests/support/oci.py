@@ -68,6 +68,7 @@ class Bundle:
         self.config["linux"]["cgroupsPath"] = f"/unionrt-{self.id}"
         self.environment: dict[str, str] = dict(os.environ)
         self.options: list[str] = []  # global options of every command
+        self.prefix: list[str] = []  # a command that runs the program, as another user for example
         self._calls = 0
         make_root(self.rootfs)
 
@@ -101,7 +102,7 @@ class Bundle:
 
     def command(self, *arguments: str) -> list[str]:
         """Return the command line of `unionrt ARGUMENTS`."""
-        return [str(PROGRAM), "--root", str(self.state), *self.options, *arguments]
+        return [*self.prefix, str(PROGRAM), "--root", str(self.state), *self.options, *arguments]
 
     def call(
         self,

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the program imports: the time to start a container is mostly the time to import modules, so each is counted here.
+
+The list is asserted, not the time, which depends on the machine.
+"""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.support.oci import PROGRAM, ROOT, Bundle
+
+# What a start may load of the standard library, beside what `python -IS -c pass` has loaded.
+ALLOWED = set(
+    "__future__ _collections_abc _ctypes _json _signal _socket _stat _struct ctypes ctypes._endian errno fcntl gc genericpath"
+    " math os posixpath pwd select stat struct types".split()
+)
+MOST = 85  # modules of ours
+CODE = "import sys; sys.path.insert(0, {top!r}); from runtime.oci.program import main; main({arguments!r})"
+
+
+def _imported(arguments: list[str], cwd: Path) -> tuple[set[str], set[str]]:
+    """Return the modules that a command imports: (ours, others)."""
+    command = [
+        sys.executable,
+        "-IS",
+        "-X",
+        "importtime",
+        "-c",
+        CODE.format(top=str(ROOT), arguments=arguments),
+    ]
+    result = subprocess.run(
+        command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    bare = subprocess.run(
+        [sys.executable, "-IS", "-X", "importtime", "-c", ""], capture_output=True, text=True
+    )
+    names, known = _names(result.stderr), _names(bare.stderr)
+    ours = {name for name in names if name.split(".")[0] in ("runtime", "unionfs", "bench")}
+    return ours, names - ours - known
+
+
+def _names(text: str) -> set[str]:
+    lines = [line for line in text.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip() for line in lines[1:]}
+
+
+def test_run_imports_little(bundle: Bundle) -> None:
+    """No argparse, json, re, enum, typing, signal, socket, subprocess, contextlib …; and not much of our own."""
+    bundle.process["args"] = ["true"]
+    bundle.save()
+    ours, others = _imported(["--root", str(bundle.state), "run", bundle.id], bundle.directory)
+    assert others <= ALLOWED
+    assert len(ours) <= MOST
+    for name in (
+        "steps",
+        "help",
+        "mappings",
+        "hooks",
+        "console",
+        "commands.list",
+        "cgroups.statistics",
+        "seccomp",
+    ):
+        assert f"runtime.oci.{name}" not in ours
+
+
+@pytest.mark.parametrize("command", ["state", "list"])
+def test_questions_import_less(bundle: Bundle, command: str) -> None:
+    """What only reads the state needs nothing that makes containers."""
+    bundle.detach()
+    arguments = ["--root", str(bundle.state), command, *([bundle.id] if command == "state" else [])]
+    ours, others = _imported(arguments, bundle.directory)
+    assert others <= ALLOWED
+    assert not [name for name in ours if name.startswith(("runtime.oci.rootfs", "runtime.oci.process"))]
+
+
+def test_program_starts_python_without_site(bundle: Bundle) -> None:
+    """The script starts the interpreter isolated, wherever it is called from and through whatever link."""
+    link = bundle.directory / "link"
+    link.symlink_to(PROGRAM)
+    for program in (str(PROGRAM), str(link)):
+        result = subprocess.run([program, "--version"], cwd="/", capture_output=True, text=True, timeout=60)
+        assert result.stdout.startswith(("unionrt version", "link version")), result.stderr
+
+
+def test_program_is_found_where_it_is_installed(tmp_path: Path) -> None:
+    """A copy of the script in a bin directory finds the package in the installation beside it."""
+    packages = tmp_path / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
+    packages.mkdir(parents=True)
+    for name in ("runtime", "unionfs"):
+        (packages / name).symlink_to(ROOT / name)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python3").symlink_to(os.path.realpath(sys.executable))
+    (tmp_path / "bin/unionrt").write_bytes(PROGRAM.read_bytes())
+    (tmp_path / "bin/unionrt").chmod(0o755)
+    result = subprocess.run(
+        [tmp_path / "bin/unionrt", "--version"], capture_output=True, text=True, timeout=60
+    )
+    assert result.stdout.startswith("unionrt version"), result.stderr
