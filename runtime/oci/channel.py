@@ -51,12 +51,16 @@ def send(channel: Channel, word: str, text: str = "", descriptors: Sequence[int]
 
 def receive(channel: Channel) -> tuple[str, str, list[int]]:
     """Wait for a message and return (word, text, descriptors); the word is empty if the other side has gone."""
-    try:
-        data, ancillary, _flags, _address = channel.recvmsg(
-            _LONGEST, CMSG_SPACE(4 * _MOST_DESCRIPTORS), MSG_CMSG_CLOEXEC
-        )
-    except ConnectionResetError:
-        return "", "", []
+    while True:
+        try:
+            data, ancillary, _flags, _address = channel.recvmsg(
+                _LONGEST, CMSG_SPACE(4 * _MOST_DESCRIPTORS), MSG_CMSG_CLOEXEC
+            )
+            break
+        except (
+            ConnectionResetError
+        ):  # it left with a message of ours unread; told once, before its own last words
+            continue
     descriptors: list[int] = []
     for level, kind, rights in ancillary:
         if level == SOL_SOCKET and kind == SCM_RIGHTS:

@@ -122,6 +122,7 @@ class _Creation:
             self._job.console = terminal.connect(self._request.console_socket)
         else:
             self._terminal, self._job.console = terminal.pair()
+            self._job.process.window = self._job.process.window or terminal.window()
 
     def _warn(self) -> None:
         for warnings in (self._job.process.warnings, self._job.group.warnings):
@@ -303,7 +304,7 @@ def _passed_descriptors() -> int:
     if os.environ.get("LISTEN_PID", "") not in ("", str(os.getpid())):
         return 0
     number = os.environ.get("LISTEN_FDS", "0")
-    return int(number) if number.isdecimal() else 0
+    return int(number) if number.isascii() and number.isdecimal() else 0
 
 
 def _send_pidfd(path: str, pid: int) -> None:

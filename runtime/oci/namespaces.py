@@ -84,13 +84,12 @@ def _kind(fd: int, path: str) -> int:
 def join(namespaces: Namespaces) -> None:
     """Enter the joined namespaces: first with our rights, then the user namespace, then with its rights what was refused."""
     rest = []
-    for entry in namespaces.joined:
+    # setns refuses to enter our own user namespace again; once we have another root, /proc may not tell any more.
+    for entry in [entry for entry in namespaces.joined if not _is_ours(entry)]:
         if entry[0] == syscalls.CLONE_NEWUSER or not _try(entry):
             rest.append(entry)
     rest.sort(key=lambda entry: entry[0] != syscalls.CLONE_NEWUSER)
     for flag, fd, path in rest:
-        if flag == syscalls.CLONE_NEWUSER and _is_ours(fd):
-            continue  # setns refuses to enter it again
         with Step(f"join the namespace {path}"):
             syscalls.setns(fd, flag)
 
@@ -105,8 +104,10 @@ def _try(entry: tuple[int, int, str]) -> bool:
     return True
 
 
-def _is_ours(fd: int) -> bool:
-    theirs, ours = os.fstat(fd), os.stat("/proc/self/ns/user")
+def _is_ours(entry: tuple[int, int, str]) -> bool:
+    if entry[0] != syscalls.CLONE_NEWUSER:
+        return False
+    theirs, ours = os.fstat(entry[1]), os.stat("/proc/self/ns/user")
     return (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
 
 

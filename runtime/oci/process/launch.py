@@ -75,7 +75,7 @@ def execute(
     if prepared.listen_fds:
         prepared.environment[b"LISTEN_FDS"] = b"%d" % prepared.listen_fds
         prepared.environment[b"LISTEN_PID"] = b"%d" % os.getpid()
-    close_all_but({0, 1, 2, report, gate, keep, *range(3, 3 + prepared.preserved)} - {-1})
+    close_all_but({0, 1, 2, report, gate, keep, *prepared.passed} - {-1})
     signals.reset()
     limits.set_late(prepared.rlimits)
     try:

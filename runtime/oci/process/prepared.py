@@ -42,9 +42,9 @@ class Prepared:
         "memory_policy",
         "no_new_privileges",
         "oom_score",
+        "passed",
         "path",
         "personality",
-        "preserved",
         "rlimits",
         "scheduler",
         "terminal",
@@ -77,14 +77,17 @@ class Prepared:
         self.memory_policy = scheduling.lower_memory_policy(linux.get("memoryPolicy"))
         self.labels = labels.lower(process.get("apparmorProfile") or "", process.get("selinuxLabel") or "")
         self.listen_fds = listen_fds
-        self.preserved = listen_fds + preserved  # descriptors from 3 on that the program keeps
+        asked = range(_FIRST_PASSED, _FIRST_PASSED + listen_fds + preserved)
+        self.passed = {fd for fd in asked if _is_callers(fd)}  # descriptors after 0-2 that the program keeps
+        for fd in asked:
+            if fd not in self.passed:
+                self.warnings.append(f"descriptor {fd} is not passed on: it is not open")
         self.path = b""  # of the program, once `become` has found it
 
     @property
     def kept(self) -> set[int]:
         """The descriptors beyond 0-2 that the child must not close before `become`."""
-        kept = set(range(_FIRST_PASSED, _FIRST_PASSED + self.preserved))
-        return kept | {self.labels.procfs} if self.labels is not None else kept
+        return self.passed | {self.labels.procfs} if self.labels is not None else self.passed
 
 
 def prepare(
@@ -102,8 +105,6 @@ def prepare(
     Raises Failure with the name of the key that is wrong.
     """
     prepared = Prepared(process, linux, listen_fds, preserve_fds)
-    for fd in range(_FIRST_PASSED, _FIRST_PASSED + prepared.preserved):
-        _check_passed(fd)
     if not prepared.arguments:
         raise Failure("process.args: there is no program to run", "name one")
     if not prepared.directory.startswith("/"):
@@ -113,14 +114,12 @@ def prepare(
     return prepared
 
 
-def _check_passed(fd: int) -> None:
-    """Refuse to pass on a descriptor that the caller did not give us: it could be one of our own."""
+def _is_callers(fd: int) -> bool:
+    """Tell whether a descriptor came from our caller; what we opened ourselves closes at an exec, and must not be passed."""
     try:
-        ours = fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+        return not fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
     except OSError:
-        ours = True
-    if ours:
-        raise Failure(f"--preserve-fds: descriptor {fd} is not open", "count those from 3 on")
+        return False
 
 
 def limit(pid: int, prepared: Prepared) -> None:
