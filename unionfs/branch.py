@@ -17,8 +17,6 @@ from unionfs import syscalls
 
 log = logging.getLogger(__name__)
 
-Identity = tuple[int, int]  # (st_dev, st_ino) of a file on a branch
-
 PERMISSIONS = ("rw", "ro", "rr")
 ICEX = ("icexsec", "icexsys", "icextr", "icexusr", "icexoth")
 # In the order in which AUFS prints them. `fhsm` and `unpin` are accepted and ignored.

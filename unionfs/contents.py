@@ -8,7 +8,6 @@ the branch (udba=none), else as long as its change time stays. Of a writable cop
 from __future__ import annotations
 
 import os
-import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,19 +23,30 @@ _BYTES_A_NAME = 48
 _NAMES_A_FIND = 16
 # Bigger directories are never read: it would take too long between two requests, and too much memory.
 _MAX_NAMES = 1 << 16
-# So many bytes of names are kept in all, about 130 for each of them.
-_MAX_BYTES = 16 << 20
+_BITS_A_NAME = 32
+# So many bytes are kept in all: a million names.
+_MAX_BYTES = 8 << 20
 # A change within one tick of the clock after the reading would not show in the change time (as in git's index).
 _RACY_NS = 20_000_000
 
 
 class Contents(NamedTuple):
-    """The names in one copy of a directory (None: not known), and whether some of them are whiteouts."""
+    """The names in one copy of a directory, and whether some of them are whiteouts.
 
-    names: frozenset[bytes] | None
+    Of a name is kept one bit in a field of `mask` + 1, at its hash: so an absent name is taken for one that may be there in one
+    of 32 cases, which costs a look, and a name takes 8 bytes at most (a set of names: 130).
+    """
+
+    bits: bytes | None  # None: not known
+    mask: int
     marked: bool
     changed_ns: int  # st_ctime of the directory; 0 if it need not be looked at
-    bytes: int = 0  # that the names take
+
+    def may_hold(self, name: bytes) -> bool:
+        """Tell whether a name may be there; False is certain."""
+        bits = self.bits
+        key = hash(name) & self.mask
+        return bits is None or bits[key >> 3] >> (key & 7) & 1 != 0
 
     def is_current(self, fd: int) -> bool:
         """Tell whether the directory is as it was read."""
@@ -58,12 +68,15 @@ def learn(branch: OpenBranch, fd: int, finds: int, *, trust: bool) -> Contents |
         return None  # unreadable for the server; a lookup may still succeed
     marked = any(name[:4] == whiteout.PREFIX for name in names)
     if branch.writable:
-        return None if marked else Contents(None, False, 0)
+        return None if marked else Contents(None, 0, False, 0)
     if len(names) > _MAX_NAMES:
         return None
-    kept = frozenset(names)
-    size = sys.getsizeof(kept) + sum(map(sys.getsizeof, kept))
-    return Contents(kept, marked, 0 if trust else status.st_ctime_ns, size)
+    mask = (1 << (_BITS_A_NAME * len(names) | 63).bit_length()) - 1
+    bits = bytearray(mask + 1 >> 3)
+    for name in names:
+        key = hash(name) & mask
+        bits[key >> 3] |= 1 << (key & 7)
+    return Contents(bytes(bits), mask, marked, 0 if trust else status.st_ctime_ns)
 
 
 class KnownNames:
@@ -104,11 +117,18 @@ class KnownNames:
         """Drop what is known of a directory's names."""
         node.contents = ()
         self.bytes -= self._sizes.pop(node, 0)
+        if node is self._last:
+            self._last = None
+
+    def clear(self) -> None:
+        """Drop what is known of every directory."""
+        for node in list(self._sizes):
+            self.forget(node)
 
     def _keep(self, node: Node, known: tuple[Contents | None, ...]) -> None:
         self.forget(node)
         node.contents = known
-        size = sum(one.bytes for one in known if one is not None)
+        size = sum(len(one.bits) for one in known if one is not None and one.bits is not None)
         if size:
             self._sizes[node] = size
             self.bytes += size

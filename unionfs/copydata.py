@@ -12,7 +12,8 @@ import os
 import threading
 
 from unionfs import stage, syscalls, whiteout
-from unionfs.branch import Identity, OpenBranch
+from unionfs.branch import OpenBranch
+from unionfs.identity import Identity
 
 _CHUNK = 8 << 20
 _BUFFER = 1 << 20
@@ -39,7 +40,7 @@ class CopyJob:
         self.error: BaseException | None = None
         self.sync = False
         self.target: OpenBranch | None = None
-        self.source_id: Identity = (0, 0)
+        self.source_id: Identity = 0
         self._source = source_fd
         self._staging = staging
         self._name = name  # b"" for an unnamed stage

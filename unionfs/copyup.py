@@ -17,6 +17,7 @@ from unionfs import stage, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copydata import CopyJob, Deferred
 from unionfs.handles import is_pinned
+from unionfs.identity import identity_of
 from unionfs.links import plinked
 from unionfs.metadata import copy_metadata
 from unionfs.nodes import Node
@@ -245,7 +246,7 @@ class CopyUps:
         """Let the node and its open handles use the new copy."""
         status = os.fstat(fd)
         node.branch = target
-        node.identity = (status.st_dev, status.st_ino)
+        node.identity = identity_of(status)
         node.hidden_links = 0
         if dead_fd >= 0:
             if node.dead_fd >= 0:

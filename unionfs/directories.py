@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from unionfs.branch import OpenBranch
 from unionfs.contents import KnownNames
+from unionfs.identity import identity_of
 from unionfs.lookup import Found, find, open_directory
 from unionfs.nodes import Node, stale
 
@@ -47,7 +48,7 @@ class Directories:
         root.dirs = tuple((branch, branch.root) for branch in self._branches)
         self.known.forget(root)
         root.finds = 0
-        root.identity = (self._branches[0].device, self._branches[0].root_ino)
+        root.identity = self._branches[0].root_ino << 32 | self._branches[0].device
         root.impure = None
         root.epoch = self._epoch
 
@@ -111,7 +112,7 @@ class Directories:
         """Record which branches contribute to a directory."""
         layers = tuple(branch for branch, _ in found.entries)
         status = found.status
-        identity = (status.st_dev, status.st_ino)
+        identity = identity_of(status)
         if layers != node.layers or identity != node.identity:
             self.close(node)
             node.layers, node.identity, node.impure = layers, identity, None
@@ -145,7 +146,7 @@ class Directories:
         self._descriptors += 1
         if node.dirs[0][0] is branch:
             status = os.fstat(fd)
-            node.branch, node.identity = branch, (status.st_dev, status.st_ino)
+            node.branch, node.identity = branch, identity_of(status)
 
     def fd_on(self, node: Node, branch: OpenBranch | None) -> int | None:
         """Return the descriptor of a directory on `branch`, None if it does not contribute."""

@@ -58,11 +58,13 @@ def find(
     """
     entries: list[tuple[OpenBranch, os.stat_result]] = []
     kind = 0
+    key = hash(name)
     corrupt = False
     for position, (branch, fd) in enumerate(layers):
         known = contents[position] if contents else None
         status: os.stat_result | None = None
-        if known is None or known.names is None or name in known.names:
+        # known.may_hold(name), without a call for each of maybe a hundred branches
+        if known is None or (bits := known.bits) is None or bits[(key & known.mask) >> 3] >> (key & 7) & 1:
             try:
                 status = os.stat(name, dir_fd=fd, follow_symlinks=False)
             except (FileNotFoundError, NotADirectoryError):
@@ -95,7 +97,7 @@ def find(
 
 
 def _is_marked(known: Contents | None, fd: int, name: bytes) -> bool:
-    if known is not None and known.names is not None and whiteout.PREFIX + name not in known.names:
+    if known is not None and not known.may_hold(whiteout.PREFIX + name):
         return False
     return whiteout.has_mark(fd, name)
 

@@ -13,7 +13,8 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from unionfs.branch import Identity, OpenBranch
+from unionfs.branch import OpenBranch
+from unionfs.identity import Identity
 
 if TYPE_CHECKING:
     from unionfs.contents import Contents
@@ -24,6 +25,9 @@ ROOT_INO = 2  # what AUFS shows for its root
 
 # So many nodes are worth giving their memory back.
 _MANY = 256
+
+# By mode >> 12: the same objects for all nodes. An int of its own for each would take 32 bytes.
+KINDS = tuple(kind << 12 for kind in range(16))
 
 _INO_BITS = 48
 _INO_MASK = (1 << _INO_BITS) - 1
@@ -87,7 +91,7 @@ class Node:
         self.lookups = 0  # of `nodeid`
         self.backing: Backing | None = None  # what opens of `nodeid` pass through to while there are any
         self.branch: OpenBranch | None = None
-        self.identity: Identity = (0, 0)
+        self.identity: Identity = 0
         self.handles: set[FileHandle] | None = None
         self.bare: bool | None = None  # has no extended attributes; None: not known
         self.dead_fd = -1

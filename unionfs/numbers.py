@@ -12,8 +12,9 @@ import zlib
 from collections.abc import Sequence
 
 from unionfs import whiteout
-from unionfs.branch import Identity, OpenBranch
+from unionfs.branch import OpenBranch
 from unionfs.directories import Directories
+from unionfs.identity import Identity, device_of, identity_of, inode_of
 from unionfs.nodes import Node, number
 from unionfs.pseudolinks import Plink
 
@@ -44,7 +45,7 @@ class Numbers:
             if recorded is not None and recorded.isdigit():
                 return int(recorded) & ((1 << 63) - 1)
         if self.origins:
-            known = self.origins.get((status.st_dev, status.st_ino))
+            known = self.origins.get(identity_of(status))
             if known is not None:
                 return known
         return self.of_inode(status.st_dev, status.st_ino)
@@ -56,6 +57,10 @@ class Numbers:
             # A filesystem inside the branch: a btrfs subvolume, a covered mount of an ordinary user.
             prefix = self._prefixes[device] = zlib.crc32(device.to_bytes(8, "little")) % 0x7FFE + 1
         return number(prefix, ino)
+
+    def of_file(self, identity: Identity) -> int:
+        """Return the same of an identity."""
+        return self.of_inode(device_of(identity), inode_of(identity))
 
     def is_impure(self, parent: Node, branch: OpenBranch) -> bool:
         """Tell whether some entry of `parent` on `branch` may have a recorded number (saves an xattr read per lookup)."""
@@ -75,7 +80,7 @@ class Numbers:
             os.setxattr(whiteout.proc_path(fd), ORIGIN_XATTR, b"%d" % node_ino)
             self._mark_impure(parent, branch, parent_fd)
         except OSError:
-            self.origins[status.st_dev, status.st_ino] = node_ino
+            self.origins[identity_of(status)] = node_ino
 
     def _mark_impure(self, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
         """Mark a directory as holding children with recorded numbers."""
@@ -92,6 +97,6 @@ class Numbers:
 
     def keep(self, node: Node, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
         """After a rename or link into `parent`: mark it if the node's number is not the one its inode would give."""
-        if self.of_inode(*node.identity) != node.ino:
+        if self.of_file(node.identity) != node.ino:
             with contextlib.suppress(OSError):
                 self._mark_impure(parent, branch, parent_fd)

@@ -10,6 +10,7 @@ import os
 from unionfs import whiteout
 from unionfs.copyup import CopyUps, restore_times
 from unionfs.emptiness import open_list, raw_entries
+from unionfs.identity import identity_of
 from unionfs.links import drop_entry
 from unionfs.lookup import find
 from unionfs.nodes import Node
@@ -98,7 +99,7 @@ class PlinkFlusher:
         for parent, name in list(node.names()):
             fd = union.fd_on(parent, node.branch)
             status = whiteout.exists(fd, name) if fd is not None else None
-            if status is not None and (status.st_dev, status.st_ino) == node.identity:
+            if status is not None and identity_of(status) == node.identity:
                 node.make_home(parent, name)
                 return
         union.bury(node)
@@ -152,8 +153,8 @@ class PlinkFlusher:
                 child = union.node_for(directory, name, found)
                 below.append(child)
                 continue
-            identity = found.status.st_dev, found.status.st_ino
-            plink = union.plink_of(union.numbers.of_inode(*identity), found.branch, identity)
+            identity = identity_of(found.status)
+            plink = union.plink_of(union.numbers.of_file(identity), found.branch, identity)
             if plink is not None and found.branch is not plink.branch:
                 result.setdefault(plink.ino, []).append((directory, name))
         return below
@@ -161,5 +162,6 @@ class PlinkFlusher:
     def _may_be_linked(self, device: int, ino: int) -> bool:
         plinks = self._union.plinks
         return (
-            plinks.of_file((device, ino)) is not None or self._union.numbers.of_inode(device, ino) in plinks
+            plinks.of_file(ino << 32 | device) is not None
+            or self._union.numbers.of_inode(device, ino) in plinks
         )

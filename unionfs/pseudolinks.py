@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from unionfs.branch import Identity, OpenBranch
+from unionfs.branch import OpenBranch
+from unionfs.identity import Identity
 
 
 @dataclass(slots=True)

@@ -14,10 +14,12 @@ import stat
 from collections.abc import Callable, Sequence
 
 from unionfs import whiteout
-from unionfs.branch import Identity, OpenBranch
+from unionfs.branch import OpenBranch
 from unionfs.directories import Directories
+from unionfs.identity import Identity, identity_of
 from unionfs.lookup import Found, check_name, find, open_directory
 from unionfs.nodes import (
+    KINDS,
     ROOT_INO,
     ROOT_NODEID,
     Attributes,
@@ -124,8 +126,8 @@ class Union:
     def node_for(self, parent: Node, name: bytes, found: Found) -> Node:
         """Return the node of what was found at a name: the known one, another name's one (hard link), or a new one."""
         status, branch = found.status, found.branch
-        identity = (status.st_dev, status.st_ino)
-        kind = stat.S_IFMT(status.st_mode)
+        identity = status.st_ino << 32 | status.st_dev  # identity_of: a call is dear here
+        kind = KINDS[status.st_mode >> 12]
         assert parent.children is not None
         child = parent.children.get(name)
         if child is not None and child.kind == kind:
@@ -182,7 +184,7 @@ class Union:
         if plink is None:
             return None
         copy = whiteout.exists(self.plink_dir(plink.branch), plink.name)
-        if copy is None or (copy.st_dev, copy.st_ino) != plink.copy:
+        if copy is None or identity_of(copy) != plink.copy:
             self.plinks.remove(plink.ino)
             return None
         return plink
@@ -198,11 +200,11 @@ class Union:
     def unnamed(self, branch: OpenBranch, fd: int) -> Attributes:
         """Enter a file that has no name (O_TMPFILE), held by the descriptor `fd`."""
         status = os.fstat(fd)
-        ino = self.numbers.of_inode(status.st_dev, status.st_ino)
+        ino = self.numbers.of_file(identity_of(status))
         while self.nodes.get(ino) is not None or ino in self.plinks:
             ino = other_number(ino)
         node = new_node(ino, ino, stat.S_IFREG)
-        node.branch, node.identity = branch, (status.st_dev, status.st_ino)
+        node.branch, node.identity = branch, identity_of(status)
         node.dead_fd = os.dup(fd)
         self.nodes.add(node)
         return Attributes(node, status, 0)
@@ -227,7 +229,7 @@ class Union:
             status = self.status(node)
         except OSError:
             return False
-        return (status.st_dev, status.st_ino) == node.identity
+        return identity_of(status) == node.identity
 
     # -- the visible copy ---------------------------------------------------------------------------------------
 
@@ -295,7 +297,7 @@ class Union:
         fd, name = self.home(node)
         result = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
         status = os.fstat(result)
-        if (status.st_dev, status.st_ino) != node.identity:
+        if identity_of(status) != node.identity:
             os.close(result)
             raise stale(node)
         return result
@@ -313,7 +315,7 @@ class Union:
                 raise stale(node) from None
             raise
         status = os.fstat(result)
-        if (status.st_dev, status.st_ino) != node.identity:
+        if identity_of(status) != node.identity:
             os.close(result)
             raise stale(node)
         return result
@@ -334,7 +336,7 @@ class Union:
                 nlink += max(0, status.st_nlink - 2)
             return Attributes(node, found.status, nlink)
         status = found.status
-        if (status.st_dev, status.st_ino) != node.identity:  # another name of a pseudo-linked file
+        if identity_of(status) != node.identity:  # another name of a pseudo-linked file
             return self.attributes(node)
         return self._attributes(node, status)
 

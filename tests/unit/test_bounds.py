@@ -11,7 +11,7 @@ from unionfs.fuse.cachednames import CachedName, CachedNames
 from unionfs.options import Options
 
 FILES = 200
-BUDGET = 100_000
+BUDGET = 10_000
 
 
 def _look(filesystem: UnionFilesystem, directory: bytes, times: int = 64) -> None:
@@ -41,7 +41,7 @@ def test_known_names_stay_below_their_budget_and_the_least_used_go(tmp_path: Pat
             assert union.known.bytes <= BUDGET
         known = {node.name for node in union.nodes if node.contents and any(node.contents)}
         assert {b"d0", b"d29"} <= known
-        assert 2 <= len(known) <= BUDGET // (FILES * 50)
+        assert 2 <= len(known) <= BUDGET // (FILES * 4)
         assert union.known.bytes > 0
         union.directories.close_all()
         union.known.forget(union.root)
@@ -52,7 +52,7 @@ def test_known_names_stay_below_their_budget_and_the_least_used_go(tmp_path: Pat
 
 def test_default_budget_holds_the_names_of_one_big_directory() -> None:
     """The biggest directory whose names are read fits, so that one is never dropped for itself."""
-    assert KnownNames().budget > (1 << 16) * 200
+    assert KnownNames().budget > (1 << 16) * 8
 
 
 def test_absent_names_beyond_the_bound_are_doubted() -> None:

@@ -18,6 +18,7 @@ from unionfs.fuse import abi
 from unionfs.fuse.direct.replies import NO_REPLY, Header, Replies, Reply
 from unionfs.fuse.direct.workers import Workers
 from unionfs.handles import FileHandle
+from unionfs.identity import device_of
 
 # A write that takes longer was held up by the disk (1 MiB into the page cache takes 0.3 ms). For a while others are made
 # by workers then, from a copy of their data, which costs little beside the wait.
@@ -57,7 +58,7 @@ class DataRequests:
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
-            if self._is_in_memory(handle.node.identity[0], fd):
+            if self._is_in_memory(device_of(handle.node.identity), fd):
                 return view[: os.preadv(fd, (view,), offset)]
         self._workers.submit(header.unique, lambda buffer: buffer[: os.preadv(fd, (buffer[:size],), offset)])
         return NO_REPLY

@@ -34,6 +34,10 @@ class Habits:
         self._listed[pid] = (directory, known[1])
         return False
 
+    def clear(self) -> None:
+        """Begin anew: what was listed is forgotten by the kernel too."""
+        self._listed.clear()
+
     def looked_up(self, pid: int, directory: int) -> None:
         """Learn that a process looked up a file."""
         known = self._listed.get(pid)

@@ -46,6 +46,7 @@ from unionfs.create import Caller
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.handles import Backing, FileHandle
+from unionfs.identity import device_of
 from unionfs.nodes import Node
 
 log = logging.getLogger(__name__)
@@ -219,7 +220,7 @@ class Passthrough:
 
     def _register(self, handle: FileHandle, branch: OpenBranch) -> Backing | None:
         """Register the handle's file, or count a fallback."""
-        device = handle.node.identity[0]
+        device = device_of(handle.node.identity)
         if device not in self._refused:
             try:
                 number = fcntl.ioctl(

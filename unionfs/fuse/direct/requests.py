@@ -26,7 +26,7 @@ class Requests:
         self.replies = replies = Replies(filesystem)
         self.workers = Workers(device_fd, max_write)
         self.passthrough = passthrough = Passthrough(filesystem, device_fd)
-        habits = Habits()
+        self.habits = habits = Habits()
         groups = (
             MountRequests(filesystem, replies, passthrough, max_write),
             NameRequests(filesystem, replies, habits),

@@ -63,7 +63,12 @@ class DirectSession:
         self.requests.replies.interrupted = self._interrupt
         self._long: dict[int, Header] = {}  # requests that wait for a thread, by their unique number
         self._poll = ShortPoll(device_fd)
+        self._forgotten = False
         os.set_blocking(device_fd, False)
+
+    def shrunk(self) -> None:
+        """Most nodes were forgotten: give memory back when there is nothing to do."""
+        self._forgotten = True
 
     async def run(self) -> None:
         """Serve until the mount is gone."""
@@ -75,6 +80,10 @@ class DirectSession:
                 except BlockingIOError:
                     if poll.ready():
                         continue
+                    if self._forgotten:
+                        self._forgotten = False
+                        self.requests.habits.clear()
+                        background.give_back(self.requests.filesystem)
                     start = time.perf_counter()
                     await trio.lowlevel.wait_readable(self._fd)
                     poll.slept(time.perf_counter() - start)
@@ -211,6 +220,7 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
         session = DirectSession(filesystem, device_fd, statistics, nursery)
         notifier = Notifier(device_fd)
         background.attach(filesystem, notifier, session.requests.replies.cached, nursery)
+        filesystem.union.nodes.on_shrunk = session.shrunk
         filesystem.session_state = lambda: {"passthrough": session.requests.passthrough.state()}
         replies = session.requests.replies
         filesystem.options_changed = replies.use_options
