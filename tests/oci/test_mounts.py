@@ -284,3 +284,12 @@ def test_mounts_need_a_mount_namespace(bundle: Bundle) -> None:
     bundle.linux["namespaces"] = [entry for entry in bundle.linux["namespaces"] if entry["type"] != "mount"]
     result = bundle.run(check=False)
     assert result.returncode == 1 and "mount namespace" in result.stderr
+
+
+def test_bind_src_nofollow_binds_the_link_itself(bundle: Bundle) -> None:
+    """`src-nofollow` shows a link of the host as a link."""
+    (bundle.directory / "link").symlink_to("/some/target")
+    (bundle.rootfs / "place").symlink_to("elsewhere")
+    bundle.mount("/place", type="bind", source="link", options=["bind", "src-nofollow"])
+    bundle.shell("readlink /place")
+    assert bundle.run().lines() == ["/some/target"]

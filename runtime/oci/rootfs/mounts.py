@@ -93,22 +93,28 @@ class Filesystem(Mount):
             os.close(target)
 
     def _open_target(self, root: int) -> tuple[int, bool]:
-        # The kernel's own filesystems are trusted by path later: no link may lead elsewhere (CVE-2019-19921).
-        links = self.kind not in ("proc", "sysfs") and not self.options.target_nofollow
-        try:
-            found = resolve.find(root, self.where, links=links)
-            target = resolve.make_directory(root, self.where, links=links) if found is None else found
-        except OSError as error:
-            if self.kind in ("proc", "sysfs") and error.errno in (errno.ELOOP, errno.ENOTDIR):
-                raise self._not_ordinary() from None
-            raise
-        if self.kind in ("proc", "sysfs") and not stat.S_ISDIR(os.fstat(target).st_mode):
-            raise self._not_ordinary()
+        if self.kind in ("proc", "sysfs"):
+            return self._open_ordinary_directory(root)
+        links = not self.options.target_nofollow
+        found = resolve.find(root, self.where, links=links)
+        target = resolve.make_directory(root, self.where, links=links) if found is None else found
         refuse_proc_cover(target, self.where, self.kind)
         return target, found is not None
 
-    def _not_ordinary(self) -> OSError:
-        return OSError(errno.ENOTDIR, f"{self.kind} must be mounted on ordinary directory", self.where)
+    def _open_ordinary_directory(self, root: int) -> tuple[int, bool]:
+        """The kernel's own filesystems are trusted by path later: no link may lead them elsewhere (CVE-2019-19921)."""
+        try:
+            target = resolve.make_directory(root, self.where, links=False)
+            refuse_proc_cover(target, self.where, self.kind)
+            if stat.S_ISDIR(os.fstat(target).st_mode):
+                return target, True
+            number = errno.ENOTDIR
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            number = errno.ELOOP
+        reason = f"{os.strerror(number)}; {self.kind} must be mounted on ordinary directory"
+        raise OSError(number, reason, self.where)
 
     def _is_sealed_late(self) -> bool:
         """Tell whether mounts or nodes may still have to be made in this read-only one."""
