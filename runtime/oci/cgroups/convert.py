@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import math
-
 from runtime.oci.failure import Failure
 
 _DEFAULT_PERIOD = "100000"
@@ -25,6 +23,8 @@ def cpu_weight(shares: int) -> int:
         return 1
     if shares >= 262144:
         return 10000
+    import math  # a shared object on some systems, and seldom needed
+
     power = math.log2(shares)
     exponent = (power * power + 125 * power) / 612 - 7 / 34
     return math.ceil(round(10**exponent, 9))
