@@ -21,16 +21,32 @@ class Problem(Exception):
     """What the user is told."""
 
 
+class Device:
+    """An interface to move: what it is outside, and what it shall be called inside."""
+
+    def __init__(self, route: IPRoute, name: str, new_name: str) -> None:
+        self.name = name
+        self.new_name = new_name
+        self.index = _index(route, name)
+        (link,) = route.get_links(self.index)
+        self.was_up = bool(link["flags"] & _IFF_UP)
+        self.addresses = _addresses(route, self.index)
+
+
 def main(pid: str, wanted: dict[str, str]) -> None:
-    """Move the interfaces `wanted`, new names by old ones, to the network namespace of `pid`."""
-    target = open(f"/proc/{pid}/ns/net")  # noqa: SIM115  # until the end
-    with IPRoute() as outside:
-        found = {name: _index(outside, name) for name in wanted}
-        addresses = {name: _addresses(outside, index) for name, index in found.items()}
-        netns.setns(target.fileno())
+    """Move the interfaces `wanted`, new names by old ones, to the network namespace of `pid`; all of them or none."""
+    with open("/proc/self/ns/net") as here, open(f"/proc/{pid}/ns/net") as there, IPRoute() as outside:
+        devices = [Device(outside, name, new_name) for name, new_name in wanted.items()]
+        netns.setns(there.fileno())
+        moved: list[tuple[Device, int]] = []
         with IPRoute() as inside:
-            for name, new_name in wanted.items():
-                _move(outside, inside, found[name], name, new_name, target.fileno(), addresses[name])
+            try:
+                for device in devices:
+                    _move(outside, inside, device, there.fileno(), moved)
+            except BaseException:
+                for device, index in moved:
+                    _return(outside, inside, device, index, here.fileno())
+                raise
 
 
 def _index(route: IPRoute, name: str) -> int:
@@ -62,30 +78,40 @@ def _addresses(route: IPRoute, index: int) -> list[dict[str, Any]]:
 
 
 def _move(
-    outside: IPRoute,
-    inside: IPRoute,
-    index: int,
-    name: str,
-    new_name: str,
-    target: int,
-    addresses: list[dict[str, Any]],
+    outside: IPRoute, inside: IPRoute, device: Device, there: int, moved: list[tuple[Device, int]]
 ) -> None:
     before = _indexes(inside)
-    (link,) = outside.get_links(index)
-    was_up = link["flags"] & _IFF_UP
     try:
-        outside.link("set", index=index, state="down")
-        outside.link("set", index=index, net_ns_fd=target, ifname=new_name)
-        # Its number may be taken there, and "%d" in the name has become a number: what is new is it.
-        (moved,) = _indexes(inside) - before
-        for address in addresses:
-            inside.addr("add", index=moved, **address)
-        inside.link("set", index=moved, state="up")
+        outside.link("set", index=device.index, state="down")
+        try:
+            outside.link("set", index=device.index, net_ns_fd=there, ifname=device.new_name)
+        finally:  # a name that is taken may be found out when the device is there already
+            # Its number may have been taken there: what is new is it.
+            moved += [(device, index) for index in _indexes(inside) - before]
+        index = moved[-1][1]
+        for address in device.addresses:
+            inside.addr("add", index=index, **address)
+        inside.link("set", index=index, state="up")
     except NetlinkError as error:
-        if was_up and index in _indexes(outside):
-            outside.link("set", index=index, state="up")
         reason = "the name is taken" if error.code == errno.EEXIST else str(error.args[-1]).lower()
-        raise Problem(f"cannot move interface {name} to the container as {new_name}: {reason}") from None
+        where = f"interface {device.name} to the container as {device.new_name}"
+        raise Problem(f"cannot move {where}: {reason}") from None
+
+
+def _return(outside: IPRoute, inside: IPRoute, device: Device, index: int, here: int) -> None:
+    """Give the host a device back as it was: a virtual one would die with the container's namespace."""
+    try:
+        inside.link("set", index=index, state="down")
+        inside.link("set", index=index, ifname=device.name)
+        before = _indexes(outside)
+        inside.link("set", index=index, net_ns_fd=here)
+        (index,) = _indexes(outside) - before
+        for address in device.addresses:
+            outside.addr("add", index=index, **address)
+        if device.was_up:
+            outside.link("set", index=index, state="up")
+    except NetlinkError as error:
+        print(f"cannot give {device.name} back: {error}")
 
 
 def _indexes(route: IPRoute) -> set[int]:

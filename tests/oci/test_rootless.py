@@ -127,3 +127,11 @@ def test_without_user_namespace_an_ordinary_user_is_told(rootless: Bundle) -> No
     assert result.returncode == 1
     assert "namespace" in result.stderr
     assert rootless.leftovers() == []
+
+
+def test_ordinary_user_execs(rootless: Bundle) -> None:
+    """Another program, with and without a terminal."""
+    rootless.detach()
+    assert rootless.exec("sh", "-c", "id -u; echo $$ > /tmp/pid; exit 3", check=False).returncode == 3
+    assert rootless.exec("--tty", "tty").stdout.strip() == "/dev/pts/0"
+    assert "no id in the user namespace" in rootless.exec("--user=7", "id", check=False).stderr

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NOTIFY_SOCKET: a service manager hears of a container's readiness, and of nothing else."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.oci import Bundle
+
+# busybox has no tool for datagrams to a path; this one of the host's needs nothing but itself.
+SENDER = """
+import os, socket
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+for message in (b"STATUS=secret", b"MAINPID=1", b"X=1\\nREADY=1"):
+    s.sendto(message, os.environ["NOTIFY_SOCKET"])
+"""
+
+
+@pytest.fixture
+def manager(bundle: Bundle, tmp_path: Path) -> Iterator[socket.socket]:
+    """Give the manager's socket, named in the environment; the container has the host's programs."""
+    path = tmp_path / "manager"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as found:
+        found.bind(str(path))
+        found.settimeout(20)
+        bundle.environment["NOTIFY_SOCKET"] = str(path)
+        for directory in ("usr", "lib", "lib64"):
+            if Path("/", directory).is_dir():
+                bundle.mount(f"/{directory}", type="bind", source=f"/{directory}", options=["rbind", "ro"])
+        yield found
+
+
+def test_readiness_is_passed_on(bundle: Bundle, manager: socket.socket) -> None:
+    """With the pid that the manager knows the container by; not what else the container says."""
+    bundle.process["args"] = ["/usr/bin/python3", "-Ic", SENDER + "import time; time.sleep(1000)"]
+    bundle.create()
+    bundle.start()
+    assert manager.recv(1000).split() == [b"READY=1", b"MAINPID=%d" % bundle.status()["pid"]]
+    manager.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        manager.recv(1000)
+
+
+def test_container_that_never_gets_ready_ends_the_wait(bundle: Bundle, manager: socket.socket) -> None:
+    """Its end is waited for instead."""
+    bundle.process["args"] = ["/bin/true"]
+    assert bundle.run().returncode == 0
+
+
+def test_manager_is_out_of_reach(bundle: Bundle, manager: socket.socket) -> None:
+    """The container sees a socket of ours at another place."""
+    bundle.shell("echo $NOTIFY_SOCKET; ls -l /run/notify; touch /run/notify/x")
+    result = bundle.run(check=False)
+    assert result.lines()[0] == "/run/notify/notify.sock"
+    assert "Read-only file system" in result.stderr
+
+
+def test_without_a_manager_there_is_nothing(bundle: Bundle) -> None:
+    """Neither variable nor directory."""
+    bundle.shell("echo $NOTIFY_SOCKET; ls -d /run/notify")
+    result = bundle.run(check=False)
+    assert result.stdout == "\n"
