@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from runtime.oci import log, options
+from runtime.oci import image, log, options
 from runtime.oci.failure import FAILED, Failure, describe
 from runtime.oci.settings import GLOBAL, Settings
 
@@ -36,6 +36,7 @@ def main(arguments: list[str]) -> NoReturn:
     try:
         status = _run(arguments)
         sys.stdout.flush()
+        image.complete()
     except Failure as failure:
         log.error(failure.line())
         status = failure.status
