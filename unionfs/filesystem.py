@@ -7,7 +7,6 @@ the same call is made again. Nothing here awaits, so each call is atomic with re
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
@@ -22,7 +21,8 @@ from unionfs.copyup import CopyUps
 from unionfs.create import Caller, Creator
 from unionfs.handles import DirectoryHandle, FileHandle, HandleTable, branch_flags
 from unionfs.inspect import Inspector
-from unionfs.links import link_file, not_permitted, recover_plinks
+from unionfs.linker import Linker
+from unionfs.links import recover_plinks
 from unionfs.movedown import move_down
 from unionfs.nodes import Attributes, Node
 from unionfs.onopen import OnOpen
@@ -49,6 +49,7 @@ class UnionFilesystem:
         self._create = Creator(self.union, self.policies, self.copyups)
         self._remove = Remover(self.union, self.policies, self.copyups)
         self._rename = Renamer(self.union, self.policies, self.copyups, self._remove)
+        self._link = Linker(self.union, self.policies, self.copyups)
         self._change = AttributeChanger(self.union, self.copyups)
         self._on_open = OnOpen(self.union, self.copyups)
         self._flusher = PlinkFlusher(self.union, self.copyups)
@@ -179,44 +180,7 @@ class UnionFilesystem:
 
     def link(self, node: Node, parent: Node, name: bytes) -> Attributes:
         """Make a hard link; a lower file is copied up under the new name and both names stay one file."""
-        if node.is_directory:
-            raise not_permitted()
-        union = self.union
-        union.check_name(name)
-        if name.startswith(whiteout.PREFIX):
-            raise not_permitted()
-        if union.find(parent, name) is not None:
-            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
-        assert node.branch is not None
-        target = self.policies.lifted(union.branches, union.dirs(parent), name, self.copyups.target(node))
-        # Overlayfs copies the old name up; AUFS gives the copy the new name only and remembers the old one as a pseudo-link.
-        pseudo = self.options.plink and self.options.whiteout == "aufs"
-        if target is not node.branch and not pseudo:
-            self.copyups.to_branch(node, target)
-        fd = self.copyups.directory_on(parent, target)
-        with contextlib.ExitStack() as undo:
-            overlay = self.options.whiteout == "overlay" and whiteout.is_whited_out(target, fd, name)
-            if overlay:
-                whiteout.remove(target, fd, name, "overlay")
-                undo.callback(whiteout.make, target, fd, name, "overlay")
-            if target is not node.branch:
-                self.copyups.to_branch(node, target, place=(parent, name))
-            else:
-                source_fd, source = union.home(node) if not node.removed else (-1, b"")
-                link_file(union, node, source_fd, source, fd, name)
-            undo.pop_all()
-        plink = union.plinks.get(node.ino)
-        if plink is not None:
-            plink.nlink += 1
-        whiteout.remove(target, fd, name, "aufs")
-        union.drop_stale_child(parent, name)
-        node.add_name(parent, name)
-        if node.removed is False and node.dead_fd >= 0:
-            os.close(node.dead_fd)
-            node.dead_fd = -1
-        union.numbers.keep(node, parent, target, fd)
-        union.touched(parent, target, fd)
-        return union.attributes(node)
+        return self._link.link(node, parent, name)
 
     # -- files --------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hard links: link(2) in the union, and pseudo-links, which keep names on lower branches one file with its copy.
+"""Pseudo-links: they keep names on lower branches one file with its copy.
 
 A pseudo-link is `<union ino>.<branch ino>` in `.wh..wh.plnk` of the copy's branch, a hard link of the copy. As union numbers
 are a function of the lower inode, pseudo-links survive a crash: the next mount finds them again (AUFS loses them).
@@ -8,7 +8,6 @@ are a function of the lower inode, pseudo-links survive a crash: the next mount 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 from collections.abc import Iterator
@@ -115,16 +114,3 @@ def is_entry_of(node: Node, dirfd: int, name: bytes) -> bool:
     """Tell whether `name` in a branch directory physically is the node's copy."""
     status = whiteout.exists(dirfd, name)
     return status is not None and identity_of(status) == node.identity
-
-
-def link_file(union: Union, node: Node, source_fd: int, source: bytes, parent_fd: int, name: bytes) -> None:
-    """Make one more physical name of a file on its branch; EMLINK and ENOSPC come from the branch."""
-    if node.removed:
-        os.link(whiteout.proc_path(union.held_fd(node)), name, dst_dir_fd=parent_fd, follow_symlinks=True)
-    else:
-        os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
-
-
-def not_permitted() -> OSError:
-    """Return EPERM, what link(2) says of directories."""
-    return OSError(errno.EPERM, os.strerror(errno.EPERM))

@@ -7,7 +7,7 @@ from unionfs.create import Caller
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.fuse.direct.habits import Habits
-from unionfs.fuse.direct.replies import Header, InThread, Replies, Reply
+from unionfs.fuse.direct.replies import Header, Replies, Reply
 from unionfs.readdir import RECORD, entries_of
 
 _NO_ENTRY = bytes(abi.ENTRY_OUT.size)
@@ -70,14 +70,3 @@ class DirectoryRequests:
         """Close a directory."""
         self._filesystem.release(abi.RELEASE_IN.unpack_from(body)[0])
         return b""
-
-    def fsyncdir(self, header: Header, body: memoryview) -> Reply:
-        """Write the directory back on its writable branches, in a thread."""
-        fh, flags = abi.FSYNC_IN.unpack_from(body)
-        filesystem = self._filesystem
-
-        def work() -> bytes:
-            filesystem.fsync(fh, data_only=bool(flags & abi.FSYNC_DATASYNC))
-            return b""
-
-        return InThread(work)

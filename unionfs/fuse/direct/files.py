@@ -104,7 +104,7 @@ class FileRequests:
         return b""
 
     def fsync(self, header: Header, body: memoryview) -> Reply:
-        """Write back, in a thread."""
+        """Write a file back, or a directory on its writable branches, in a thread."""
         fh, flags = abi.FSYNC_IN.unpack_from(body)
         filesystem = self._filesystem
 
@@ -113,6 +113,8 @@ class FileRequests:
             return b""
 
         return InThread(work)
+
+    fsyncdir = fsync
 
     def fallocate(self, header: Header, body: memoryview) -> Reply:
         """Allocate, punch or zero a range."""

@@ -105,25 +105,32 @@ class DirectSession:
         header: Header = _new_tuple(Header, fields)
         # What extends a request (in units of 8 bytes) comes last; nothing of the kind is asked for.
         body = self._view[_HEADER_SIZE : length - 8 * header.extensions if header.extensions else length]
-        opcode = header.opcode
-        try:
-            payload = self._table[opcode](header, body)
-        except Deferred as deferred:
-            self._long[header.unique] = header
-            self._nursery.start_soon(self._continue, header, bytes(body), deferred, start)
+        work = self._attempt(header, body)
+        if work is None:
+            self._count(header.opcode, time.perf_counter() - start)
             return
+        self._long[header.unique] = header
+        if isinstance(work, Deferred):
+            self._nursery.start_soon(self._continue, header, bytes(body), work, start)
+        else:
+            self._nursery.start_soon(self._in_thread, header, work, start)
+
+    def _attempt(self, header: Header, body: memoryview) -> Deferred | InThread | None:
+        """Handle a request and answer it; else return the long work that is to be done before, or that answers it."""
+        try:
+            payload = self._table[header.opcode](header, body)
+        except Deferred as deferred:
+            return deferred
         except OSError as error:
             self._reply(header, -(error.errno or errno.EIO), b"")
         except Exception:
             self._fail(header)
         else:
             if isinstance(payload, InThread):
-                self._long[header.unique] = header
-                self._nursery.start_soon(self._in_thread, header, payload, start)
-                return
+                return payload
             if payload is not NO_REPLY:
                 self._reply(header, 0, payload)
-        self._count(opcode, time.perf_counter() - start)
+        return None
 
     def _fail(self, header: Header) -> None:
         if header.opcode not in self._table:
@@ -156,26 +163,15 @@ class DirectSession:
 
     async def _continue(self, header: Header, body: bytes, deferred: Deferred, start: float) -> None:
         """Run the long work of a request in a thread, then the request again, until it needs none."""
-        while True:
-            await trio.to_thread.run_sync(deferred.job.run)
+        work: Deferred | InThread | None = deferred
+        while isinstance(work, Deferred):
+            await trio.to_thread.run_sync(work.job.run)
             if header.unique not in self._long:
                 return  # answered: its caller was killed
-            try:
-                payload = self._table[header.opcode](header, memoryview(body))
-            except Deferred as again:
-                deferred = again
-                continue
-            except OSError as error:
-                self._reply(header, -(error.errno or errno.EIO), b"")
-            except Exception:
-                self._fail(header)
-            else:
-                if isinstance(payload, InThread):
-                    await self._in_thread(header, payload, start)
-                    return
-                if payload is not NO_REPLY:
-                    self._reply(header, 0, payload)
-            break
+            work = self._attempt(header, memoryview(body))
+        if work is not None:
+            await self._in_thread(header, work, start)
+            return
         self._long.pop(header.unique, None)
         self._count(header.opcode, time.perf_counter() - start)
 
