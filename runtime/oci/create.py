@@ -208,7 +208,8 @@ class _Creation:
         elif word == "ready":
             process.limit(self._init, job.process)
             self._container.record["pid"] = self._init
-            self._container.record["cgroup"] = job.group.to_state()  # an ordinary user may not have made all of it
+            # An ordinary user may not have been able to make all of it.
+            self._container.record["cgroup"] = job.group.to_state()
             self._container.record["start"] = state.start_time(self._init)
             with Step("write the state"):
                 self._container.save()

@@ -133,14 +133,14 @@ def test_directory_link_stays_inside(bundle: Bundle, tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("fd", range(3, 13))
-def test_directory_through_our_descriptor_is_refused(bundle: Bundle, fd: int) -> None:
+def test_directory_through_our_descriptor_is_refused(bundle: Bundle) -> None:
     """/proc/self/fd leads to no directory of the host (CVE-2024-21626)."""
-    bundle.process["cwd"] = f"/proc/self/fd/{fd}"
     bundle.shell("pwd; ls -la . ../../..")
-    result = bundle.run(check=False)
-    assert result.returncode != 0
-    assert not result.stdout, result.stdout
+    for fd in range(3, 13):
+        bundle.process["cwd"] = f"/proc/self/fd/{fd}"
+        result = bundle.run(check=False)
+        assert result.returncode != 0
+        assert not result.stdout, result.stdout
 
 
 def test_directory_that_the_user_may_not_enter_fails(bundle: Bundle) -> None:
