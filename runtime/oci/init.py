@@ -77,7 +77,8 @@ def _become_program(job: Job) -> None:
     process.become(job.process, _loader(job) if late is None else None)
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)  # the container is known from now on, and outlives `create`
     if not job.hooks("startContainer"):
-        process.execute(job.process, report=job.report, gate=job.gate, seccomp=late)
+        channel = job.channel.fileno()  # close-on-exec, but until then errors go there
+        process.execute(job.process, report=job.report, gate=job.gate, seccomp=late, keep=channel)
     messages.send(job.channel, "waiting")
     job.channel.close()
     launch.close_all_but({0, 1, 2, job.gate, job.report} | job.process.kept)

@@ -18,13 +18,14 @@ from runtime.oci import stub, syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import NoReturn
 
     from runtime.oci.seccomp import Filter
 
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_EXEC = 1, 2, 0x10
 _F_ADD_SEALS, _EVERY_SEAL = 1033, 0xF  # seal, shrink, grow, write
+_PROC_MAGIC = 0x9FA0
 _REPORT = "=ii"  # which of stub.STEPS, errno
 _DEEPEST = 5  # interpreters of interpreters that the kernel follows
 
@@ -37,25 +38,34 @@ def execute(
     report: int,
     gate: int = -1,
     seccomp: Filter | None = None,
+    limit: Callable[[], None] | None = None,
 ) -> NoReturn:
     """Become the program at `path`; what fails from here on goes to the descriptor `report` (see `reported`).
 
     With `gate`, wait until a byte can be read there; its end instead of a byte ends the process. With `seccomp`, load that
-    filter just before (needs no_new_privs; not for one with a listener). Every other descriptor but those that the program
-    shall have must be close-on-exec. Raises OSError if not even the stub runs.
+    filter just before (needs no_new_privs; not for one with a listener). `limit` is called when no descriptor and no file is
+    needed any more. Every other descriptor but those that the program shall have must be close-on-exec. Raises OSError if not
+    even the stub runs.
     """
     flags, program = (seccomp.flags, seccomp.program) if seccomp is not None else (0, b"")
     image = stub.image(report=report, gate=gate, flags=flags, program=program)
     if image is None:
+        if limit is not None:
+            limit()
         _execute_checked(path, arguments, environment, report, gate, seccomp)
     fd = _sealed(image)
     os.set_inheritable(report, True)
     if gate >= 0:
         os.set_inheritable(gate, True)
+    procfs = _has_procfs()
+    if limit is not None:
+        limit()
     try:
         os.execve(fd, [path, *arguments], environment)
-    except PermissionError:  # a filter that is loaded already may know execve only
-        os.execve(f"/proc/self/fd/{fd}", [path, *arguments], environment)
+    except OSError:
+        if not procfs:
+            raise
+        os.execve(f"/proc/self/fd/{fd}", [path, *arguments], environment)  # a filter may know execve only
 
 
 def reported(data: bytes, path: str) -> OSError | None:
@@ -72,6 +82,18 @@ def reported(data: bytes, path: str) -> OSError | None:
     if 0 <= step < len(stub.STEPS) and stub.STEPS[step]:
         text = f"{stub.STEPS[step]}: {text}"
     return OSError(number, text, path)
+
+
+def _has_procfs() -> bool:
+    """Tell whether /proc is what it should be, and not files of the container that only look like it."""
+    try:
+        fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return syscalls.filesystem_magic(fd) == _PROC_MAGIC
+    finally:
+        os.close(fd)
 
 
 def _sealed(image: bytes) -> int:

@@ -62,9 +62,11 @@ def _be_child(job: Job, work: Callable[[Job], None]) -> NoReturn:
     except BaseException as error:
         text = f"internal error: {type(error).__name__}: {error} {_place(error)}"
     finally:
-        if text:
-            messages.send(job.channel, "error", text)
-        os._exit(1 if text else 0)
+        try:
+            if text:
+                messages.send(job.channel, "error", text)
+        finally:  # whatever happens: what the parent does next must not be done in the container
+            os._exit(1 if text else 0)
 
 
 def _place(error: BaseException) -> str:

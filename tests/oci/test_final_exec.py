@@ -109,3 +109,30 @@ def test_working_program_hides_the_stub(bundle: Bundle) -> None:
     assert (process / "comm").read_text() == "sleep\n"
     assert (process / "cmdline").read_bytes() == b"sleep\x001000\x00"
     assert sorted(os.listdir(process / "fd")) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("resource", ["NOFILE", "FSIZE", "AS", "CPU", "CORE", "MEMLOCK", "NPROC", "STACK"])
+def test_limits_of_the_program_do_not_hinder_us(bundle: Bundle, resource: str) -> None:
+    """The lowest limits with which a program can live are no obstacle on the way to it."""
+    lowest = {"NOFILE": 3, "AS": 4 << 20, "CPU": 1, "NPROC": 1, "STACK": 1 << 16}.get(resource, 0)
+    bundle.process["rlimits"] = [{"type": f"RLIMIT_{resource}", "soft": lowest, "hard": lowest}]
+    bundle.process["args"] = ["cat", "/proc/self/limits"]
+    names = {"NOFILE": "Max open files", "FSIZE": "Max file size", "AS": "Max address space"}
+    if resource == "NOFILE":
+        bundle.process["args"] = ["true"]
+    if resource == "FSIZE":  # standard output is a file
+        bundle.process["args"] = ["sh", "-c", "test $(ulimit -f) = 0"]
+    result = bundle.run(check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    for line in result.lines():
+        if line.startswith(names.get(resource, "-")):
+            assert line.split()[-3] == str(lowest)
+
+
+def test_failure_of_the_stub_is_told(bundle: Bundle) -> None:
+    """When not even the stub can be executed, the caller hears of it and nothing is left."""
+    bundle.process["env"] = ["PATH=/bin"] + [f"V{number}=" + "x" * 100_000 for number in range(90)]
+    result = bundle.run(args=["true"], check=False)
+    assert result.returncode != 0
+    assert "argument list too long" in result.stderr.lower()
+    assert bundle.leftovers() == []

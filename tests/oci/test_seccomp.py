@@ -232,3 +232,11 @@ def test_default_profile_lets_ordinary_programs_work(bundle: Bundle) -> None:
     lines = bundle.run().lines()
     assert lines[:2] == ["3", "a"]
     assert "Operation not permitted" in lines[2]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EINVAL])
+def test_profile_that_knows_only_execve(bundle: Bundle, number: int) -> None:
+    """A filter that is loaded early, and has never heard of execveat, does not stop the container."""
+    bundle.process["noNewPrivileges"] = False
+    bundle.linux["seccomp"] = refuse("execveat", errnoRet=number)
+    assert bundle.run(args=["echo", "ran"]).stdout == "ran\n"

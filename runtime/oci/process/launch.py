@@ -77,7 +77,6 @@ def execute(
         prepared.environment[b"LISTEN_PID"] = b"%d" % os.getpid()
     close_all_but({0, 1, 2, report, gate, keep, *prepared.passed} - {-1})
     signals.reset()
-    limits.set_late(prepared.rlimits)
     try:
         seal.execute(
             prepared.path,
@@ -86,6 +85,7 @@ def execute(
             report=report,
             gate=gate,
             seccomp=seccomp,
+            limit=lambda: limits.set_late(prepared.rlimits),
         )
     except OSError as error:
         raise explain(prepared.arguments[0], error) from None

@@ -20,7 +20,7 @@ _NAMES = (
 _NUMBERS = {f"RLIMIT_{name}": number for number, name in enumerate(_NAMES)}
 _INFINITE = (1 << 64) - 1
 # What would hit the interpreter itself if it was lowered before the program is there.
-_LATE = frozenset(_NUMBERS[f"RLIMIT_{name}"] for name in ("AS", "DATA", "NOFILE"))
+_LATE = frozenset(_NUMBERS[f"RLIMIT_{name}"] for name in ("AS", "DATA", "FSIZE", "NOFILE"))
 
 
 def lower(wanted: list[dict[str, Any]] | None) -> list[tuple[int, int, int]]:
