@@ -240,3 +240,21 @@ def test_profile_that_knows_only_execve(bundle: Bundle, number: int) -> None:
     bundle.process["noNewPrivileges"] = False
     bundle.linux["seccomp"] = refuse("execveat", errnoRet=number)
     assert bundle.run(args=["echo", "ran"]).stdout == "ran\n"
+
+
+def test_exec_has_the_filter_too(bundle: Bundle) -> None:
+    """A process that joins the container is bound as its first one."""
+    bundle.linux["seccomp"] = refuse(*MKDIR)
+    bundle.detach()
+    assert "Operation not permitted" in bundle.exec("mkdir", "/tmp/x", check=False).stderr
+
+
+@pytest.mark.parametrize("no_new_privileges", [False, True])
+def test_exec_asks_the_agent(bundle: Bundle, agent: Agent, no_new_privileges: bool) -> None:
+    """A process that joins has a listener of its own, sent with the state of a running container."""
+    bundle.process["noNewPrivileges"] = no_new_privileges
+    bundle.linux["seccomp"] = ask(agent.path, *MKDIR)
+    bundle.detach()
+    assert "No medium found" in bundle.exec("mkdir", "/tmp/x", check=False).stderr
+    assert [message["state"]["status"] for message in agent.messages] == ["creating", "running"]
+    assert agent.messages[1]["pid"] != agent.messages[0]["pid"]

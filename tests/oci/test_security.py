@@ -337,3 +337,88 @@ def test_masked_path_needs_the_real_null(bundle: Bundle, outside: Path) -> None:
     result = bundle.run(check=False)
     assert result.returncode != 0 or result.stdout == "1:3\n"
     assert not Path("/proc/sys/kernel/core_pattern").read_text().startswith("x")
+
+
+# Joining a container
+
+
+def test_exec_is_closed_to_the_container(bundle: Bundle) -> None:
+    """Root of the container sees nothing of the process that joins it until that is the program (CVE-2016-9962)."""
+    bundle.shell(_SPY)
+    bundle.run("--detach")
+    spied = bundle.rootfs / "spied"
+
+    def has_met_us() -> bool:
+        bundle.exec("true")
+        return "closed" in spied.read_text()
+
+    wait_until(has_met_us, "the spy has met one of our processes")
+    for _ in range(10):
+        bundle.exec("true")
+    (bundle.rootfs / "stop").touch()
+    bundle.wait_for_status("stopped")
+    links = {line for line in spied.read_text().split("\n") if not line.startswith("closed")}
+    assert links <= {"", "/bin/busybox", STUB}
+
+
+@pytest.mark.parametrize("name", ["entry", "/proc/self/exe"])
+def test_exec_cannot_reach_our_executable(bundle: Bundle, name: str) -> None:
+    """Nor can a program of the container that exec is told to run."""
+    _mount_libraries(bundle)
+    script = bundle.rootfs / "bin/entry"
+    script.write_text("#!/proc/self/exe -V\n")
+    script.chmod(0o755)
+    bundle.detach()
+    result = bundle.exec(name, "-V", check=False)
+    assert result.returncode != 0
+    assert "Python" not in result.stdout + result.stderr
+
+
+def test_exec_gives_no_inheritable_capability(bundle: Bundle) -> None:
+    """`--cap` adds to what the process may do, not to what files may bring back (CVE-2022-29162)."""
+    bundle.detach()
+    result = bundle.exec("--cap=CAP_NET_RAW", "grep", "-E", "CapInh|CapEff", "/proc/self/status")
+    values = {line.split()[0]: int(line.split()[1], 16) for line in result.lines()}
+    assert values["CapInh:"] == 0
+    assert values["CapEff:"] >> 13 & 1
+
+
+def test_exec_passes_no_descriptor(bundle: Bundle) -> None:
+    """What the caller left open, a directory of the host for example, does not come along (CVE-2024-21626)."""
+    bundle.detach()
+    leaked = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        result = bundle.call("exec", bundle.id, "sh", "-c", "ls -l /proc/$$/fd", pass_fds=(leaked,))
+        for number in (leaked, *range(3, 12)):
+            options = ("--cwd", f"/proc/self/fd/{number}", bundle.id, "ls", "../../..")
+            outside = bundle.call("exec", *options, pass_fds=(leaked,), check=False)
+            assert outside.returncode != 0 or "busybox" not in outside.stdout
+            assert "boot" not in outside.stdout and "srv" not in outside.stdout
+    finally:
+        os.close(leaked)
+    numbers = [line.split(" -> ")[0].split()[-1] for line in result.lines() if " -> " in line]
+    assert numbers == ["0", "1", "2"], result.stdout
+
+
+def test_exec_loads_no_module_of_the_container(bundle: Bundle) -> None:
+    """The process that joins a container imports nothing once it is there."""
+    _plant(bundle)
+    bundle.detach()
+    bundle.exec("true")
+    bundle.exec("--user=1000:1000", "true")
+    bundle.exec("--tty", "true", check=False)
+    bundle.exec("no-such-program", check=False)
+    assert not (bundle.rootfs / "planted").exists()
+
+
+def test_exec_groups_of_the_caller_are_not_inherited(bundle: Bundle) -> None:
+    """Neither exec brings the caller's groups along (CVE-2022-36109)."""
+    bundle.detach()
+    done = subprocess.run(
+        bundle.command("exec", "--user", "1000:1000", bundle.id, "grep", "Groups:", "/proc/self/status"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        extra_groups=[4242],
+    )
+    assert done.returncode == 0 and "4242" not in done.stdout
