@@ -18,6 +18,8 @@ from runtime.oci.job import Job
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runtime.oci.job import Request
     from runtime.oci.settings import Settings
     from runtime.oci.state import Container
@@ -27,8 +29,11 @@ _CACHE = ".cache"  # in the state root
 _COMPILED = "run.oci.seccomp_bpf_data"  # annotation that comes instead of linux.seccomp, or of compiling it
 
 
-def create(settings: Settings, request: Request) -> Container:
-    """Make a container, which then waits for `start`; returns with its lock held."""
+def create(settings: Settings, request: Request, meanwhile: Callable[[], None] = lambda: None) -> Container:
+    """Make a container, which then waits for `start`; returns with its lock held.
+
+    `meanwhile` is called while the container's first process is at work on another CPU.
+    """
     config = configuration.load(request.config)
     _check_terminal(request, config)
     container = state.reserve(settings.root, request.id)
@@ -36,6 +41,8 @@ def create(settings: Settings, request: Request) -> Container:
     try:
         creation.prepare()
         creation.fork()
+        _import_the_rest()
+        meanwhile()
         creation.serve()
         creation.publish()
     except BaseException:
@@ -177,7 +184,6 @@ class _Creation:
 
     def serve(self) -> None:
         """Do what stage and init ask for, until init or the stub in its place waits for `start`."""
-        _import_the_rest()
         while True:
             word, text, descriptors = messages.receive(self._channel)
             if word == "error":
@@ -296,7 +302,7 @@ class _Creation:
 
 
 def _import_the_rest() -> None:
-    """Import what this process needs from now on, while init builds the root on another CPU."""
+    """Import what this process needs from now on, while init builds the root."""
     import runtime.oci.cgroups.devices
     import runtime.oci.cgroups.limits  # noqa: F401
 

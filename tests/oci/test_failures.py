@@ -78,6 +78,10 @@ def test_failing_poststart_hook_ends_the_container(bundle: Bundle) -> None:
     assert result.returncode == 1
     assert "poststart" in result.stderr
     assert bundle.leftovers() == []
+    result = bundle.run(check=False)
+    assert result.returncode == 1
+    assert "poststart" in result.stderr
+    assert bundle.leftovers() == []
 
 
 def test_failing_poststop_hook_is_a_warning(bundle: Bundle) -> None:

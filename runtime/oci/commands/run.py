@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from runtime.oci import destroy, syscalls
+import os
+
+from runtime.oci import syscalls
 from runtime.oci.commands.create import OPTIONS, SUBREAPER, request
 from runtime.oci.create import create
 from runtime.oci.options import Command, Option, Options
-from runtime.oci.start import start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,17 +41,29 @@ def run(settings: Settings, options: Options) -> int:
         return 0
     if not asked.detach and not options.flag("no-subreaper"):
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-    container = create(settings, asked)
+    container = create(settings, asked, _import_the_rest)
+    from runtime.oci import destroy
+    from runtime.oci.start import start
+
     try:
         start(container)
     except BaseException:
-        destroy.destroy(container)
+        if os.path.isdir(container.directory):  # a poststart hook that failed has removed it already
+            destroy.destroy(container)
         raise
     container.release()
     return 0 if asked.detach else _attend(container, asked, keep=options.flag("keep"))
 
 
+def _import_the_rest() -> None:
+    """Import what comes after the creation."""
+    import runtime.oci.destroy
+    import runtime.oci.process.foreground
+    import runtime.oci.start  # noqa: F401
+
+
 def _attend(container: Container, asked: Request, *, keep: bool) -> int:
+    from runtime.oci import destroy
     from runtime.oci.process import foreground
 
     status = foreground.wait(container.record["pid"], asked.terminal)
