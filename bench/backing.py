@@ -44,7 +44,9 @@ def _make_image(kind: str, image: Path, size: int) -> None:
     program = f"mkfs.{kind}"
     if shutil.which(program) is None:
         raise UserError(f"--backing {kind} needs {program}", f"apt-get install {BACKINGS[kind]}", status=2)
-    inodes = size // _SMALLEST_FILE  # mkfs.ext4 would make one for 16 KiB, and a suite has a million empty files
+    inodes = (
+        size // _SMALLEST_FILE
+    )  # mkfs.ext4 would make one for 16 KiB, and a suite has a million empty files
     options = ["-N", str(inodes), "-E", "lazy_itable_init=1"] if kind == "ext4" else []
     free = shutil.disk_usage(image.parent).free
     if free < size:
