@@ -15,10 +15,13 @@ from runtime.oci import jsontext, log, namespaces, process, rootfs, stage, state
 from runtime.oci.cgroups import open_group
 from runtime.oci.failure import Failure, Step, describe
 from runtime.oci.job import Job
+from runtime.oci.process.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
+    from typing import NoReturn
 
     from runtime.oci.job import Request
     from runtime.oci.settings import Settings
@@ -36,6 +39,8 @@ def create(settings: Settings, request: Request, meanwhile: Callable[[], None] =
     """
     config = configuration.load(request.config)
     _check_terminal(request, config)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _give_up)
     container = state.reserve(settings.root, request.id)
     creation = _Creation(settings, request, container, config)
     try:
@@ -49,6 +54,10 @@ def create(settings: Settings, request: Request, meanwhile: Callable[[], None] =
         creation.undo()
         raise
     return container
+
+
+def _give_up(number: int, _frame: FrameType | None) -> NoReturn:
+    raise Failure(f"interrupted by signal {number}", status=128 + number)
 
 
 def _check_terminal(request: Request, config: configuration.Config) -> None:

@@ -175,6 +175,10 @@ class _Run:
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             output = (output + _drain(output_reader))[-_MOST_OUTPUT:]
             return output, None if late else status
+        except BaseException:  # we are told to stop: so is the hook
+            os.killpg(pid, signals.signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
         finally:
             for fd in (state_writer, output_reader, end):
                 if fd >= 0:

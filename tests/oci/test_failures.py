@@ -2,12 +2,14 @@
 """A creation that fails at any step leaves nothing, and says in one line which step, where, and what to do."""
 
 import json
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.oci import Bundle
+from tests.support.oci import Bundle, wait_for_end, wait_until
 
 
 def _note(bundle: Bundle, text: str, *, status: int = 0, **rest: Any) -> dict[str, Any]:
@@ -225,3 +227,23 @@ def test_systemd_cgroups_without_systemd_are_refused(bundle: Bundle) -> None:
         pytest.skip("systemd runs here")
     bundle.options = ["--systemd-cgroup"]
     assert "cgroupfs" in bundle.run(check=False).stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_interrupted_create_leaves_nothing(bundle: Bundle, number: signal.Signals) -> None:
+    """A caller who loses patience gets his prompt back, and no half of a container."""
+    entered = bundle.directory / "entered"
+    script = f"echo $$ > {entered}.new; mv {entered}.new {entered}; sleep 1000"
+    bundle.config["hooks"] = {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}
+    bundle.save()
+    with (bundle.directory / "err").open("w") as err:
+        process = subprocess.Popen(
+            bundle.command("create", bundle.id), cwd=bundle.directory, stdout=err, stderr=err
+        )
+        wait_until(entered.exists, "the hook runs")
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 128 + number
+    assert "interrupted" in (bundle.directory / "err").read_text()
+    wait_for_end(int(entered.read_text()))
+    assert bundle.leftovers() == []
+    assert not list(bundle.state.glob("[!.]*"))

@@ -4,11 +4,12 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.oci import Bundle, has_ended, wait_for_end
+from tests.support.oci import Bundle, has_ended, wait_for_end, wait_until
 
 
 def test_run_returns_output_and_status(bundle: Bundle) -> None:
@@ -260,3 +261,51 @@ def test_dry_run_tells_the_steps_and_does_nothing(bundle: Bundle) -> None:
     assert [int(line.split()[0]) for line in lines] == list(range(1, len(lines) + 1))
     assert any("mount proc on /proc" in line for line in lines)
     assert not bundle.state.exists()
+
+
+def test_pidfd_socket_gets_a_pidfd(bundle: Bundle) -> None:
+    """The descriptor refers to the first process, whatever becomes of its number."""
+    path = bundle.directory / "socket"
+    bundle.process["args"] = ["sleep", "1000"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        bundle.create("--pidfd-socket", str(path))
+        with listener.accept()[0] as connection:
+            _, descriptors, _, _ = socket.recv_fds(connection, 100, 1)
+    pidfd = descriptors[0]
+    try:
+        text = Path(f"/proc/self/fdinfo/{pidfd}").read_text()
+        assert f"Pid:\t{bundle.status()['pid']}\n" in text
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        bundle.wait_for_status("stopped")
+    finally:
+        os.close(pidfd)
+
+
+def test_log_file_has_what_engines_parse(bundle: Bundle) -> None:
+    """JSON lines or text, appended to the file; file: may be written before the path."""
+    log = bundle.directory / "log"
+    for options in (["--log", str(log)], ["--log", f"file:{log}", "--log-format", "json"]):
+        bundle.options = options
+        bundle.call("state", "nobody", check=False)
+    text, parsed = log.read_text().splitlines()
+    assert "level=error" in text
+    assert 'msg="container' in text
+    entry = json.loads(parsed)
+    assert entry["level"] == "error"
+    assert "nobody" in entry["msg"]
+    assert entry["time"].endswith("Z")
+
+
+def test_foreground_run_hands_signals_on(bundle: Bundle) -> None:
+    """A signal to `run` reaches the program, whose answer becomes the exit status."""
+    bundle.shell("trap 'exit 42' TERM; echo up; while :; do sleep 0.05; done")
+    bundle.save()
+    output = bundle.directory / "output"
+    with output.open("w") as out:
+        process = subprocess.Popen(bundle.command("run", bundle.id), cwd=bundle.directory, stdout=out)
+        wait_until(lambda: "up" in output.read_text(), "the program runs")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 42
+    assert bundle.leftovers() == []

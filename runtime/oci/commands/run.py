@@ -43,8 +43,11 @@ def run(settings: Settings, options: Options) -> int:
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     container = create(settings, asked, _import_the_rest)
     from runtime.oci import destroy
+    from runtime.oci.process import foreground
     from runtime.oci.start import start
 
+    if not asked.detach:
+        foreground.block()  # from here on signals are for the container, once it runs
     try:
         start(container)
     except BaseException:
