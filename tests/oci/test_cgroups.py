@@ -499,6 +499,46 @@ def test_rootless_runs_without_limits_and_says_so() -> None:
     assert done.stdout.startswith("linux.resources.memory needs a cgroup"), done.stdout + done.stderr
 
 
+DELEGATED = """
+import os, sys
+from runtime.oci.cgroups import open_group
+open(sys.argv[1] + "/cgroup.procs", "w").write("0")
+os.setgroups([]); os.setresgid(1000, 1000, 1000); os.setresuid(1000, 1000, 1000)
+group = open_group({}, "box", rootless=True)
+group.create()
+group.apply({"pids": {"limit": 3}, "devices": [{"allow": False}]})
+pid = group.fork()
+if pid == 0:
+    group.enter()
+    os.execv("/bin/sh", ["sh", "-c", "cat /proc/self/cgroup; sleep 0 & sleep 0 & sleep 0 & sleep 0 & sleep 0 & sleep 0"])
+status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+group.destroy()
+sys.stdout.write(f"status {status} {group.v2}")
+"""
+
+
+def test_rootless_uses_what_was_delegated_on_v2(make_group: Make, tmp_path: Path) -> None:
+    """A user whose session lies in a group of its own can make groups beside the session, limit them and remove them."""
+    top = make_group()
+    if not top.layout.unified:
+        pytest.skip("only v2 can be delegated")
+    session = f"{top.v2}/session"
+    os.mkdir(session)
+    (Path(top.v2) / "cgroup.subtree_control").write_text("+pids")
+    for path in (top.v2, session):
+        for name in ("", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"):
+            os.chown(f"{path}/{name}", 1000, 1000)
+    done = subprocess.run(
+        [sys.executable, "-c", DELEGATED, session], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    if "PermissionError" in done.stderr and "site-packages" in done.stderr:
+        pytest.skip("this checkout is not readable for others")
+    group = f"/{os.path.basename(top.v2)}/box"
+    assert f"0::{group}\n" in done.stdout, done.stderr
+    assert f"status 2 {top.v2}/box" in done.stdout  # the shell could not fork
+    assert not os.path.exists(f"{top.v2}/box")
+
+
 def test_missing_controller_is_named(make_group: Make) -> None:
     """A limit without its controller says which."""
     group = make_group()

@@ -147,6 +147,35 @@ def test_ps_shows_the_processes_of_the_container_only(bundle: Bundle) -> None:
     assert bundle.call("ps", bundle.id, "-o", "pid,comm").lines()[0].split() == ["PID", "COMMAND"]
 
 
+def _is_v2() -> bool:
+    return Path("/sys/fs/cgroup/cgroup.controllers").exists()
+
+
+NESTED = "cd /sys/fs/cgroup && mkdir inner && echo 1 >inner/cgroup.procs && echo +pids >cgroup.subtree_control && touch /ready"
+
+
+def test_exec_joins_a_container_that_manages_groups_itself(bundle: Bundle) -> None:
+    """Once the container has handed controllers down, its own group takes no process: exec goes where the first process is."""
+    if not _is_v2():
+        pytest.skip("on v1 any group takes processes")
+    for mount in bundle.config["mounts"]:
+        if mount["type"] == "cgroup":
+            mount["options"] = [word for word in mount["options"] if word != "ro"]
+    bundle.detach(args=["/bin/sh", "-c", f"{NESTED}; sleep 1000"])
+    wait_until((bundle.rootfs / "ready").exists, "it has made a group")
+    assert bundle.exec("cat", "/proc/self/cgroup").stdout == "0::/inner\n"
+    assert bundle.status()["pid"] in json.loads(bundle.call("ps", "-f", "json", bundle.id).stdout)
+
+
+def test_exec_is_limited_like_the_container(bundle: Bundle) -> None:
+    """What is started later counts too, and can be put into a group below the container's."""
+    bundle.linux["resources"] = {"pids": {"limit": 6}}
+    bundle.detach()
+    forks = "for i in 1 2 3 4 5 6; do sleep 30 >/dev/null 2>&1 & done"
+    assert bundle.exec("sh", "-c", forks, check=False).returncode != 0
+    assert bundle.exec("--cgroup", "../..", "true", check=False).returncode != 0
+
+
 def test_paths_that_cannot_be_are_refused(make_bundle: Callable[[], Bundle]) -> None:
     """systemd's form and a path that leaves the hierarchy; nothing is left of the attempt."""
     for path, words in (("system.slice:unionrt:x", "systemd"), ("/a/../../b", "leaves")):

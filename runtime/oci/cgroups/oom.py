@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import os
 import select
+import time
 
 from runtime.oci.failure import Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from runtime.oci.cgroups.group import Group
+
+_SECONDS = 0.5
+_PAUSE = 0.002
 
 
 class Watch:
@@ -32,17 +36,32 @@ class Watch:
         self._known = group.oom_kills()
 
     def news(self) -> int:
-        """Return how many processes were killed since the last call: maybe none, as the end of the group wakes too."""
-        if self._control >= 0:
-            try:
-                os.eventfd_read(self.fd)
-            except BlockingIOError:
-                pass
-        else:
-            os.pread(self.fd, 4096, 0)  # to be woken again
+        """Return how many processes were killed since the last call: maybe none, as the end of the group wakes too.
+
+        v1 gives notice of the want and counts the kill an instant later, so that is waited for.
+        """
+        noticed = self._take_notice()
         count = self._group.oom_kills()
+        deadline = time.monotonic() + _SECONDS
+        while noticed and count == self._known and time.monotonic() < deadline:
+            time.sleep(_PAUSE)
+            count = self._group.oom_kills()
         new, self._known = max(count - self._known, 0), max(count, self._known)
         return new
+
+    def _take_notice(self) -> bool:
+        """Make ready to be woken again; tell whether a count may be late."""
+        if self._control < 0:
+            try:
+                os.pread(self.fd, 4096, 0)
+            except OSError:  # ENODEV: the group has gone
+                pass
+            return False
+        try:
+            os.eventfd_read(self.fd)
+        except BlockingIOError:
+            return False
+        return os.path.exists(self._group.v1["memory"])
 
     def close(self) -> None:
         """Stop watching."""

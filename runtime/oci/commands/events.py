@@ -68,12 +68,13 @@ def _follow(identity: str, pid: int, group: Group, interval: float) -> None:
     due = time.monotonic() + interval
     while True:
         woken = {fd for fd, _ in poll.poll(max(due - time.monotonic(), 0) * 1000)}
-        if watch.fd in woken:
+        is_due = time.monotonic() >= due
+        if watch.fd in woken or is_due:
             for _ in range(watch.news()):
                 _write("oom", identity, None)
         if end in woken:
             return
-        if time.monotonic() >= due:
+        if is_due:
             _write("stats", identity, collect(group))
             due += interval
 
