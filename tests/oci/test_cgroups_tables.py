@@ -261,6 +261,12 @@ def test_limits_that_are_ignored_are_warned_of() -> None:
     ]
 
 
+def test_controller_that_no_v1_hierarchy_has_is_named() -> None:
+    """Where there is v1, the user is told what is not mounted."""
+    with pytest.raises(Failure, match=r"network\.classID: no net_cls hierarchy is mounted"):
+        _planned({"network": {"classID": 1}}, V1, {})
+
+
 def test_unified_names_a_file_only() -> None:
     """Not a path."""
     with pytest.raises(Failure, match="not the name of a file"):

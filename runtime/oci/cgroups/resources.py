@@ -11,7 +11,7 @@ from runtime.oci.failure import Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Collection
     from typing import Any
 
     Read = Callable[[str, str], str | None]
@@ -32,7 +32,7 @@ class Plan:
 
     __slots__ = ("_read", "_v1", "settings", "warnings")
 
-    def __init__(self, v1: Container[str], read: Read) -> None:
+    def __init__(self, v1: Collection[str], read: Read) -> None:
         self._v1 = v1
         self._read = read
         self.settings: list[Setting] = []
@@ -50,12 +50,16 @@ class Plan:
         """Plan to write a value."""
         self.settings.append((controller, file, str(value), field))
 
-    def refuse_on_v2(self, field: str, hint: str = "") -> None:
-        """Fail as the field has no meaning on v2."""
+    def refuse(self, field: str, controller: str, hint: str = "") -> None:
+        """Fail as only v1 has the field, and there is no v1 hierarchy with the controller."""
+        if self._v1:
+            raise Failure(
+                f"linux.resources.{field}: no {controller} hierarchy is mounted on this machine", hint
+            )
         raise Failure(f"linux.resources.{field} does not exist on cgroup v2", hint or "remove it")
 
 
-def plan(resources: dict[str, Any], v1: Container[str], read: Read) -> Plan:
+def plan(resources: dict[str, Any], v1: Collection[str], read: Read) -> Plan:
     """Return what to write for `resources`. `v1` holds the controllers that are v1's here; all others are v2's.
 
     `read(controller, file)` returns the present text of a file or None. Failure for what cannot be expressed.
@@ -90,7 +94,7 @@ def _cpu(result: Plan, given: dict[str, Any]) -> None:
     for key, file in (("realtimePeriod", "cpu.rt_period_us"), ("realtimeRuntime", "cpu.rt_runtime_us")):
         if given.get(key):
             if not v1:
-                result.refuse_on_v2(f"cpu.{key}")
+                result.refuse(f"cpu.{key}", "cpu")
             result.add(f"cpu.{key}", "cpu", file, given[key])
     for key in ("cpus", "mems"):
         if given.get(key):
@@ -122,7 +126,7 @@ def _memory(result: Plan, given: dict[str, Any]) -> None:
             result.warnings.append("linux.resources.memory.swappiness is ignored: cgroup v2 has none")
     if given.get("disableOOMKiller"):
         if not v1:
-            result.refuse_on_v2("memory.disableOOMKiller")
+            result.refuse("memory.disableOOMKiller", "memory")
         result.add("memory.disableOOMKiller", "memory", "memory.oom_control", 1)
     if given.get("useHierarchy") and v1 and result.present("memory", "memory.use_hierarchy") == "0":
         result.add("memory.useHierarchy", "memory", "memory.use_hierarchy", 1)
@@ -145,7 +149,7 @@ def _block_io(result: Plan, given: dict[str, Any]) -> None:
         result.add("blockIO.weight", controller, weight_file, text)
     if leaf := given.get("leafWeight"):
         if not v1:
-            result.refuse_on_v2("blockIO.leafWeight")
+            result.refuse("blockIO.leafWeight", "blkio")
         result.add("blockIO.leafWeight", controller, "blkio.leaf_weight", leaf)
     for device in given.get("weightDevice") or ():
         _weight_device(result, controller, weight_file, plain, device)
@@ -183,7 +187,7 @@ def _weight_device(result: Plan, controller: str, file: str, plain: bool, device
             result.add("blockIO.weightDevice", controller, file, f"{number} {text}")
     if leaf := device.get("leafWeight"):
         if controller != "blkio":
-            result.refuse_on_v2("blockIO.weightDevice.leafWeight")
+            result.refuse("blockIO.weightDevice.leafWeight", "blkio")
         result.add("blockIO.weightDevice", controller, "blkio.leaf_weight_device", f"{number} {leaf}")
 
 
@@ -201,11 +205,11 @@ def _network(result: Plan, given: dict[str, Any]) -> None:
     hint = "match the cgroup with nftables instead"
     if class_id := given.get("classID"):
         if not result.on_v1("net_cls"):
-            result.refuse_on_v2("network.classID", hint)
+            result.refuse("network.classID", "net_cls", hint)
         result.add("network.classID", "net_cls", "net_cls.classid", class_id)
     for entry in given.get("priorities") or ():
         if not result.on_v1("net_prio"):
-            result.refuse_on_v2("network.priorities", hint)
+            result.refuse("network.priorities", "net_prio", hint)
         text = f"{entry['name']} {entry['priority']}"
         result.add("network.priorities", "net_prio", "net_prio.ifpriomap", text)
 
