@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from runtime.oci.state import Container
 
 _SIGKILL = 9
+_KEEP_GROUPS = (
+    "run.oci.keep_original_groups"  # set by engines for files that only a group of the caller may read
+)
 _CACHE = ".cache"  # in the state root
 _COMPILED = "run.oci.seccomp_bpf_data"  # annotation that comes instead of linux.seccomp, or of compiling it
 
@@ -113,6 +116,8 @@ class _Creation:
             listen_fds=_passed_descriptors(),
             user_namespace=job.namespaces.has("user"),
         )
+        if config.get("annotations", {}).get(_KEEP_GROUPS) in ("1", "true"):
+            job.process.user.groups = None
         job.root = rootfs.prepare(config, self._request.bundle, rootless=self._settings.rootless)
         if linux.get("seccomp") or _COMPILED in config.get("annotations", {}):
             from runtime.oci import seccomp
@@ -255,8 +260,10 @@ class _Creation:
             if job.hooks(kind):
                 from runtime.oci import hooks
 
-                text = jsontext.dumps(self._container.describe("creating", self._init))
-                hooks.run(job.hooks(kind), text, kind=kind)
+                # prestart is older than the status "creating", and was promised "created".
+                status = "created" if kind == "prestart" else "creating"
+                text = jsontext.dumps(self._container.describe(status, self._init))
+                hooks.run(job.hooks(kind), text, kind=kind, output=hooks.output_of(job.config))
 
     def _hand_over(self, listener: int) -> None:
         from runtime.oci.seccomp import notify

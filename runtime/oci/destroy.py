@@ -43,7 +43,9 @@ def remove(container: Container, group: Group | None, config: dict[str, Any] | N
     if hooks:
         from runtime.oci import hooks as runner
 
-        for problem in runner.run_all(hooks, jsontext.dumps(described), kind="poststop"):
+        for problem in runner.run_all(
+            hooks, jsontext.dumps(described), kind="poststop", output=runner.output_of(config or {})
+        ):
             log.warning(problem)
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 KINDS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 
+Output = tuple[str, str]  # files that get what hooks print, "" for none
+_NOWHERE = ("", "")
 _CHUNK = 65536
 _MOST_OUTPUT = 4096  # bytes, the last ones, for the message
 _NOT_STARTED = 127
@@ -41,6 +43,12 @@ def check(hooks: dict[str, Any]) -> None:
             variables.lower(hook.get("env"), f"{key}.env")
 
 
+def output_of(config: dict[str, Any]) -> Output:
+    """Return where hooks on the host shall print, by the annotations that engines know from another runtime."""
+    annotations = config.get("annotations") or {}
+    return annotations.get("run.oci.hooks.stdout") or "", annotations.get("run.oci.hooks.stderr") or ""
+
+
 def run(
     hooks: list[dict[str, Any]],
     state: str,
@@ -49,25 +57,33 @@ def run(
     directory: str | None = None,
     environment: dict[bytes, bytes] | None = None,
     inside: bool = False,
+    output: Output = _NOWHERE,
 ) -> None:
     """Run `hooks` in order, each to its end; the first that fails ends it with a Failure that names it.
 
     `state` is the state JSON; `directory` their working directory; `environment` what a hook without `env` gets (ours if
     None; startContainer inherits the process'). A timeout kills the hook's process group. `inside` tells that the programs
-    are the container's own, so that they must not come to see the interpreter (see seal.py).
+    are the container's own, so that they must not come to see the interpreter (see seal.py). `output` is of `output_of`.
     """
     for number, hook in enumerate(hooks):
-        problem = _Run(hook, state, directory, environment, inside).problem()
+        problem = _Run(hook, state, directory, environment, inside, output).problem()
         if problem:
             raise Failure(f"error running hook #{number}: {hook['path']}: {kind} hook {problem}")
 
 
-def run_all(hooks: list[dict[str, Any]], state: str, *, kind: str, directory: str | None = None) -> list[str]:
+def run_all(
+    hooks: list[dict[str, Any]],
+    state: str,
+    *,
+    kind: str,
+    directory: str | None = None,
+    output: Output = _NOWHERE,
+) -> list[str]:
     """Run every one of `hooks` even if some fail (poststop); return what failed, for the log."""
     problems = []
     for number, hook in enumerate(hooks):
         try:
-            problem = _Run(hook, state, directory, None, False).problem()
+            problem = _Run(hook, state, directory, None, False, output).problem()
         except Failure as failure:
             problem = f"failed: {failure.line()}"
         if problem:
@@ -78,7 +94,9 @@ def run_all(hooks: list[dict[str, Any]], state: str, *, kind: str, directory: st
 class _Run:
     """One hook from its fork to its end."""
 
-    __slots__ = ("_arguments", "_directory", "_environment", "_inside", "_path", "_state", "_timeout")
+    __slots__ = (
+        "_arguments", "_directory", "_environment", "_inside", "_output", "_path", "_state", "_timeout"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -87,7 +105,9 @@ class _Run:
         directory: str | None,
         environment: dict[bytes, bytes] | None,
         inside: bool,
+        output: Output,
     ) -> None:
+        self._output = output
         self._path = variables.encode(hook["path"], "hook path")
         arguments = hook.get("args") or [hook["path"]]
         self._arguments = [variables.encode(text, "hook args") for text in arguments]
@@ -128,6 +148,9 @@ class _Run:
             os.setsid()
             for source, target in ((state, 0), (output, 1), (output, 2)):
                 os.dup2(source, target)
+            for path, target in zip(self._output, (1, 2), strict=True):
+                if path:
+                    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), target)
             if self._directory is not None:
                 os.chdir(self._directory)
             launch.close_all_but({0, 1, 2, report})

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NAME = "unionrt"
 VERSION = "0.1.0"
 SPEC = "1.2.1"
-FEATURES = "+SECCOMP +CGROUPS +CAP +EBPF +IDMAP +TIMENS"
+FEATURES = "+SECCOMP +CGROUPS +CAP +EBPF +IDMAP +TIMENS +SYSTEMD_NOTIFY"
 
 # In the order of a container's life; modules named otherwise than their command are after it.
 COMMANDS = (

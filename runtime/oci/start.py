@@ -29,9 +29,11 @@ def start(container: Container) -> None:
         from runtime.oci import destroy
         from runtime.oci import hooks as runner
 
+        config = container.config()
         text = jsontext.dumps(container.describe("running"))
         try:
-            runner.run(container.config()["hooks"]["poststart"], text, kind="poststart")
+            output = runner.output_of(config)
+            runner.run(config["hooks"]["poststart"], text, kind="poststart", output=output)
         except Failure:
             destroy.destroy(container)
             raise

@@ -43,7 +43,8 @@ def test_hooks_run_in_order_with_the_state(bundle: Bundle, tmp_path: Path) -> No
         assert state["id"] == bundle.id
         assert state["bundle"] == str(bundle.directory)
         assert state["annotations"] == {"a": "b"}
-    for kind in KINDS[:3]:
+    assert states["prestart"]["status"] == "created"  # as it was called when there was no "creating"
+    for kind in KINDS[1:3]:
         assert states[kind]["status"] == "creating"
     assert states["poststart"]["status"] in ("running", "stopped")
     assert states["poststop"]["status"] == "stopped"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 COMMAND = Command(
     "exec",
     "run another program in a running container",
-    "CONTAINER [cmd [ARGUMENT...]]",
+    "CONTAINER cmd [ARGUMENT...]",
     (
         Option("process", "p", "FILE", "take everything about the process from this file"),
         Option("tty", "t", "", "give it a terminal"),

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 VARIABLE = "NOTIFY_SOCKET"
-_DIRECTORY, _NAME = "notify", "notify.sock"
-_INSIDE = "/run/notify"
+_DIRECTORY, _NAME = "notify", "notify"
+_INSIDE = "/run/notify"  # if the manager's socket has no path
 _READY = b"READY=1"
 _LONGEST = 65536
 
@@ -27,14 +27,18 @@ _LONGEST = 65536
 def offer(config: dict[str, Any], directory: str) -> None:
     """Add the mount and the variable to `config`, with a place for the socket below the state `directory`.
 
+    What is the manager's socket outside is a directory inside, with our socket in it.
+
     Called before anything reads the mounts of `config`.
     """
     place = os.path.join(directory, _DIRECTORY)
     with Step("make the directory of the notify socket"):
         os.mkdir(place, 0o755)
+    manager = os.environ.get(VARIABLE, "")
+    inside = os.path.normpath(manager) if manager.startswith("/") else _INSIDE
     options = ["bind", "nosuid", "noexec", "nodev", "ro"]
-    config["mounts"].append({"destination": _INSIDE, "type": "bind", "source": place, "options": options})
-    config["process"].setdefault("env", []).append(f"{VARIABLE}={_INSIDE}/{_NAME}")
+    config["mounts"].append({"destination": inside, "type": "bind", "source": place, "options": options})
+    config["process"].setdefault("env", []).append(f"{VARIABLE}={inside}/{_NAME}")
 
 
 def listen(directory: str) -> int | None:

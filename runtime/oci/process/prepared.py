@@ -154,15 +154,18 @@ def become(prepared: Prepared, load_filter: Callable[[], None] | None = None) ->
     if not prepared.environment[b"HOME"]:
         prepared.environment[b"HOME"] = user.home(prepared.user.uid)
     entered = directory.enter(prepared.directory)
+    if entered:
+        directory.verify(prepared.directory)  # before a filter that may forbid to ask where we are
     with Step("cannot drop capabilities"):
         capabilities.drop_bounding(prepared.capabilities.bounding)
     if load_filter is not None and not prepared.no_new_privileges:
         load_filter()
     with Step(f"cannot become user {prepared.user.uid}:{prepared.user.gid}"):
         user.become(prepared.user)
-    if not entered and not directory.enter(prepared.directory):
-        raise Failure(f"chdir to working directory {prepared.directory}: permission denied")
-    directory.verify(prepared.directory)
+    if not entered:
+        if not directory.enter(prepared.directory):
+            raise Failure(f"chdir to working directory {prepared.directory}: permission denied")
+        directory.verify(prepared.directory)
     with Step("cannot set capabilities"):
         capabilities.apply(prepared.capabilities)
     prepared.path = launch.find(prepared.arguments[0], prepared.environment)

@@ -27,10 +27,10 @@ class User:
 
     __slots__ = ("gid", "groups", "uid", "umask")
 
-    def __init__(self, uid: int, gid: int, groups: list[int], umask: int) -> None:
+    def __init__(self, uid: int, gid: int, groups: list[int] | None, umask: int) -> None:
         self.uid = uid
         self.gid = gid
-        self.groups = groups
+        self.groups = groups  # None: the caller's
         self.umask = umask
 
 
@@ -69,7 +69,8 @@ def become(user: User) -> None:
     """Become `user` for good, with permitted capabilities kept; they are still to be cut (`capabilities.apply`)."""
     _give_standard_descriptors(user.uid, user.gid)
     syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
-    _set_groups(user.groups)
+    if user.groups is not None:
+        _set_groups(user.groups)
     try:
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
+from runtime.oci import log
 from runtime.oci.failure import Failure, Step
 from runtime.oci.rootfs import devices, pivot, syscalls
 from runtime.oci.rootfs.binds import Bind
@@ -99,8 +100,8 @@ def _check(prepared: Prepared) -> None:
     if not os.path.isdir(prepared.root):
         raise Failure(f"the root {prepared.root} is no directory", "see root.path of config.json")
     if not prepared.has_namespace and (prepared.mounts or prepared.masked or prepared.read_only_paths):
-        hint = 'add {"type": "mount"} to linux.namespaces'
-        raise Failure("mounts and masked paths need a mount namespace, else they would be the host's", hint)
+        log.warning("without a mount namespace nothing is mounted or masked, as it would be on the host")
+        prepared.mounts = []
     if prepared.root == "/" and prepared.has_namespace:
         raise Failure("the root is the host's own", "give root.path a directory of its own")
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 ANNOTATION = "run.oci.seccomp_bpf_data"  # a program compiled elsewhere, in base64
+_STRICT = "run.oci.seccomp_fail_unknown_syscall"
 
 _LOG, _SPEC_ALLOW, _NEW_LISTENER, _WAIT_KILLABLE_RECV = 2, 4, 8, 32
 FLAGS = {
@@ -63,6 +64,8 @@ def prepare(
     path, metadata = _listener(section)
     flags = _flags(section, listener=bool(path))
     debug(f"seccomp filter flags: {flags}")
+    if (config.get("annotations") or {}).get(_STRICT) in ("1", "true"):
+        directory, debug = "", _refuse
     program = _decode(compiled) if compiled is not None else _compile(section, directory, debug)
     return Filter(program, flags, path, metadata)
 
@@ -70,14 +73,19 @@ def prepare(
 def _compile(section: dict[str, Any], directory: str, debug: Callable[[str], None]) -> bytes:
     names = ("defaultAction", "defaultErrnoRet", "architectures", "syscalls")
     name = cache.key(_VERSION, _TARGET, [section.get(name) for name in names])
-    program = cache.load(directory, name)
+    program = cache.load(directory, name) if directory else None
     if program is None:
         # Checked and compiled before, else it were in the cache.
         from runtime.oci.seccomp import compiler, profile
 
         program = compiler.compile_profile(profile.read(section), debug)
-        cache.store(directory, name, program)
+        if directory:
+            cache.store(directory, name, program)
     return program
+
+
+def _refuse(text: str) -> None:
+    raise Failure(f"linux.seccomp: {text.removesuffix(' ignored')}", f"the annotation {_STRICT} forbids it")
 
 
 def _listener(section: dict[str, Any]) -> tuple[str, str]:
