@@ -3,6 +3,7 @@
 
 It is an ELF file of one segment: header, machine code, data. What it does, in C, with `data` behind the code:
 
+    prctl(PR_SET_DUMPABLE, 0);                       // nobody in the container shall take the descriptors
     fcntl(data.report, F_SETFD, FD_CLOEXEC);                                step 1
     if (data.gate >= 0) {
         fcntl(data.gate, F_SETFD, FD_CLOEXEC);
@@ -34,7 +35,11 @@ _PAGE = 0x10000  # the largest of aarch64; both kernels take it
 
 _X86_64 = bytes.fromhex(
     "4889e3"  #         mov   rbx, rsp           ; argc, argv[0], ..., 0, envp[0], ..., 0
-    "488d2db6000000"  # lea   rbp, [rip + data]
+    "488d2dc6000000"  # lea   rbp, [rip + data]
+    "bf04000000"  #     mov   edi, 4             ; PR_SET_DUMPABLE
+    "31f6"  #           xor   esi, esi           ; no
+    "b89d000000"  #     mov   eax, 157           ; prctl
+    "0f05"  #           syscall
     "41bc01000000"  #   mov   r12d, 1            ; step 1
     "8b7d04"  #         mov   edi, [rbp + 4]     ; report
     "be02000000"  #     mov   esi, 2             ; F_SETFD
@@ -92,13 +97,18 @@ _X86_64 = bytes.fromhex(
     # leave:
     "b8e7000000"  #     mov   eax, 231           ; exit_group
     "0f05"  #           syscall
+    "6690"  #           nop                      ; data begins at a multiple of eight
     # data:
 )
 
 _AARCH64 = bytes.fromhex(
     "f3030091"  # mov   x19, sp            ; argc, argv[0], ..., 0, envp[0], ..., 0
-    "34060010"  # adr   x20, data
+    "b4060010"  # adr   x20, data
     "ff4300d1"  # sub   sp, sp, #16
+    "800080d2"  # mov   x0, #4             ; PR_SET_DUMPABLE
+    "010080d2"  # mov   x1, #0             ; no
+    "e81480d2"  # mov   x8, #167           ; prctl
+    "010000d4"  # svc   #0
     "35008052"  # mov   w21, #1            ; step 1
     "800640b9"  # ldr   w0, [x20, #4]      ; report
     "410080d2"  # mov   x1, #2             ; F_SETFD
@@ -149,7 +159,7 @@ _AARCH64 = bytes.fromhex(
     "0014801a"  # cinc  w0, w0, eq
     "c80b80d2"  # mov   x8, #94            ; exit_group
     "010000d4"  # svc   #0
-    "1f2003d5"  # nop
+    "1f2003d5"  # nop                      ; data begins at a multiple of eight
     # data:
 )
 

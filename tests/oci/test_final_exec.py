@@ -79,6 +79,15 @@ def test_waiting_container_costs_kilobytes(bundle: Bundle) -> None:
     assert resident < 200  # kB
 
 
+def test_waiting_container_keeps_its_descriptors(bundle: Bundle) -> None:
+    """Not even the same user may look into what waits for `start`: without capabilities its files are root's."""
+    bundle.process["user"] = {"uid": 1000, "gid": 1000}
+    bundle.create()
+    process = Path(f"/proc/{bundle.status()['pid']}")
+    wait_until(lambda: "memfd" in os.readlink(process / "exe"), "the stub runs")
+    wait_until(lambda: (process / "environ").stat().st_uid == 0, "the stub has closed itself")
+
+
 def test_waiting_container_can_be_killed(bundle: Bundle) -> None:
     """Before `start` a container ends like any other."""
     bundle.create()
