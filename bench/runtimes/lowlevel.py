@@ -18,6 +18,7 @@ from typing import Any
 from bench.launcher import FEATURES, PLAIN, UNION, Container, Launcher, Overlay
 from bench.runtimes.model import Runtime
 from bench.targets.model import Mounted, Room
+from bench.targets.servers import program_version
 
 _PATH = "PATH=/usr/bin:/bin"
 
@@ -150,6 +151,9 @@ class OwnRuntime(OciRuntime):
 
     def missing(self) -> str:
         return "" if self.command() else f"this version of the project has no {self.program}"
+
+    def version(self) -> str:
+        return program_version([self.command() or self.program, "--version"])
 
 
 def own_program(name: str) -> str | None:
