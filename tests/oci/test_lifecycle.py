@@ -309,3 +309,35 @@ def test_foreground_run_hands_signals_on(bundle: Bundle) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 42
     assert bundle.leftovers() == []
+
+
+def test_joined_user_namespace_brings_its_ids_and_rights(make_bundle: Callable[[], Bundle]) -> None:
+    """As the containers of a pod do: user, network, ipc and uts of the first, the rest its own."""
+    first, second = make_bundle(), make_bundle()
+    first.linux["namespaces"].append({"type": "user"})
+    for key in ("uidMappings", "gidMappings"):
+        first.linux[key] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    pid = first.detach()["pid"]
+    second.linux["namespaces"].append({"type": "user"})
+    for entry in second.linux["namespaces"]:
+        if entry["type"] in ("user", "network", "ipc", "uts"):
+            name = {"network": "net"}.get(entry["type"], entry["type"])
+            entry["path"] = f"/proc/{pid}/ns/{name}"
+    del second.config["hostname"]
+    second.shell("id -u; readlink /proc/self/ns/user; readlink /proc/self/ns/net; cat /proc/self/uid_map; echo $$")
+    lines = second.run().lines()
+    assert lines[0] == "0"
+    assert lines[1:3] == [os.readlink(f"/proc/{pid}/ns/{name}") for name in ("user", "net")]
+    assert lines[3].split() == ["0", "100000", "65536"]
+    assert lines[4] == "1"
+
+
+def test_joined_mount_and_time_namespaces(make_bundle: Callable[[], Bundle]) -> None:
+    """A container in another's mount namespace sees the mounts made there; in its time namespace its clock."""
+    first, second = make_bundle(), make_bundle()
+    first.linux["namespaces"].append({"type": "time"})
+    first.linux["timeOffsets"] = {"boottime": {"secs": 5000000}}
+    pid = first.detach()["pid"]
+    second.linux["namespaces"].append({"type": "time", "path": f"/proc/{pid}/ns/time"})
+    second.shell("cat /proc/uptime")
+    assert float(second.run().stdout.split()[0]) > 5000000
