@@ -86,7 +86,10 @@ def _run(settings: Settings, options: Options) -> int:
         else:
             master_socket, visit.console = terminals.pair()
             visit.process.window = visit.process.window or terminals.window()
+    kinds = ", ".join(name.partition(" ")[0] for _, _, name in visit.namespaces.joined)
+    log.debug(f"exec {process['args'][0]!r} in container {container.id}: joining {kinds or 'no'} namespaces")
     pid = _start(visit, container, options)
+    log.debug(f"process {pid} runs")
     if options.flag("detach"):
         return 0
     master = None

@@ -44,7 +44,8 @@ def send(seccomp: Filter, state: dict[str, Any], pid: int, listener: int) -> Non
             # Descriptors go with the first bytes only, however many pieces the rest takes.
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener]))]
             sent = agent.sendmsg([data], rights)
-            agent.sendall(data[sent:])
+            if sent < len(data):  # even an empty send would fail if the agent has read all and closed
+                agent.sendall(data[sent:])
     except OSError as error:
         error = error if error.strerror else OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
         raise Failure(
