@@ -88,7 +88,7 @@ class Container:
             return "creating" if self._is_locked() else "stopped"
         if not self.pid:
             return "stopped"
-        if os.path.exists(self.path(GATE)):
+        if self._waits():
             return "created"
         return "paused" if self._is_frozen() else "running"
 
@@ -116,6 +116,16 @@ class Container:
         for name in sorted(names, key=lambda name: name == RECORD):
             _unlink(self.path(name))
         os.rmdir(self.directory)
+
+    def _waits(self) -> bool:
+        """Tell whether the first process waits at its gate; a `start` that was killed may leave the fifo there."""
+        try:
+            os.close(os.open(self.path(GATE), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENXIO):
+                return False
+            raise
+        return True
 
     def _is_locked(self) -> bool:
         try:
@@ -171,27 +181,15 @@ def reserve(root: str, identity: str) -> Container:
     """Take the id and the lock of a new container; a Failure if it is taken."""
     container = Container(root, check_id(identity), {"id": identity, "pid": 0})
     with Step("make the state directory", "give --root a directory that you may write to"):
+        os.makedirs(root, 0o700, exist_ok=True)
         try:
             os.mkdir(container.directory, 0o700)
-        except FileNotFoundError:
-            os.makedirs(root, 0o700, exist_ok=True)
-            reserve_again(container)
         except FileExistsError:
-            raise _taken(identity) from None
+            raise Failure(
+                f"container with given ID already exists: {identity}", "delete it or give another ID"
+            ) from None
     container.acquire()
     return container
-
-
-def reserve_again(container: Container) -> None:
-    """Make the directory of a container now that the state root exists."""
-    try:
-        os.mkdir(container.directory, 0o700)
-    except FileExistsError:
-        raise _taken(container.id) from None
-
-
-def _taken(identity: str) -> Failure:
-    return Failure(f"container with given ID already exists: {identity}", "delete it or give another ID")
 
 
 def open_container(root: str, identity: str) -> Container:

@@ -111,6 +111,19 @@ def test_commands_killed_at_random_moments(bundle: Bundle, command: str) -> None
     _assert_nothing_left(bundle, identities)
 
 
+def test_start_killed_half_way_is_told_apart(bundle: Bundle) -> None:
+    """Where `start` was killed before it had removed the fifo, the container runs all the same."""
+    _prepare(bundle)
+    bundle.call("create", bundle.id)
+    fifo = bundle.state / bundle.id / "exec.fifo"
+    fifo.write_text("s")
+    pid = bundle.status()["pid"]
+    wait_until(lambda: b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes(), "the program runs")
+    assert fifo.exists()
+    assert bundle.status()["status"] == "running"
+    assert "running" in bundle.start(check=False).stderr
+
+
 def test_same_id_taken_once(bundle: Bundle) -> None:
     """Of many who create the same container at once, one succeeds and the others are told."""
     _prepare(bundle)
