@@ -152,7 +152,13 @@ TABLE: list[tuple[dict[str, Any], list[tuple[str, str]], list[tuple[str, str]] |
         ],
         [("memory.max", str(GIB)), ("memory.swap.max", str(GIB)), ("memory.low", "512")],
     ),
+    (
+        {"memory": {"limit": GIB, "swap": 0}},
+        [("memory.limit_in_bytes", str(GIB))],
+        [("memory.max", str(GIB))],
+    ),
     ({"memory": {"limit": 0, "swap": 0}}, [], []),
+    ({"memory": {"swap": 0}}, [], [("memory.swap.max", "0")]),
     ({"memory": {"swappiness": 0}}, [("memory.swappiness", "0")], []),
     ({"memory": {"disableOOMKiller": True}}, [("memory.oom_control", "1")], None),
     ({"memory": {"disableOOMKiller": False, "kernel": GIB, "kernelTCP": GIB}}, [], []),
@@ -271,6 +277,8 @@ def test_unified_names_a_file_only() -> None:
     """Not a path."""
     with pytest.raises(Failure, match="not the name of a file"):
         _planned({"unified": {"../memory.max": "1"}}, set(), {})
+    with pytest.raises(Failure, match=r"form CONTROLLER\.VALUE"):
+        _planned({"unified": {"memory": "1"}}, set(), {})
 
 
 ALL = {"allow": True, "access": "rwm"}

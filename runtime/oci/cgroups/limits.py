@@ -135,7 +135,7 @@ def _failure(group: Group, setting: Setting, error: OSError) -> Failure:
             if group.rootless:
                 return _not_delegated(field)
             return Failure(
-                f"linux.resources.{field}: no cgroup controller {controller!r} here",
+                f"linux.resources.{field}: the requested cgroup controller `{controller}` is not available",
                 "is it mounted, and enabled?",
             )
         return Failure(message, "this kernel has no such limit")

@@ -114,7 +114,8 @@ def _memory(result: Plan, given: dict[str, Any]) -> None:
     else:
         if limit:
             result.add("memory.limit", "memory", "memory.max", convert.limit(limit))
-        if (text := convert.swap_only(limit, swap)) is not None:
+        none_at_all = "limit" not in given and given.get("swap") == 0
+        if (text := "0" if none_at_all else convert.swap_only(limit, swap)) is not None:
             result.add("memory.swap", "memory", "memory.swap.max", text)
     if reservation := given.get("reservation"):
         file = "memory.soft_limit_in_bytes" if v1 else "memory.low"
@@ -227,6 +228,10 @@ def _unified(result: Plan, given: dict[str, str]) -> None:
     for file, text in given.items():
         if "/" in file:
             raise Failure(f"linux.resources.unified: {file!r} is not the name of a file")
+        if "." not in file:
+            raise Failure(
+                f"linux.resources.unified: the specified key has not the form CONTROLLER.VALUE `{file}`"
+            )
         controller = file.partition(".")[0]
         if result.on_v1({"io": "blkio"}.get(controller, controller)):
             raise Failure(
