@@ -89,9 +89,10 @@ def test_program_starts_python_without_site(bundle: Bundle) -> None:
         assert result.stdout.startswith(("unionrt version", "link version")), result.stderr
 
 
-def test_program_is_found_where_it_is_installed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["site-packages", "dist-packages"])
+def test_program_is_found_where_it_is_installed(tmp_path: Path, kind: str) -> None:
     """A copy of the script in a bin directory finds the package in the installation beside it."""
-    packages = tmp_path / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
+    packages = tmp_path / "lib" / f"python{sysconfig.get_python_version()}" / kind
     packages.mkdir(parents=True)
     for name in ("runtime", "unionfs"):
         (packages / name).symlink_to(ROOT / name)
