@@ -60,6 +60,17 @@ class Visit:
         self.load: Callable[[Filter, messages.Channel], None] | None = None
         self.attach: Callable[..., None] | None = None
 
+    def has_listener(self) -> bool:
+        """Tell whether the filter asks an agent."""
+        return self.filter is not None and self.filter.listener
+
+    def loader(self, channel: messages.Channel) -> Callable[[], None] | None:
+        """Return what loads the filter, None if there is none."""
+        found, load = self.filter, self.load
+        if found is None or load is None:
+            return None
+        return lambda: load(found, channel)
+
 
 def fork(visit: Visit, channel: messages.Channel, report: int) -> int:
     """Fork the scout and return its pid. Called with every signal blocked."""
@@ -121,18 +132,12 @@ def _visit(visit: Visit, channel: messages.Channel, report: int) -> None:
         os.close(visit.console)
     if messages.receive(channel)[0] != "go":
         os._exit(_FAILED)
-    chosen, load = visit.filter, visit.load
-    early = None
-    if chosen is not None and load is not None and (chosen.listener or not visit.process.no_new_privileges):
-        loader, loaded, chosen = load, chosen, None
-
-        def early() -> None:
-            loader(loaded, channel)
-
-    prepared.become(visit.process, early)
+    # A filter without a listener is best loaded by the stub, if no_new_privs lets it; see seal.py.
+    late = visit.filter if visit.process.no_new_privileges and not visit.has_listener() else None
+    prepared.become(visit.process, visit.loader(channel) if late is None else None)
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
     messages.send(channel, "ready")
-    launch.execute(visit.process, report=report, keep=channel.fileno(), seccomp=chosen)
+    launch.execute(visit.process, report=report, keep=channel.fileno(), seccomp=late)
 
 
 def _be_root() -> None:

@@ -123,7 +123,7 @@ def _is_callers(fd: int) -> bool:
 
 
 def limit(pid: int, prepared: Prepared) -> None:
-    """Set rlimits, scheduler, I/O priority and final affinity of the child `pid`. Called by the parent."""
+    """Set rlimits, scheduler and I/O priority of the child `pid`. Called by the parent."""
     limits.set_early(pid, prepared.rlimits)
     if prepared.scheduler is not None:
         scheduling.schedule(pid, prepared.scheduler)
