@@ -324,7 +324,9 @@ def test_joined_user_namespace_brings_its_ids_and_rights(make_bundle: Callable[[
             name = {"network": "net"}.get(entry["type"], entry["type"])
             entry["path"] = f"/proc/{pid}/ns/{name}"
     del second.config["hostname"]
-    second.shell("id -u; readlink /proc/self/ns/user; readlink /proc/self/ns/net; cat /proc/self/uid_map; echo $$")
+    second.shell(
+        "id -u; readlink /proc/self/ns/user; readlink /proc/self/ns/net; cat /proc/self/uid_map; echo $$"
+    )
     lines = second.run().lines()
     assert lines[0] == "0"
     assert lines[1:3] == [os.readlink(f"/proc/{pid}/ns/{name}") for name in ("user", "net")]
