@@ -162,7 +162,8 @@ class _Run:
             os.write(2, (error.strerror or "").lower().encode())
         except BaseException as error:
             os.write(2, f"{type(error).__name__}: {error}".encode())
-        os._exit(_NOT_STARTED)
+        finally:  # whatever happens, this child must not return into its parent's code
+            os._exit(_NOT_STARTED)
 
     def _attend(self, pid: int, state_writer: int, output_reader: int) -> tuple[bytes, int | None]:
         """Feed and hear the hook until it ends; return (output, exit status), None as status for one that took too long."""
