@@ -130,8 +130,8 @@ class _Creation:
             config, self._request.id, manager=self._settings.manager, rootless=self._settings.rootless
         )
         self._record()
-        self._grouped = True
         job.group.create()
+        self._grouped = True  # not before: a group that was refused is somebody else's
         self._warn()
 
     def _connect_terminal(self) -> None:
@@ -221,8 +221,8 @@ class _Creation:
         elif word == "offsets":
             self._set_clocks()
         elif word == "init":
-            self._init = int(text)
             os.waitpid(self._first, 0)
+            self._first = self._init = int(text)  # what was stage's pid may be anybody's from now on
         elif word == "hooks":
             self._configure()
         elif word == "ready":
@@ -313,8 +313,9 @@ class _Creation:
         try:
             group = self._job.group if self._grouped else None
             destroy.remove(self._container, group, self._job.config if self._first else None)
-        except OSError as error:
-            log.warning(f"could not remove all of {self._container.id}: {describe(error)}")
+        except (OSError, Failure) as error:
+            reason = describe(error) if isinstance(error, OSError) else error.line()
+            log.warning(f"could not remove all of {self._container.id}: {reason}")
 
 
 def _import_the_rest() -> None:

@@ -100,6 +100,8 @@ def _mkdir(group: Group, mount: str, path: str, made: list[str]) -> None:
         os.mkdir(path, 0o755)
         made.append(path)
     except FileExistsError:
+        if not os.path.isdir(path):  # the kernel's own file, cgroup.procs for example
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
         if path in group.directories():
             _refuse_processes(path)
     if group.layout.v1.get("cpuset") == mount:
