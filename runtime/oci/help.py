@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from runtime.oci.options import HELP
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +22,7 @@ def of_program(name: str, options: Sequence[Option], commands: Sequence[Command]
     lines += [
         "",
         "GLOBAL OPTIONS:",
-        *map(_line, options),
+        *map(_line, (*options, HELP)),
         "",
         f"`{name} COMMAND --help` tells about a command.",
     ]
@@ -31,8 +33,7 @@ def of_command(name: str, command: Command) -> str:
     """Return the help of one command."""
     usage = f"Usage: {name} [OPTION...] {command.name} {command.usage}".rstrip()
     lines = ["NAME:", f"   {name} {command.name} - {command.summary}", "", usage]
-    if command.options:
-        lines += ["", "OPTIONS:", *map(_line, command.options)]
+    lines += ["", "OPTIONS:", *map(_line, (*command.options, HELP))]
     return "\n".join(lines)
 
 

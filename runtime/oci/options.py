@@ -30,7 +30,7 @@ class Command:
     """A command's own part of the command line.
 
     `usage` names the arguments; `least` and `most` count them (`most` < 0: any number). With `foreign` the options end at the
-    first argument after `least` - 1 others, as what follows is somebody else's command line.
+    first argument after `least` - 1 others, as what follows is somebody else's command line; with a `least` of 0 there are none.
     """
 
     __slots__ = ("foreign", "least", "most", "name", "options", "summary", "usage")
@@ -94,6 +94,9 @@ def parse(arguments: Sequence[str], command: Command) -> Options:
     """Parse the arguments of a command; raises Failure for what it does not know."""
     known = _index(command.options)
     options = Options()
+    if command.foreign and command.least == 0 and arguments[:1] not in (["-h"], ["--help"]):
+        options.arguments += arguments
+        return options
     position, end = 0, len(arguments)
     while position < end:
         argument = arguments[position]

@@ -26,7 +26,7 @@ FEATURES = "+SECCOMP +CGROUPS +CAP +EBPF +IDMAP +TIMENS +SYSTEMD_NOTIFY"
 COMMANDS = (
     "create start run exec state list ps pause resume update events kill delete spec features checkpoint restore"
 ).split()
-_MODULES = {"exec": "exec_", "restore": "checkpoint"}
+_MODULES = {"exec": "exec_"}
 _USAGE_ERROR = 1
 
 
@@ -56,10 +56,7 @@ def main(arguments: list[str]) -> NoReturn:
 
 def load(name: str) -> Any:
     """Return the module of a command."""
-    try:
-        return __import__(f"runtime.oci.commands.{_MODULES.get(name, name)}", fromlist=["run"])
-    except ModuleNotFoundError:
-        raise Failure(f"{name} is not implemented yet") from None
+    return __import__(f"runtime.oci.commands.{_MODULES.get(name, name)}", fromlist=["run"])
 
 
 def _run(arguments: list[str]) -> int:
@@ -102,13 +99,8 @@ def _show_help(names: list[str], *, asked: bool) -> int:
     elif names:
         raise Failure(f"No help topic for '{names[0]}'")
     else:
-        print(help.of_program(_called(), GLOBAL, [load(name).COMMAND for name in _existing()]))
+        print(help.of_program(_called(), GLOBAL, [load(name).COMMAND for name in COMMANDS]))
     return 0 if asked else _USAGE_ERROR
-
-
-def _existing() -> list[str]:
-    here = os.path.join(os.path.dirname(__file__), "commands")
-    return [name for name in COMMANDS if os.path.exists(f"{here}/{_MODULES.get(name, name)}.py")]
 
 
 def _show_trace() -> None:

@@ -9,14 +9,29 @@ from runtime.oci.failure import Failure
 from runtime.oci.options import Option, Options
 
 GLOBAL = (
-    Option("root", "", "DIR", "where the state of containers is kept"),
+    Option(
+        "root",
+        "",
+        "DIR",
+        "where the state of containers is kept (default: /run/unionrt, a user's in $XDG_RUNTIME_DIR)",
+    ),
     Option("log", "", "PATH", "write messages to this file (or file:PATH, syslog:NAME, journald:NAME)"),
-    Option("log-format", "", "text|json", "how"),
-    Option("log-level", "", "error|warning|debug", "which"),
+    Option("log-format", "", "text|json", "how (default: text)"),
+    Option("log-level", "", "error|warning|info|debug", "which, and all that are worse (default: warning)"),
     Option("debug", "", "", "the same as --log-level debug"),
-    Option("cgroup-manager", "", "cgroupfs|systemd|disabled", "who makes cgroups"),
+    Option(
+        "cgroup-manager",
+        "",
+        "cgroupfs|systemd|disabled",
+        "who makes cgroups (default: cgroupfs; systemd is not supported)",
+    ),
     Option("systemd-cgroup", "", "", "the same as --cgroup-manager systemd"),
-    Option("rootless", "", "true|false|auto", "whether to let pass what an ordinary user may not do"),
+    Option(
+        "rootless",
+        "",
+        "true|false|auto",
+        "whether to let pass what an ordinary user may not do (default: auto)",
+    ),
     Option("criu", "", "PATH", "ignored"),
     Option("version", "v", "", "show the version"),
 )

@@ -35,11 +35,18 @@ def spawn(job: Job) -> int:
     """Fork the first process; return its pid: init's if `job.namespaces.simple()`, else stage's."""
     simple = job.namespaces.simple()
     flags = job.namespaces.new & ~_UNFIT_FOR_CLONE if simple else 0
-    with Step("make the namespaces", "the kernel or its limits in /proc/sys/user forbid one of them"):
+    with Step("make the namespaces", _hint()):
         pid = job.group.fork(flags)
     if pid == 0:
         _be_child(job, init.run if simple else _stage)
     return pid
+
+
+def _hint() -> str:
+    """Return what may be wrong if namespaces cannot be made without a user namespace."""
+    if os.geteuid() != 0:
+        return "an ordinary user needs a user namespace; `unionrt spec --rootless` has one"
+    return "the kernel or its limits in /proc/sys/user forbid one of them"
 
 
 def _be_child(job: Job, work: Callable[[Job], None]) -> NoReturn:

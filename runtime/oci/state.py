@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import time
 
 from runtime.oci import jsontext
@@ -193,10 +194,10 @@ def reserve(root: str, identity: str) -> Container:
 
 
 def open_container(root: str, identity: str) -> Container:
-    """Return the container; a Failure if there is none of that id."""
+    """Return the container; a Failure if there is none of that id, PermissionError if we may not know."""
     check_id(identity)
     directory = os.path.join(root, identity)
-    if not os.path.isdir(directory):
+    if not _is_directory(directory):
         raise Failure(f"container {identity!r} does not exist", f"see `unionrt --root {root} list`")
     return Container(root, identity, _read_record(directory) or {"id": identity, "pid": 0})
 
@@ -246,6 +247,13 @@ def _read_record(directory: str) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return value
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _read(path: str) -> str:

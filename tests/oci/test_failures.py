@@ -216,9 +216,11 @@ def test_unknown_options_and_commands_are_refused(bundle: Bundle) -> None:
 def test_checkpoint_is_refused(bundle: Bundle) -> None:
     """Not supported, and said so."""
     for command in ("checkpoint", "restore"):
-        result = bundle.call(command, bundle.id, check=False)
-        assert result.returncode == 1
-        assert "not supported" in result.stderr
+        for options in ([], ["--image-path", "/nowhere", "--tcp-established"]):
+            result = bundle.call(command, *options, bundle.id, check=False)
+            assert result.returncode == 1
+            assert "not supported" in result.stderr
+        assert f"unionrt {command} - not supported" in bundle.call(command, "--help").stdout
 
 
 def test_systemd_cgroups_without_systemd_are_refused(bundle: Bundle) -> None:

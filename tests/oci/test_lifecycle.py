@@ -140,6 +140,24 @@ def test_list_tells_all_containers(make_bundle: Callable[[], Bundle]) -> None:
     assert first.call("list").lines()[0].split()[:3] == ["ID", "PID", "STATUS"]
 
 
+def test_list_has_colours_on_a_terminal_only(bundle: Bundle) -> None:
+    """The status is painted for people; programs, and people with NO_COLOR, get plain text."""
+    (bundle.state / "one").mkdir(parents=True)
+    plain = bundle.call("list").stdout
+    assert "\033" not in plain
+    assert _on_terminal(bundle, "list") != plain
+    bundle.environment["NO_COLOR"] = "1"
+    assert _on_terminal(bundle, "list") == plain
+
+
+def _on_terminal(bundle: Bundle, *arguments: str) -> str:
+    master, slave = os.openpty()
+    subprocess.run(bundle.command(*arguments), stdout=slave, env=bundle.environment, check=True, timeout=60)
+    os.close(slave)
+    with open(master, "rb", buffering=0) as terminal:
+        return terminal.read(65536).decode().replace("\r\n", "\n")
+
+
 def test_state_of_unknown_container_fails(bundle: Bundle) -> None:
     """One line says which."""
     result = bundle.call("state", "nobody", check=False)

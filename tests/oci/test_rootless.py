@@ -118,15 +118,24 @@ def test_foreign_ids_are_refused_by_name(rootless: Bundle) -> None:
 
 
 def test_without_user_namespace_an_ordinary_user_is_told(rootless: Bundle) -> None:
-    """The kernel's refusal becomes a sentence."""
+    """The kernel's refusal becomes a sentence, which tells where a user namespace comes from."""
     rootless.linux["namespaces"] = [
         entry for entry in rootless.linux["namespaces"] if entry["type"] != "user"
     ]
     del rootless.linux["uidMappings"], rootless.linux["gidMappings"]
     result = rootless.run(check=False)
     assert result.returncode == 1
-    assert "namespace" in result.stderr
+    assert "unionrt spec --rootless" in result.stderr
     assert rootless.leftovers() == []
+
+
+def test_state_directory_of_somebody_else_is_not_taken_for_empty(rootless: Bundle) -> None:
+    """Whoever may not look into it is told that, not that there is no such container; --force does not hide it."""
+    rootless.state.mkdir(mode=0o700)
+    for arguments in (["list"], ["state", "one"], ["delete", "--force", "one"]):
+        result = rootless.call(*arguments, check=False)
+        assert result.returncode == 1
+        assert "permission denied" in result.stderr
 
 
 def test_ordinary_user_execs(rootless: Bundle) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`unionrt checkpoint` and `restore`: refused."""
+"""`unionrt checkpoint`, and `restore`: refused, whatever options they are given."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from runtime.oci.settings import Settings
 
-COMMAND = Command("checkpoint", "not supported, nor is restore", "ID", least=0, most=-1)
+COMMAND = Command("checkpoint", "not supported", "ID", least=0, most=-1, foreign=True)
 
 
 def run(_settings: Settings, _options: Options) -> NoReturn:

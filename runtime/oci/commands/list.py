@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 from runtime.oci import jsontext, state
 from runtime.oci.failure import Failure
 from runtime.oci.options import Command, Option, Options
@@ -23,6 +25,8 @@ COMMAND = Command(
     most=0,
 )
 _COLUMNS = ("id", "pid", "status", "bundle", "created", "owner")
+_STATUS = _COLUMNS.index("status")
+_COLOURS = {"running": "32", "created": "36", "paused": "33", "stopped": "2"}
 
 
 def run(settings: Settings, options: Options) -> int:
@@ -44,5 +48,10 @@ def _print_table(states: list[dict[str, object]]) -> None:
     rows = [tuple(column.upper() for column in _COLUMNS)]
     rows += [tuple(str(entry[column]) for column in _COLUMNS) for entry in states]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    colours = _COLOURS if os.isatty(1) and not os.environ.get("NO_COLOR") else {}
     for row in rows:
-        print("   ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
+        cells = [f"{text:{width}}" for text, width in zip(row, widths, strict=True)]
+        colour = colours.get(row[_STATUS])
+        if colour:
+            cells[_STATUS] = f"\033[{colour}m{cells[_STATUS]}\033[0m"
+        print("   ".join(cells).rstrip())
