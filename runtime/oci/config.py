@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     Config = dict[str, Any]
 
 _NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time")
+_COMPILED = "run.oci.seccomp_bpf_data"  # annotation that comes instead of linux.seccomp, or of compiling it
 _CLOCKS = ("monotonic", "boottime")
 _PROPAGATIONS = (
     "",
@@ -82,6 +83,11 @@ def _conform_object(value: Any, wanted: Any, place: str) -> None:
                 del value[key]
             else:
                 conform(value[key], wanted.value if any_key else wanted[key], f"{place}.{key}".lstrip("."))
+
+
+def has_filter(config: Config) -> bool:
+    """Tell whether every process of the container is to have a seccomp filter."""
+    return bool(config.get("linux", {}).get("seccomp")) or _COMPILED in config.get("annotations", {})
 
 
 def check(config: Config) -> None:

@@ -32,7 +32,6 @@ _KEEP_GROUPS = (
     "run.oci.keep_original_groups"  # set by engines for files that only a group of the caller may read
 )
 _CACHE = ".cache"  # in the state root
-_COMPILED = "run.oci.seccomp_bpf_data"  # annotation that comes instead of linux.seccomp, or of compiling it
 
 
 def create(settings: Settings, request: Request, meanwhile: Callable[[], None] = lambda: None) -> Container:
@@ -119,7 +118,7 @@ class _Creation:
         if config.get("annotations", {}).get(_KEEP_GROUPS) in ("1", "true"):
             job.process.user.groups = None
         job.root = rootfs.prepare(config, self._request.bundle, rootless=self._settings.rootless)
-        if linux.get("seccomp") or _COMPILED in config.get("annotations", {}):
+        if configuration.has_filter(config):
             from runtime.oci import seccomp
 
             job.filter = seccomp.prepare(config, os.path.join(self._settings.root, _CACHE), log.debug)

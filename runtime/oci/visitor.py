@@ -41,6 +41,7 @@ class Visit:
         "load",
         "namespaces",
         "process",
+        "root",
     )
 
     def __init__(
@@ -56,6 +57,7 @@ class Visit:
         self.init = init  # pid of the container's first process
         self.keyring = ""  # name of the container's session keyring
         self.console = -1  # where the terminal goes
+        self.root = -1  # the container's root directory, if it has no mount namespace of its own
         self.filter: Filter | None = None
         self.load: Callable[[Filter, messages.Channel], None] | None = None
         self.attach: Callable[..., None] | None = None
@@ -100,7 +102,7 @@ def _scout(visit: Visit, channel: messages.Channel, report: int) -> None:
     _die_with_parent()
     joined = {fd for _, fd, _ in visit.namespaces.joined}
     launch.close_all_but(
-        {0, 1, 2, channel.fileno(), report, visit.console, *joined, *visit.process.kept} - {-1}
+        {0, 1, 2, channel.fileno(), report, visit.console, visit.root, *joined, *visit.process.kept} - {-1}
     )
     if visit.process.initial_affinity is not None:
         scheduling.pin(0, visit.process.initial_affinity, "initial")
@@ -113,6 +115,11 @@ def _scout(visit: Visit, channel: messages.Channel, report: int) -> None:
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     namespaces.join(visit.namespaces)
     namespaces.close(visit.namespaces)
+    if visit.root >= 0:
+        with Step("enter the container's root"):
+            os.fchdir(visit.root)
+            os.chroot(".")
+            os.close(visit.root)
     pid = syscalls.fork_sibling()
     if pid == 0:
         _guard(channel, lambda: _visit(visit, channel, report))

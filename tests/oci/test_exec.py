@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`unionrt exec`: another program in a running container, with its namespaces, group, user and filter."""
 
+import base64
+import errno
 import json
 import os
 import socket
@@ -374,3 +376,29 @@ def test_exec_many_at_once(make_bundle: Callable[[], Bundle]) -> None:
     wait_until(
         lambda: bundle.exec("sh", "-c", "ls -d /proc/[0-9]*").stdout.count("\n") <= 3, "all have ended"
     )
+
+
+def test_exec_stays_in_the_root_of_a_container_without_mount_namespace(bundle: Bundle) -> None:
+    """Its first process has only changed its root directory; to join its namespaces leads to the host's."""
+    kept = [entry for entry in bundle.linux["namespaces"] if entry["type"] not in ("mount", "cgroup")]
+    bundle.linux["namespaces"] = kept
+    bundle.config["mounts"] = []
+    for key in ("maskedPaths", "readonlyPaths"):
+        del bundle.linux[key]
+    (bundle.rootfs / "inside").write_text("")
+    bundle.detach()
+    assert "inside" in bundle.exec("/bin/ls", "/").lines()
+    assert bundle.exec("/bin/ls", "/..").lines() == bundle.exec("/bin/ls", "/").lines()
+
+
+def test_exec_is_under_a_filter_given_as_a_program(bundle: Bundle) -> None:
+    """An annotation may hold the compiled filter, and config.json no profile at all."""
+    numbers = {"x86_64": (83, 258), "aarch64": (34,)}[os.uname().machine]  # mkdir, mkdirat
+    program = struct.pack("=HBBI", 0x20, 0, 0, 0)  # load the number of the system call
+    for number in numbers:  # return an error if it is this one
+        program += struct.pack("=HBBIHBBI", 0x15, 0, 1, number, 0x06, 0, 0, 0x00050000 | errno.EPERM)
+    program += struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)  # allow
+    bundle.config["annotations"] = {"run.oci.seccomp_bpf_data": base64.b64encode(program).decode()}
+    bundle.detach()
+    done = bundle.exec("/bin/mkdir", "/tmp/made", check=False)
+    assert "not permitted" in done.stderr.lower()

@@ -182,7 +182,7 @@ def _prepare(
 ) -> visitor.Visit:
     linux = config.get("linux") or {}
     pid = container.pid
-    joined = _open_namespaces(container, pid)
+    joined, root = _open_namespaces(container, pid)
     in_user_namespace = any(flag == namespaces.KINDS["user"] for flag, _, _ in joined.joined)
     preserve, listen = options.number("preserve-fds"), _listen_fds()
     made = prepared.prepare(
@@ -194,9 +194,10 @@ def _prepare(
     # Named by the user, the group must be that one; else any of the container's will do.
     beside = 0 if options.all("cgroup") else pid
     visit = visitor.Visit(made, joined, group, beside)
+    visit.root = root
     if container.record.get("keyring", True):
         visit.keyring = container.id
-    if linux.get("seccomp"):
+    if configuration.has_filter(config):
         from runtime.oci import seccomp
 
         visit.filter = seccomp.prepare(config, os.path.join(settings.root, _CACHE), log.debug)
@@ -209,14 +210,16 @@ def _listen_fds() -> int:
     return int(text) if text.isascii() and text.isdigit() else 0
 
 
-def _open_namespaces(container: state.Container, pid: int) -> namespaces.Namespaces:
-    """Open the namespaces of the container's first process that are not ours already.
+def _open_namespaces(container: state.Container, pid: int) -> tuple[namespaces.Namespaces, int]:
+    """Open the namespaces of the container's first process that are not ours already, and its root if it has our mounts.
 
     Through one descriptor of its directory in /proc: that cannot come to mean another process of the same pid.
     """
     joined = []
+    root = -1  # a mount namespace has its own
     with Step(f"open the namespaces of container {container.id}"):
-        directory = os.open(f"/proc/{pid}/ns", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        process = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = os.open("ns", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=process)
         for kind, flag in namespaces.KINDS.items():
             name = {"mount": "mnt", "network": "net"}.get(kind, kind)
             try:
@@ -228,10 +231,13 @@ def _open_namespaces(container: state.Container, pid: int) -> namespaces.Namespa
                 os.close(fd)
             else:
                 joined.append((flag, fd, f"{kind} of {container.id}"))
+        if all(flag != namespaces.KINDS["mount"] for flag, _, _ in joined):
+            root = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=process)
         os.close(directory)
+        os.close(process)
     if container.pid != pid:
         raise Failure(f"container {container.id} has just ended")
-    return namespaces.Namespaces(0, joined)
+    return namespaces.Namespaces(0, joined), root
 
 
 def _start(visit: visitor.Visit, container: state.Container, options: Options) -> int:
@@ -243,8 +249,9 @@ def _start(visit: visitor.Visit, container: state.Container, options: Options) -
     theirs.close()
     os.close(writer)
     namespaces.close(visit.namespaces)
-    if visit.console >= 0:
-        os.close(visit.console)
+    for fd in (visit.console, visit.root):
+        if fd >= 0:
+            os.close(fd)
     pid = 0
     try:
         pid = _hear_pid(channel)
