@@ -9,6 +9,7 @@ were there before see the new data, as AUFS promises. A handle whose data the ke
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -106,7 +107,7 @@ class HandleTable:
 
     def __init__(self) -> None:
         self._handles: dict[int, Handle] = {}
-        self._next = 1
+        self._numbers = itertools.count(1)
 
     def __len__(self) -> int:
         return len(self._handles)
@@ -123,8 +124,7 @@ class HandleTable:
 
     def add(self, handle: Handle) -> int:
         """Enter a handle and return its number."""
-        handle.number = self._next
-        self._next += 1
+        handle.number = next(self._numbers)
         self._handles[handle.number] = handle
         return handle.number
 

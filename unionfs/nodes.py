@@ -245,6 +245,10 @@ class NodeTable:
         if len(self._nodes) > self._peak:
             self._peak = len(self._nodes)
 
+    def compact(self) -> None:
+        """Give back what the table itself does not need any more: deleting never makes a dict smaller."""
+        self._nodes = dict(self._nodes)
+
     def renumber(self, node: Node) -> int:
         """Give a node a fresh nodeid and return the former one, which goes on meaning it until the kernel forgets it."""
         former = node.nodeid
@@ -324,7 +328,6 @@ class NodeTable:
         self.on_discard(node)
         if len(self._nodes) * 4 < self._peak and self._peak > _MANY:
             self._peak = max(len(self._nodes), _MANY)
-            self._nodes = dict(self._nodes)  # deleting never makes a dict smaller
             self.on_shrunk()
 
     def on_discard(self, node: Node) -> None:

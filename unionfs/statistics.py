@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from typing import Any
 
 _BUCKETS = 40  # bucket b holds latencies below 2**b microseconds / 8
@@ -17,11 +18,17 @@ class Statistics:
         # and one of them is enough to keep a megabyte of the interpreter's memory from being given back.
         self._kinds: dict[str, array[float]] = {}
 
+    def expect(self, kinds: Iterable[str]) -> None:
+        """Make room for kinds of requests that may come."""
+        for kind in kinds:
+            self._kinds.setdefault(kind, array("d", [0.0] * (_BUCKETS + 1)))
+
     def count(self, kind: str, seconds: float) -> None:
         """Record one request of `kind` that took `seconds`."""
         histogram = self._kinds.get(kind)
         if histogram is None:
-            histogram = self._kinds[kind] = array("d", [0.0] * (_BUCKETS + 1))
+            self.expect([kind])
+            histogram = self._kinds[kind]
         histogram[int(seconds * 8e6).bit_length()] += 1  # the last bucket begins after 19 hours
         histogram[_BUCKETS] += seconds
 
@@ -36,6 +43,7 @@ class Statistics:
                 "p99_us": _percentile(histogram, 0.99),
             }
             for kind, histogram in sorted(self._kinds.items())
+            if any(histogram)
         }
 
 

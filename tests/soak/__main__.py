@@ -20,7 +20,7 @@ from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.soak.client import LOWER_FILES, Client, Shared
+from tests.soak.client import LOWER_FILES, MAPPED, Client, Shared
 from tests.support import tree
 from tests.support.union import Union, Workshop, eventually, unionfs
 
@@ -77,9 +77,10 @@ def work(client: Client, counts: Shared, slot: int, stop: Shared) -> None:
 
 def soak(shop: Workshop, operations: int, seconds: float, clients: int) -> list[str]:
     """Run the whole thing; return what went wrong."""
-    rooms: tree.Tree = {
+    files = {
         f"room{c}/f{n}": f"{c} {n}" * (n * 7 % 1500) for c in range(clients) for n in range(LOWER_FILES)
     }
+    rooms: tree.Tree = {**files, **{f"room{c}/{MAPPED}": "mapped" * 1000 for c in range(clients)}}
     union = shop.mount(
         B0=shop.filesystem("B0", {f"room{c}": tree.Dir() for c in range(clients)}),
         B1=shop.filesystem("B1", rooms),
@@ -97,7 +98,7 @@ def soak(shop: Workshop, operations: int, seconds: float, clients: int) -> list[
     stop[0] = 1
     for process in processes:
         process.join()
-    problems = [f"client {n} failed" for n, process in enumerate(processes) if process.exitcode]
+    problems = [f"client {n} ended with {p.exitcode}" for n, p in enumerate(processes) if p.exitcode]
     eventually(lambda: emptied(union.mnt), "the removal of all rooms")
     # Not pseudo-links: a name that was taken away directly is not counted, and the flush at umount puts that right.
     left = {name: union.status()["counters"][name] - empty[name] for name in ("nodes", "handles")}

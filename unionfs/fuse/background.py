@@ -20,7 +20,7 @@ from unionfs.watch import Watcher
 # Up to here copying data up inside the request is cheaper than handing it to a thread.
 _INLINE_COPY = 128 << 10
 # Seconds after which the kernel has told all that it forgets at one time.
-_SETTLED = 0.005
+SETTLED = 0.005
 
 
 def attach(
@@ -70,6 +70,8 @@ class _Telling:
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
         self._waiting: set[trio.Event] = set()
+        # Few, and not those that requests need: who holds the lock may wait for one of those.
+        self._threads = trio.CapacityLimiter(4)
 
     def start(self, tell: Callable[..., None], *arguments: object) -> None:
         """Let a thread call `tell`."""
@@ -78,7 +80,7 @@ class _Telling:
 
         async def work() -> None:
             try:
-                await trio.to_thread.run_sync(tell, *arguments)
+                await trio.to_thread.run_sync(tell, *arguments, limiter=self._threads)
             finally:
                 self._waiting.discard(finished)
                 finished.set()
@@ -95,10 +97,11 @@ def give_back(filesystem: UnionFilesystem) -> None:
     """Give memory back after most nodes were forgotten.
 
     The interpreter returns memory a megabyte at a time, so what was made between the nodes and still lives must be little: what
-    is known of names goes too, and the direct session calls this before it makes what it sleeps with.
+    is known of names goes too, and the direct session makes what it sleeps with after this.
     """
     filesystem.union.known.clear()
     gc.collect()  # else free lists keep a few blocks of every arena in use
+    filesystem.union.nodes.compact()
     syscalls.malloc_trim()
 
 
@@ -106,7 +109,7 @@ def _later(filesystem: UnionFilesystem, nursery: trio.Nursery, pending: list[Non
     """Give memory back once what is being forgotten is forgotten; `pending` holds something while that is planned."""
 
     async def work() -> None:
-        await trio.sleep(_SETTLED)
+        await trio.sleep(SETTLED)
         pending.clear()
         give_back(filesystem)
 

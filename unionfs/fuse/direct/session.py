@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from unionfs.copydata import Deferred
+from unionfs.copydata import CopyJob, Deferred
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi, background
 from unionfs.fuse.abi import Opcode
@@ -62,6 +62,7 @@ class DirectSession:
         self._table = self.requests.table
         self.requests.replies.interrupted = self._interrupt
         self._long: dict[int, Header] = {}  # requests that wait for a thread, by their unique number
+        statistics.expect(self.requests.names.values())
         self._poll = ShortPoll(device_fd)
         self._forgotten = False
         os.set_blocking(device_fd, False)
@@ -81,9 +82,9 @@ class DirectSession:
                     if poll.ready():
                         continue
                     if self._forgotten:
-                        self._forgotten = False
-                        self.requests.habits.clear()
-                        background.give_back(self.requests.filesystem)
+                        length = 0  # it and the loop's counter would hold memory too
+                        await self._give_back()
+                        break
                     start = time.perf_counter()
                     await trio.lowlevel.wait_readable(self._fd)
                     poll.slept(time.perf_counter() - start)
@@ -95,6 +96,15 @@ class DirectSession:
                 else:
                     self._dispatch(length)
             await trio.lowlevel.checkpoint()
+
+    async def _give_back(self) -> None:
+        """Give memory back unless a request comes soon. What the loop sleeps with is made after that."""
+        with trio.move_on_after(background.SETTLED) as quiet:
+            await trio.lowlevel.wait_readable(self._fd)
+        if quiet.cancelled_caught:
+            self._forgotten = False
+            self.requests.habits.clear()
+            background.give_back(self.requests.filesystem)
 
     def _dispatch(self, length: int) -> None:
         start = time.perf_counter()
@@ -110,17 +120,17 @@ class DirectSession:
             self._count(header.opcode, time.perf_counter() - start)
             return
         self._long[header.unique] = header
-        if isinstance(work, Deferred):
+        if isinstance(work, CopyJob):
             self._nursery.start_soon(self._continue, header, bytes(body), work, start)
         else:
             self._nursery.start_soon(self._in_thread, header, work, start)
 
-    def _attempt(self, header: Header, body: memoryview) -> Deferred | InThread | None:
+    def _attempt(self, header: Header, body: memoryview) -> CopyJob | InThread | None:
         """Handle a request and answer it; else return the long work that is to be done before, or that answers it."""
         try:
             payload = self._table[header.opcode](header, body)
         except Deferred as deferred:
-            return deferred
+            return deferred.job  # alone: with its traceback it would keep whoever holds it
         except OSError as error:
             self._reply(header, -(error.errno or errno.EIO), b"")
         except Exception:
@@ -161,11 +171,11 @@ class DirectSession:
     def _count(self, opcode: int, seconds: float) -> None:
         self._statistics.count(self.requests.names.get(opcode, "unknown"), seconds)
 
-    async def _continue(self, header: Header, body: bytes, deferred: Deferred, start: float) -> None:
+    async def _continue(self, header: Header, body: bytes, job: CopyJob, start: float) -> None:
         """Run the long work of a request in a thread, then the request again, until it needs none."""
-        work: Deferred | InThread | None = deferred
-        while isinstance(work, Deferred):
-            await trio.to_thread.run_sync(work.job.run)
+        work: CopyJob | InThread | None = job
+        while isinstance(work, CopyJob):
+            await trio.to_thread.run_sync(work.run)
             if header.unique not in self._long:
                 return  # answered: its caller was killed
             work = self._attempt(header, memoryview(body))
