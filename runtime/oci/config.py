@@ -14,6 +14,7 @@ from runtime.oci.failure import Failure, Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     Config = dict[str, Any]
@@ -35,23 +36,29 @@ _PROPAGATIONS = (
 _WORDS = {str: "a string", int: "an integer", bool: "true or false"}
 
 
-def load(path: str) -> Config:
-    """Return the checked configuration in the file `path`."""
+def load(path: str, terminal_check: Callable[[bool], None] | None = None) -> Config:
+    """Return the checked configuration in the file `path`.
+
+    `terminal_check` gets process.terminal and looks at the command line: what is wrong there is told first.
+    """
     with Step(
         "read the configuration", "give --bundle the directory that holds it, or make one with `unionrt spec`"
     ):
         text = _read(path)
-    config = parse(text, path)
+    config = parse(text, path, terminal_check)
     check(config)
     return config
 
 
-def parse(text: str, path: str) -> Config:
+def parse(text: str, path: str, terminal_check: Callable[[bool], None] | None = None) -> Config:
     """Return the object that `text` holds, of the right shape."""
     try:
         config = jsontext.loads(text)
     except ValueError as error:
         raise Failure(f"read the configuration: {path}: {error}") from None
+    process = config.get("process") if isinstance(config, dict) else None
+    if terminal_check is not None and isinstance(process, dict):
+        terminal_check(process.get("terminal") is True)
     conform(config, shape.CONFIG, "")
     value: Config = config
     return value
@@ -111,8 +118,8 @@ def check(config: Config) -> None:
 
 def _check_process(config: Config) -> None:
     process = config.get("process")
-    if process is None:  # it is needed at the start only, which then tells of this program
-        process = config["process"] = {"args": ["(config.json has no process)"], "cwd": "/"}
+    if process is None:
+        raise Failure("config.json: process is missing")
     process.setdefault("user", {})
     if not process.get("args"):
         raise Failure("config.json: process.args must not be empty")

@@ -39,8 +39,7 @@ def create(settings: Settings, request: Request, meanwhile: Callable[[], None] =
 
     `meanwhile` is called while the container's first process is at work on another CPU.
     """
-    config = configuration.load(request.config)
-    _check_terminal(request, config)
+    config = configuration.load(request.config, lambda terminal: _check_terminal(request, terminal))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _give_up)
     container = state.reserve(settings.root, request.id)
@@ -62,8 +61,7 @@ def _give_up(number: int, _frame: FrameType | None) -> NoReturn:
     raise Failure(f"interrupted by signal {number}", status=128 + number)
 
 
-def _check_terminal(request: Request, config: configuration.Config) -> None:
-    terminal = config["process"].get("terminal", False)
+def _check_terminal(request: Request, terminal: bool) -> None:
     if request.console_socket and not terminal:
         raise Failure(
             "--console-socket is given, but process.terminal is not true", "set it, or leave the option out"

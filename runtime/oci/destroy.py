@@ -7,6 +7,7 @@ import os
 
 from runtime.oci import jsontext, log
 from runtime.oci.cgroups import Group
+from runtime.oci.failure import describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from runtime.oci.state import Container
 
 _SIGKILL = 9
+_QUICK_END, _SLOW_END = 500, 10_000  # milliseconds
 
 
 def destroy(container: Container) -> None:
@@ -22,7 +24,7 @@ def destroy(container: Container) -> None:
     if not os.path.isdir(container.directory):
         return
     if container.pid:
-        kill_and_wait(container.pid)
+        kill_and_wait(container.pid, container.record.get("cgroup", {}).get("mounts", {}).get("v1", {}))
     group = Group.from_state(container.record["cgroup"]) if "cgroup" in container.record else None
     try:
         config = container.config() if container.record.get("pid") else None
@@ -49,8 +51,11 @@ def remove(container: Container, group: Group | None, config: dict[str, Any] | N
             log.warning(problem)
 
 
-def kill_and_wait(pid: int) -> None:
-    """Kill the container's first process, and with it its pid namespace, and wait for its end."""
+def kill_and_wait(pid: int, hierarchies: dict[str, str]) -> None:
+    """Kill the container's first process, and with it its pid namespace, and wait for its end.
+
+    `hierarchies` are the mounts of cgroup v1: whoever froze the process, be it in another group, it must thaw to die.
+    """
     import select
 
     try:
@@ -61,8 +66,22 @@ def kill_and_wait(pid: int) -> None:
         os.kill(pid, _SIGKILL)
         poll = select.poll()
         poll.register(end, select.POLLIN)
-        poll.poll(10_000)
+        if not poll.poll(_QUICK_END) and "freezer" in hierarchies:
+            _thaw(pid, hierarchies["freezer"])
+        poll.poll(_SLOW_END)
     except ProcessLookupError:
         pass
     finally:
         os.close(end)
+
+
+def _thaw(pid: int, mount: str) -> None:
+    from runtime.oci.cgroups import paths
+    from runtime.oci.cgroups.files import write
+
+    try:
+        group = paths.groups_of(pid).get("freezer", "/")
+        if group != "/":
+            write(mount + group, "freezer.state", "THAWED")
+    except OSError as error:
+        log.warning(f"process {pid} is frozen and cannot be thawed: {describe(error)}")

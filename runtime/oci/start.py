@@ -30,7 +30,9 @@ def start(container: Container) -> None:
         from runtime.oci import hooks as runner
 
         config = container.config()
-        text = jsontext.dumps(container.describe("running"))
+        text = jsontext.dumps(
+            container.describe("running", container.record["pid"])
+        )  # it may have ended already
         try:
             output = runner.output_of(config)
             runner.run(config["hooks"]["poststart"], text, kind="poststart", output=output)

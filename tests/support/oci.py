@@ -65,6 +65,8 @@ class Bundle:
         self.config: dict[str, Any] = copy.deepcopy(spec.default(rootless=False))
         self.config["process"]["terminal"] = False
         self.config["root"]["readonly"] = False
+        if all(entry["type"] != "cgroup" for entry in self.config["linux"]["namespaces"]):
+            self.config["linux"]["namespaces"].append({"type": "cgroup"})  # `spec` adds it on v2 only
         self.config["linux"]["cgroupsPath"] = f"/unionrt-{self.id}"
         self.environment: dict[str, str] = dict(os.environ)
         self.options: list[str] = []  # global options of every command

@@ -105,14 +105,17 @@ def _mkdir(group: Group, mount: str, path: str, made: list[str]) -> None:
         if path in group.directories():
             _refuse_processes(path)
     if group.layout.v1.get("cpuset") == mount:
-        _fill_cpuset(path)
+        _fill_cpuset(mount, path)
 
 
-def _fill_cpuset(path: str) -> None:
-    """Copy the parent's CPUs and memory nodes: a new v1 cpuset has none and takes no process."""
-    for file in ("cpuset.cpus", "cpuset.mems"):
-        if not read(path, file):
-            write(path, file, read(os.path.dirname(path), file) or "")
+def _fill_cpuset(mount: str, path: str) -> None:
+    """Copy the parent's CPUs and memory nodes: a new v1 cpuset has none and takes no process. Nor may its parents have none."""
+    empty = [file for file in ("cpuset.cpus", "cpuset.mems") if not read(path, file)]
+    if empty and path != mount:
+        parent = os.path.dirname(path)
+        _fill_cpuset(mount, parent)
+        for file in empty:
+            write(path, file, read(parent, file) or "")
 
 
 def _refuse_processes(path: str) -> None:
@@ -129,7 +132,7 @@ def _refuse_processes(path: str) -> None:
 def _refuse_frozen(group: Group) -> None:
     if group.frozen():
         raise Failure(
-            f"the cgroup {group.directories()[0]} is frozen, the container would never start",
+            f"the container's cgroup unexpectedly frozen: {group.directories()[0]} is frozen, it would never start",
             "thaw it or its parent, or give the container another linux.cgroupsPath",
         )
 

@@ -235,7 +235,7 @@ def _unified(result: Plan, given: dict[str, str]) -> None:
         controller = file.partition(".")[0]
         if result.on_v1({"io": "blkio"}.get(controller, controller)):
             raise Failure(
-                f"linux.resources.unified: {file} is a file of cgroup v2, and {controller} is in v1 here",
+                f"linux.resources.unified: invalid configuration: {file} is a file of cgroup v2, {controller} is in v1 here",
                 "use the other fields of linux.resources",
             )
         for line in text.splitlines() or [""]:  # io.max and the like take one line at a time

@@ -68,7 +68,7 @@ def default(*, rootless: bool) -> dict[str, Any]:
         "mounts": _mounts(rootless=rootless),
         "linux": {
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
-            "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount", "cgroup")],
+            "namespaces": [{"type": kind} for kind in _namespaces()],
             "maskedPaths": [f"/proc/{name}" for name in _MASKED]
             + ["/sys/firmware", "/sys/devices/virtual/powercap"],
             "readonlyPaths": [f"/proc/{name}" for name in _READONLY],
@@ -77,6 +77,12 @@ def default(*, rootless: bool) -> dict[str, Any]:
     if rootless:
         _adapt(config)
     return config
+
+
+def _namespaces() -> tuple[str, ...]:
+    """A cgroup namespace only where there is nothing but v2: v1 programs look for their group below the whole hierarchy."""
+    names = ("pid", "network", "ipc", "uts", "mount")
+    return (*names, "cgroup") if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else names
 
 
 def _mounts(*, rootless: bool) -> list[dict[str, Any]]:

@@ -72,7 +72,8 @@ def relay(listener: int, pid: int) -> None:
         while True:
             events = [fd for fd, _ in poll.poll()]
             if listener in events and _READY in messages.recv(_LONGEST).split(b"\n"):
-                _tell(b"%s\nMAINPID=%d\n" % (_READY, pid))
+                _tell(_READY)
+                _tell(b"MAINPID=%d" % pid)  # from now on watch the container, not us
                 return
             if end in events:
                 return
