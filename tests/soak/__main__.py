@@ -77,9 +77,7 @@ def work(client: Client, counts: Shared, slot: int, stop: Shared) -> None:
 
 def soak(shop: Workshop, operations: int, seconds: float, clients: int) -> list[str]:
     """Run the whole thing; return what went wrong."""
-    files = {
-        f"room{c}/f{n}": f"{c} {n}" * (n * 7 % 1500) for c in range(clients) for n in range(LOWER_FILES)
-    }
+    files = {f"room{c}/f{n}": f"{c} {n}" * (n * 7 % 1500) for c in range(clients) for n in range(LOWER_FILES)}
     rooms: tree.Tree = {**files, **{f"room{c}/{MAPPED}": "mapped" * 1000 for c in range(clients)}}
     union = shop.mount(
         B0=shop.filesystem("B0", {f"room{c}": tree.Dir() for c in range(clients)}),
