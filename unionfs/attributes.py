@@ -10,14 +10,15 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from unionfs import whiteout
+from unionfs import syscalls, whiteout
 from unionfs.copyup import CopyUps
 from unionfs.handles import FileHandle
-from unionfs.nodes import Attributes, Node
+from unionfs.nodes import NO_CAPABILITIES, NO_XATTRS, SOME_XATTRS, UNKNOWN, Attributes, Node
 from unionfs.union import Union
 
 T = TypeVar("T")
 
+_CAPABILITY = "security.capability"
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
@@ -42,33 +43,37 @@ class AttributeChanger:
     def change(self, node: Node, changes: Changes, handle: FileHandle | None = None) -> Attributes:
         """Apply `changes` and return the new attributes; a truncation copies up only what survives it."""
         self._copyups.ensure(node, length=changes.size)
+        if handle is not None and handle.writes:
+            self._apply(handle.fd, changes)
+            return self._union.attributes_now(node, os.fstat(handle.fd))
         fd = self._union.open_path(node)
         try:
-            path = whiteout.proc_path(fd)
-            if changes.size is not None:
-                self._truncate(node, path, changes.size, handle)
-            if changes.uid is not None or changes.gid is not None:
-                os.chown(path, _or_keep(changes.uid), _or_keep(changes.gid))
-            if changes.mode is not None:
-                os.chmod(path, stat.S_IMODE(changes.mode))
-            if changes.atime_ns is not None or changes.mtime_ns is not None:
-                status = os.fstat(fd)
-                atime = status.st_atime_ns if changes.atime_ns is None else changes.atime_ns
-                mtime = status.st_mtime_ns if changes.mtime_ns is None else changes.mtime_ns
-                os.utime(path, ns=(atime, mtime))
+            self._apply(whiteout.proc_path(fd), changes)
+            return self._union.attributes_now(node, os.fstat(fd))
         finally:
             os.close(fd)
-        return self._union.attributes(node)
 
-    def _truncate(self, node: Node, path: bytes, size: int, handle: FileHandle | None) -> None:
-        if handle is not None and handle.writes:
-            os.ftruncate(handle.fd, size)
-        else:
-            os.truncate(path, size)
+    def _apply(self, place: int | bytes, changes: Changes) -> None:
+        """Change what is at a path that follows no link, or behind a writer's descriptor, which is of the visible copy."""
+        if changes.size is not None:
+            os.truncate(place, changes.size)
+        if changes.uid is not None or changes.gid is not None:
+            os.chown(place, _or_keep(changes.uid), _or_keep(changes.gid))
+        if changes.mode is not None:
+            os.chmod(place, stat.S_IMODE(changes.mode))
+        atime, mtime = changes.atime_ns, changes.mtime_ns
+        if atime is not None or mtime is not None:
+            if atime is None or mtime is None:
+                status = os.stat(place)
+                atime = status.st_atime_ns if atime is None else atime
+                mtime = status.st_mtime_ns if mtime is None else mtime
+            os.utime(place, ns=(atime, mtime))
 
     def strip_set_id(self, node: Node) -> None:
         """Clear set-user-ID, on group-executable files set-group-ID, and file capabilities: what an ordinary write does."""
         self._copyups.ensure(node)
+        if node.bare in (NO_CAPABILITIES, NO_XATTRS) and not self._union.status(node).st_mode & _SET_ID:
+            return
         fd = self._union.open_path(node)
         try:
             mode = os.fstat(fd).st_mode
@@ -93,14 +98,26 @@ class AttributeChanger:
     def get_xattr(self, node: Node, name: str) -> bytes:
         """Return an extended attribute of the visible copy; ENODATA for those of the union itself."""
         self._refuse(name, errno.ENODATA)
-        if node.bare is None and self._union.options.udba == "none" and not node.is_directory:
-            # Most files have none, yet are asked for one after the other: by ls, by cp, by the kernel before a write.
-            node.bare = not self._on_copy(
-                node, lambda path, follow: os.listxattr(path, follow_symlinks=follow)
-            )
-        if node.bare:
+        if node.bare and (node.bare == NO_XATTRS or (node.bare == NO_CAPABILITIES and name == _CAPABILITY)):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        if node.bare != SOME_XATTRS and self._union.trust:
+            # Most files have none, yet are asked for one after the other: by ls, by cp, by the kernel before a write.
+            node.bare = SOME_XATTRS if self._has_xattrs(node) else NO_XATTRS
+            if node.bare == NO_XATTRS:
+                raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         return self._on_copy(node, lambda path, follow: os.getxattr(path, name, follow_symlinks=follow))
+
+    def _has_xattrs(self, node: Node) -> bool:
+        """Tell whether a file has extended attributes, be they only the union's own."""
+        try:
+            if node.is_directory:
+                return syscalls.has_xattrs(self._union.shown_fd(node), b".")
+            if not node.removed:
+                return syscalls.has_xattrs(*self._union.home(node))
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+        return bool(self._on_copy(node, lambda path, follow: os.listxattr(path, follow_symlinks=follow)))
 
     def list_xattrs(self, node: Node) -> list[str]:
         """Return the attribute names of the visible copy, without the union's own."""
@@ -117,7 +134,7 @@ class AttributeChanger:
         """Copy up and set an attribute; `flags` are XATTR_CREATE and XATTR_REPLACE."""
         self._refuse(name, errno.EPERM)
         self._copyups.ensure(node)
-        node.bare = None
+        node.bare = UNKNOWN
         self._on_copy(
             node, lambda path, follow: os.setxattr(path, name, value, flags, follow_symlinks=follow)
         )

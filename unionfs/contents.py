@@ -2,7 +2,7 @@
 """What is known of the names in one copy of a directory, so that lookups need not ask the branch for what is not there.
 
 A read-only copy's names are read once it was looked into often enough, and are believed as long as nobody but us may change
-the branch (udba=none), else as long as its change time stays. Of a writable copy only the absence of marks is kept.
+the branch (udba=none), else as long as its change time stays. Of a writable copy only the whiteouts are kept.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
+from unionfs.syscalls import DIRENT64, DirectoryReader
 
 if TYPE_CHECKING:
     from unionfs.nodes import Node
@@ -26,27 +27,38 @@ _MAX_NAMES = 1 << 16
 _BITS_A_NAME = 32
 # So many bytes are kept in all: a million names.
 _MAX_BYTES = 8 << 20
+_OBJECT = 130  # bytes for a name that is kept as such
 # A change within one tick of the clock after the reading would not show in the change time (as in git's index).
 _RACY_NS = 20_000_000
 
+_reader = DirectoryReader()
+
 
 class Contents(NamedTuple):
-    """The names in one copy of a directory, and whether some of them are whiteouts.
+    """The names in one copy of a directory, and which whiteouts there are among them.
 
     Of a name is kept one bit in a field of `mask` + 1, at its hash: so an absent name is taken for one that may be there in one
-    of 32 cases, which costs a look, and a name takes 8 bytes at most (a set of names: 130).
+    of 32 cases, which costs a look, and a name takes 8 bytes at most (a set of names: 130). Of a writable copy only `marks` is
+    kept, the names that whiteouts hide; it grows with each whiteout that is made and keeps those that are removed.
     """
 
     bits: bytes | None  # None: not known
     mask: int
     marked: bool
     changed_ns: int  # st_ctime of the directory; 0 if it need not be looked at
+    marks: set[bytes] | None = None
 
     def may_hold(self, name: bytes) -> bool:
         """Tell whether a name may be there; False is certain."""
         bits = self.bits
         key = hash(name) & self.mask
         return bits is None or bits[key >> 3] >> (key & 7) & 1 != 0
+
+    def may_hide(self, name: bytes) -> bool:
+        """Tell whether a whiteout of a name may be there; False is certain."""
+        if self.marks is not None:
+            return name in self.marks
+        return self.marked and self.may_hold(whiteout.PREFIX + name)
 
     def is_current(self, fd: int) -> bool:
         """Tell whether the directory is as it was read."""
@@ -62,21 +74,44 @@ def learn(branch: OpenBranch, fd: int, finds: int, *, trust: bool) -> Contents |
         return None
     if not trust and time.time_ns() - status.st_ctime_ns < _RACY_NS:
         return None
-    try:
-        names: list[bytes] = os.listdir(whiteout.proc_path(fd))
-    except OSError:
-        return None  # unreadable for the server; a lookup may still succeed
-    marked = any(name[:4] == whiteout.PREFIX for name in names)
-    if branch.writable:
-        return None if marked else Contents(None, 0, False, 0)
-    if len(names) > _MAX_NAMES:
+    names = _names(fd)
+    if names is None or len(names) > _MAX_NAMES:
         return None
+    if branch.writable:
+        return Contents(None, 0, True, 0, {name[4:] for name in names if name[:4] == whiteout.PREFIX})
+    marked = any(name[:4] == whiteout.PREFIX for name in names)
     mask = (1 << (_BITS_A_NAME * len(names) | 63).bit_length()) - 1
     bits = bytearray(mask + 1 >> 3)
     for name in names:
         key = hash(name) & mask
         bits[key >> 3] |= 1 << (key & 7)
     return Contents(bytes(bits), mask, marked, 0 if trust else status.st_ctime_ns)
+
+
+def _names(fd: int) -> list[bytes] | None:
+    """Return the names in a directory, None if the server may not read it (a lookup may still succeed)."""
+    try:
+        readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+    except OSError:
+        return None
+    names: list[bytes] = []
+    unpack = DIRENT64.unpack_from
+    try:
+        while data := _reader.read_raw(readable):
+            at, stop = 0, len(data)
+            while at < stop:
+                names.append(data[at + 19 : data.index(0, at + 19)])
+                at += unpack(data, at)[2]
+    except OSError:
+        return None
+    finally:
+        os.close(readable)
+    return names
+
+
+def empty(branch: OpenBranch) -> Contents | None:
+    """Return what is known of a copy that was made just now and that nobody but us changes."""
+    return Contents(None, 0, True, 0, set()) if branch.writable and branch.whable else None
 
 
 class KnownNames:
@@ -113,6 +148,12 @@ class KnownNames:
                     self._keep(node, known)
         return known
 
+    def grew(self, node: Node) -> None:
+        """Count one more mark."""
+        size = _OBJECT
+        self._sizes[node] = self._sizes.get(node, 0) + size
+        self._bound(size)
+
     def forget(self, node: Node) -> None:
         """Drop what is known of a directory's names."""
         node.contents = ()
@@ -128,9 +169,12 @@ class KnownNames:
     def _keep(self, node: Node, known: tuple[Contents | None, ...]) -> None:
         self.forget(node)
         node.contents = known
-        size = sum(len(one.bits) for one in known if one is not None and one.bits is not None)
+        size = sum(len(one.bits or b"") + _OBJECT * len(one.marks or ()) for one in known if one is not None)
         if size:
             self._sizes[node] = size
-            self.bytes += size
-            while self.bytes > self.budget and len(self._sizes) > 1:
-                self.forget(next(iter(self._sizes)))
+            self._bound(size)
+
+    def _bound(self, more: int) -> None:
+        self.bytes += more
+        while self.bytes > self.budget and len(self._sizes) > 1:
+            self.forget(next(iter(self._sizes)))

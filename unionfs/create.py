@@ -17,7 +17,7 @@ from unionfs import stage, syscalls, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
 from unionfs.lookup import Found
-from unionfs.nodes import Attributes, Node
+from unionfs.nodes import NO_CAPABILITIES, Attributes, Node
 from unionfs.policy import Policies
 from unionfs.union import Union
 
@@ -61,7 +61,10 @@ class Creator:
             self._give(created, fd, mode, caller)
             if hidden:
                 whiteout.remove(branch, fd, name, "aufs")
-            return self._enter(parent, branch, fd, name), created
+            attributes = self._enter(parent, branch, fd, name, created)
+            if self._union.trust:
+                attributes.node.bare = NO_CAPABILITIES
+            return attributes, created
         except BaseException:
             os.close(created)
             _undo(fd, name)
@@ -90,24 +93,34 @@ class Creator:
         hidden = self._union.is_hidden(parent, branch, fd, name)
         overlay = self._union.options.whiteout == "overlay"
         staged = stage.stage_name(name) if hidden and overlay else name
+        opaque = hidden or self._union.options.diropq == "a"
         self._masked(caller, lambda: os.mkdir(staged, stat.S_IMODE(mode), dir_fd=fd))
         try:
-            created = os.open(staged, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-            try:
-                self._give(created, fd, mode, caller)
-                if hidden or self._union.options.diropq == "a":
-                    whiteout.make_opaque(branch, created, self._union.options.whiteout)
-            finally:
-                os.close(created)
+            if opaque or not _is_server(caller):
+                self._finish_directory(branch, fd, staged, mode, caller, opaque=opaque)
             if staged != name:
                 syscalls.renameat2(staged, name, src_dir_fd=fd, dst_dir_fd=fd, flags=syscalls.RENAME_EXCHANGE)
                 os.unlink(staged, dir_fd=fd)
             elif hidden:
                 whiteout.remove(branch, fd, name, "aufs")
-            return self._enter(parent, branch, fd, name)
+            attributes = self._enter(parent, branch, fd, name)
         except BaseException:
             stage.discard(fd, staged)
             raise
+        self._union.directories.know_empty(attributes.node)
+        return attributes
+
+    def _finish_directory(
+        self, branch: OpenBranch, fd: int, name: bytes, mode: int, caller: Caller, *, opaque: bool
+    ) -> None:
+        """Give a new directory its owner and its mark."""
+        created = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        try:
+            self._give(created, fd, mode, caller)
+            if opaque:
+                whiteout.make_opaque(branch, created, self._union.options.whiteout)
+        finally:
+            os.close(created)
 
     def symlink(self, parent: Node, name: bytes, target: bytes, caller: Caller) -> Attributes:
         """Create a symbolic link to `target`."""
@@ -134,7 +147,7 @@ class Creator:
         union.check_name(name)
         if name.startswith(whiteout.PREFIX):
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-        if union.find(parent, name) is not None:
+        if union.find_new(parent, name) is not None:
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
         branch = self._policies.for_create(union.branches, union.dirs(parent), name, directory=directory)
         return branch, self._copyups.directory_on(parent, branch)
@@ -149,9 +162,7 @@ class Creator:
 
     def _give(self, created: int, parent_fd: int, mode: int, caller: Caller) -> None:
         """Make the caller the owner; the group stays the directory's where that has the set-group-ID bit."""
-        if caller.uid == _SERVER_UID and caller.gid == _SERVER_GID:
-            return
-        if _SERVER_UID != 0:
+        if _is_server(caller) or _SERVER_UID != 0:
             return  # an unprivileged server cannot give files away; docs/semantics.md
         inherits = os.fstat(parent_fd).st_mode & stat.S_ISGID
         path = whiteout.proc_path(created)
@@ -209,13 +220,20 @@ class Creator:
             _undo(fd, staged)
             raise
 
-    def _enter(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> Attributes:
+    def _enter(self, parent: Node, branch: OpenBranch, fd: int, name: bytes, created: int = -1) -> Attributes:
+        """Enter what was made: `name`, of which `created` may be a descriptor."""
         union = self._union
-        found = Found([(branch, os.stat(name, dir_fd=fd, follow_symlinks=False))])
+        status = os.fstat(created) if created >= 0 else os.stat(name, dir_fd=fd, follow_symlinks=False)
+        found = Found([(branch, status)])
         union.drop_stale_child(parent, name)
         node = union.node_for(parent, name, found)
         union.touched(parent, branch, fd)
         return union.attributes_of(node, found)
+
+
+def _is_server(caller: Caller) -> bool:
+    """Tell whether what the server makes belongs to the caller already."""
+    return caller.uid == _SERVER_UID and caller.gid == _SERVER_GID
 
 
 def _undo(fd: int, name: bytes) -> None:

@@ -14,10 +14,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from unionfs.branch import OpenBranch
-from unionfs.contents import KnownNames
+from unionfs.contents import KnownNames, empty
 from unionfs.identity import identity_of
 from unionfs.lookup import Found, find, open_directory
-from unionfs.nodes import Node, stale
+from unionfs.nodes import UNKNOWN, Node, stale
 
 
 class Directories:
@@ -26,6 +26,7 @@ class Directories:
     def __init__(self, root: Node, branches: Sequence[OpenBranch]) -> None:
         self._root = root
         self._branches = tuple(branches)
+        self.trust = False  # nobody else changes the branches
         self._epoch = 0  # how often the branch list was replaced
         self._open: OrderedDict[Node, int] = (
             OrderedDict()
@@ -48,6 +49,7 @@ class Directories:
         root.dirs = tuple((branch, branch.root) for branch in self._branches)
         self.known.forget(root)
         root.finds = 0
+        root.links = -1
         root.identity = self._branches[0].root_ino << 32 | self._branches[0].device
         root.impure = None
         root.epoch = self._epoch
@@ -115,7 +117,7 @@ class Directories:
         identity = identity_of(status)
         if layers != node.layers or identity != node.identity:
             self.close(node)
-            node.layers, node.identity, node.impure = layers, identity, None
+            node.layers, node.identity, node.impure, node.bare = layers, identity, None, UNKNOWN
         node.branch = layers[0]
         node.epoch = self._epoch
 
@@ -126,9 +128,25 @@ class Directories:
         self._descriptors -= self._open.pop(node)
         for _, fd in node.dirs:
             os.close(fd)
+        self._reset(node)
+
+    def _reset(self, node: Node) -> None:
         node.dirs = None
         self.known.forget(node)
         node.finds = 0
+        node.links = -1
+
+    def know_empty(self, node: Node) -> None:
+        """Note that a directory was made just now, before it is opened for the first time."""
+        if self.trust and node.dirs is None and node.branch is not None:
+            node.contents = (empty(node.branch),)
+
+    def take(self, node: Node) -> int:
+        """Return the descriptor of a directory's only copy, which is the caller's from now on."""
+        ((_, fd),) = self.dirs(node)
+        self._descriptors -= self._open.pop(node)
+        self._reset(node)
+        return fd
 
     def trim(self) -> None:
         """Close the directories that were not used for longest when too many are open. Call between operations only."""
@@ -142,6 +160,7 @@ class Directories:
         node.dirs = tuple(sorted((*dirs, (branch, fd)), key=lambda pair: order[pair[0]]))
         node.layers = tuple(candidate for candidate, _ in node.dirs)
         self.known.forget(node)
+        node.links = -1
         self._open[node] = len(node.dirs)
         self._descriptors += 1
         if node.dirs[0][0] is branch:

@@ -80,15 +80,16 @@ def is_covered(upper: tuple[OpenBranch, int], lower: Layers) -> bool:
     return True
 
 
-def count_marks(dirfd: int, name: bytes, limit: int) -> int:
-    """Count the entries of a directory that is to be deleted, up to `limit`."""
+def few_marks(dirfd: int, name: bytes, limit: int) -> list[bytes] | None:
+    """Return the names in a directory that is to be deleted, None if there are more than `limit`."""
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
     try:
-        count = 0
-        for _ in raw_entries(fd):
-            count += 1
-            if count >= limit + 2:  # "." and ".."
-                break
-        return count - 2
+        names = []
+        for _, _, _, entry in raw_entries(fd):
+            if entry not in (b".", b".."):
+                names.append(entry)
+            if len(names) > limit:
+                return None
+        return names
     finally:
         os.close(fd)

@@ -199,8 +199,10 @@ class UnionFilesystem:
             self.copyups.ensure(node)  # overlayfs copies up at open, AUFS at the first write
         assert node.branch is not None
         opened = branch_flags(flags, writable=node.branch.writable)
+        empty = False
         if node.parent is not None and not flags & os.O_TRUNC:
-            fd = self.union.open_copy(node, opened)
+            fd, status = self.union.open_copy(node, opened)
+            empty = status.st_size == 0
         else:
             path = self.union.open_path(node)
             try:
@@ -209,7 +211,7 @@ class UnionFilesystem:
                 fd = os.open(whiteout.proc_path(path), opened)
             finally:
                 os.close(path)
-        return self._add_handle(FileHandle(node, fd, flags, caller.pid))
+        return self._add_handle(FileHandle(node, fd, flags, caller.pid, empty=empty))
 
     def reopen(self, opened: FileHandle, flags: int, caller: Caller) -> int:
         """Open for reading what `opened` has open, even if the file was copied up since; return the handle's number."""
@@ -381,9 +383,9 @@ class UnionFilesystem:
             raise OSError(errno.EINVAL, "option udba=notify cannot be switched on or off while mounted")
         if self.options.plink and not options.plink:
             self.flush_plinks()
-        self.options = self.union.options = options
+        self.options = options
+        self.union.change_options(options)
         self.policies.set_options(options)
-        self.union.read_only = options.read_only
         self.options_changed()
         self.invalidate_all()
 

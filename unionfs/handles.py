@@ -40,20 +40,17 @@ class Backing:
 class FileHandle:
     """An open regular file."""
 
-    __slots__ = ("backing", "fd", "flags", "node", "number", "pid")
+    __slots__ = ("backing", "empty", "fd", "flags", "node", "number", "pid", "writes")
 
-    def __init__(self, node: Node, fd: int, flags: int, pid: int) -> None:
+    def __init__(self, node: Node, fd: int, flags: int, pid: int, *, empty: bool = False) -> None:
         self.node = node
         self.fd = fd
         self.flags = flags
         self.pid = pid
+        self.writes = flags & os.O_ACCMODE != os.O_RDONLY  # opened for writing
+        self.empty = empty  # there was nothing in it when it was opened
         self.number = 0
         self.backing: Backing | None = None
-
-    @property
-    def writes(self) -> bool:
-        """Tell whether the file was opened for writing."""
-        return bool(self.flags & os.O_ACCMODE)
 
     def switch(self, source_fd: int, *, writable: bool) -> None:
         """Point the descriptor at the file behind `source_fd`, opened with the caller's access mode."""

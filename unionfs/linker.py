@@ -29,7 +29,7 @@ class Linker:
         union.check_name(name)
         if node.is_directory or name.startswith(whiteout.PREFIX):
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-        if union.find(parent, name) is not None:
+        if union.find_new(parent, name) is not None:
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
         assert node.branch is not None
         target = self._policies.lifted(union.branches, union.dirs(parent), name, self._copyups.target(node))

@@ -71,7 +71,11 @@ def find(
                 pass
         if branch.overlay and status is not None and whiteout.is_overlay_whiteout(fd, name, status):
             break
-        if branch.whable and (known is None or known.marked) and _is_marked(known, fd, name):
+        if (
+            branch.whable
+            and (known is None or (known.marked and known.may_hide(name)))
+            and whiteout.has_mark(fd, name)
+        ):
             corrupt = status is not None and position == 0
             break
         if status is None:
@@ -96,21 +100,11 @@ def find(
     return None
 
 
-def _is_marked(known: Contents | None, fd: int, name: bytes) -> bool:
-    if known is not None and not known.may_hold(whiteout.PREFIX + name):
-        return False
-    return whiteout.has_mark(fd, name)
-
-
 def _opaque_above(layers: Layers, name: bytes, branch: OpenBranch) -> bool:
     if not branch.marks:
         return False
     parent = next(fd for candidate, fd in layers if candidate is branch)
-    fd = open_directory(parent, name)
-    try:
-        return whiteout.is_opaque(branch, fd)
-    finally:
-        os.close(fd)
+    return whiteout.is_opaque_entry(branch, parent, name)
 
 
 def open_directory(parent: int, name: bytes) -> int:

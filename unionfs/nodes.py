@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 ROOT_NODEID = 1  # FUSE_ROOT_ID
 ROOT_INO = 2  # what AUFS shows for its root
 
+# What may be known of a file's extended attributes (`Node.bare`), if nobody else changes the branches.
+UNKNOWN, NO_CAPABILITIES, NO_XATTRS, SOME_XATTRS = range(4)
+
 # So many nodes are worth giving their memory back.
 _MANY = 256
 
@@ -30,7 +33,7 @@ _MANY = 256
 KINDS = tuple(kind << 12 for kind in range(16))
 
 _INO_BITS = 48
-_INO_MASK = (1 << _INO_BITS) - 1
+INO_MASK = (1 << _INO_BITS) - 1
 
 
 class Attributes(NamedTuple):
@@ -79,6 +82,7 @@ class Node:
     epoch: int = 0
     contents: tuple[Contents | None, ...] = ()
     finds: int = 0
+    links: int = -1
 
     def __init__(self, nodeid: int, ino: int, kind: int) -> None:
         self.nodeid = nodeid
@@ -93,7 +97,7 @@ class Node:
         self.branch: OpenBranch | None = None
         self.identity: Identity = 0
         self.handles: set[FileHandle] | None = None
-        self.bare: bool | None = None  # has no extended attributes; None: not known
+        self.bare = UNKNOWN
         self.dead_fd = -1
         self.hidden_links = 0  # names removed by whiteouts, which the branch still counts in st_nlink
 
@@ -169,7 +173,7 @@ class Node:
 class Directory(Node):
     """A directory of the union: its copies, the nodes below it, and what was learnt about its copies' names."""
 
-    __slots__ = ("children", "contents", "dirs", "epoch", "finds", "impure", "layers", "opens")
+    __slots__ = ("children", "contents", "dirs", "epoch", "finds", "impure", "layers", "links", "opens")
 
     def __init__(self, nodeid: int, ino: int) -> None:
         super().__init__(nodeid, ino, stat.S_IFDIR)
@@ -181,6 +185,7 @@ class Directory(Node):
         self.epoch = 0
         self.contents = ()  # for each of `dirs` what is known of its names
         self.finds = 0  # names looked for since `dirs` were opened
+        self.links = -1  # what read-only lower copies add to st_nlink; -1: not known
 
 
 def new_node(nodeid: int, ino: int, kind: int) -> Node:
@@ -193,8 +198,8 @@ def number(prefix: int, ino: int) -> int:
 
     Two branches on different filesystems thus never share numbers, and a number does not depend on the order of branches.
     """
-    if ino > _INO_MASK:
-        ino = (ino ^ ((ino >> _INO_BITS) * 0x9E3779B97F4B)) & _INO_MASK
+    if ino > INO_MASK:
+        ino = (ino ^ ((ino >> _INO_BITS) * 0x9E3779B97F4B)) & INO_MASK
     return prefix << _INO_BITS | ino
 
 

@@ -39,7 +39,10 @@ class Numbers:
 
     def of_entry(self, parent: Node, branch: OpenBranch, name: bytes, status: os.stat_result) -> int:
         """Return the union's number of an entry: the recorded one of a copied-up file, else one made from its own."""
-        if self.is_impure(parent, branch):
+        impure = parent.impure.get(branch.id) if parent.impure is not None else None
+        if impure is None:
+            impure = self.is_impure(parent, branch)
+        if impure:
             fd = self._fd_on(parent, branch)
             recorded = whiteout.read_xattr(fd, ORIGIN_XATTR, name) if fd is not None else None
             if recorded is not None and recorded.isdigit():
@@ -62,14 +65,20 @@ class Numbers:
         """Return the same of an identity."""
         return self.of_inode(device_of(identity), inode_of(identity))
 
-    def is_impure(self, parent: Node, branch: OpenBranch) -> bool:
-        """Tell whether some entry of `parent` on `branch` may have a recorded number (saves an xattr read per lookup)."""
+    def is_impure(self, parent: Node, branch: OpenBranch, readable: int = -1) -> bool:
+        """Tell whether some entry of `parent` on `branch` may have a recorded number (saves an xattr read per lookup).
+
+        `readable` is a descriptor of that copy that is open for reading, if there is one: it spares a path.
+        """
         if parent.impure is None:
             parent.impure = {}
         known = parent.impure.get(branch.id)
         if known is None:
-            fd = self._fd_on(parent, branch)
-            known = fd is not None and whiteout.read_xattr(fd, IMPURE_XATTR) is not None
+            if readable >= 0:
+                known = whiteout.has_xattr(readable, IMPURE_XATTR)
+            else:
+                fd = self._fd_on(parent, branch)
+                known = fd is not None and whiteout.read_xattr(fd, IMPURE_XATTR) is not None
             parent.impure[branch.id] = known
         return known
 

@@ -16,12 +16,12 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from struct import Struct
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.emptiness import is_device_mark, open_list
-from unionfs.nodes import Node
+from unionfs.nodes import INO_MASK, Node
 from unionfs.sieve import Sieve
 from unionfs.syscalls import DIRENT64, DirectoryReader
 from unionfs.union import Union
@@ -66,10 +66,13 @@ class Listing:
         """Open every copy; if one cannot be opened none is, and its error is raised."""
         self._layers: list[tuple[OpenBranch, int]] = []
         self._source: _Stream | _Merged | None = None
+        self._node = node
+        self._dirs = () if node.removed else union.dirs(node)
+        self._fixed = union.trust and not any(branch.writable for branch, _ in self._dirs)
         if node.removed:
             return
         try:
-            for branch, fd in union.dirs(node):
+            for branch, fd in self._dirs:
                 self._layers.append((branch, open_list(fd)))
         except BaseException:
             self.close()
@@ -87,6 +90,16 @@ class Listing:
     def packed(self, offset: int, size: int) -> bytes:
         """Return records from `offset`, which is 0 or what an earlier one carried, in at most `size` bytes; none at the end."""
         return self._source.packed(offset, size) if self._source is not None else b""
+
+    def copies(self, offset: int) -> Iterator[tuple[OpenBranch, int]] | None:
+        """Return, for each entry from `offset` that `packed` has returned, where it is; None if that may have changed.
+
+        It cannot while nobody but us changes the branches, and all copies are on branches that are not written to.
+        """
+        source = self._source
+        if not isinstance(source, _Merged) or not self._fixed or self._node.dirs is not self._dirs:
+            return None
+        return source.copies(offset)
 
     def read(self, offset: int) -> Iterator[Entry]:
         """Yield the entries from `offset`."""
@@ -129,6 +142,11 @@ class _Copy:
             return name
         return None
 
+    @property
+    def prefix(self) -> int:
+        """Return what the union's number of an inode here has beside the inode's own."""
+        return self.union.numbers.of_inode(self.device, 0)
+
     def number(self, name: bytes, ino: int, *, recorded: bool) -> int:
         """Return d_ino of an entry, the number that stat shows; `recorded`: some entries carry a number of their own."""
         node = self.node
@@ -147,7 +165,9 @@ class _Copy:
 
     def records_numbers(self) -> bool:
         """Tell whether some entries carry numbers of their own."""
-        return bool(self.union.numbers.origins) or self.union.numbers.is_impure(self.node, self.branch)
+        return bool(self.union.numbers.origins) or self.union.numbers.is_impure(
+            self.node, self.branch, self.fd
+        )
 
 
 class _Stream:
@@ -158,34 +178,39 @@ class _Stream:
         self._data = b""
         self._position = 0
         self._offset = 0  # of the entry at `_position`
+        self._begun = False
 
     def packed(self, offset: int, size: int) -> bytes:
         copy = self._copy
         fd = copy.fd
         recorded = copy.records_numbers()
         overlay = copy.branch.overlay
-        if offset != self._offset or offset == 0:
+        if offset != self._offset or (offset == 0 and self._begun):
             os.lseek(fd, offset, os.SEEK_SET)
             self._data, self._position = b"", 0
+        self._begun = True
         data, position = self._data, self._position
         parts: list[bytes] = []
+        pack, unpack, paddings = RECORD.pack, DIRENT64.unpack_from, _PADDING
+        prefix, plain = copy.prefix, not (recorded or copy.node.children)
         while True:
             if position >= len(data):
                 data = _reader.read_raw(fd)
                 position = 0
                 if not data:
                     break
-            ino, following, length, kind = DIRENT64.unpack_from(data, position)
+            ino, following, length, kind = unpack(data, position)
             name = data[position + 19 : data.index(0, position + 19)]
             if (name[:4] != b".wh." and not overlay) or copy.shows(name, kind):
-                length_of_name = len(name)
-                size -= length_of_name + 31 & ~7
+                size_of_name = len(name)
+                size -= size_of_name + 31 & ~7
                 if size < 0:
                     break
-                parts += (
-                    RECORD.pack(copy.number(name, ino, recorded=recorded), following, length_of_name, kind),
-                    name, _PADDING[length_of_name],
-                )  # fmt: skip
+                if plain and ino <= INO_MASK and name[:1] != b".":
+                    ino |= prefix
+                else:
+                    ino = copy.number(name, ino, recorded=recorded)
+                parts += (pack(ino, following, size_of_name, kind), name, paddings[size_of_name])
             position += length
             offset = following
         self._data, self._position, self._offset = data, position, offset
@@ -198,29 +223,42 @@ class _Merged:
     def __init__(self, union: Union, node: Node, layers: list[tuple[OpenBranch, int]]) -> None:
         self._copies = [_Copy(union, node, branch, fd) for branch, fd in layers]
         self._layers = layers
-        self._spool: tempfile.SpooledTemporaryFile[bytes] | None = None
+        self._memory = bytearray()  # the records, while they are few; then they are in `_spool`
+        self._spool: IO[bytes] | None = None
+        self._begun = False
         self._ends = array("Q")  # where each record ends
+        self._where = bytearray()  # which copy each is of; not for more than 256 copies
         self._source: Iterator[bytes] = iter(())
 
     def packed(self, offset: int, size: int) -> bytes:
         # At 0 also after rewinddir(3), which promises to show changes. In the middle when the kernel had the beginning cached
         # from another open of the directory, and lost it: what did not change is merged in the same order.
-        if offset == 0 or self._spool is None:
+        if offset == 0 or not self._begun:
             self._start()
         while self._size < offset + size:
-            record = next(self._source, None)
-            if record is None:
+            records = next(self._source, None)
+            if records is None:
                 break
-            assert self._spool is not None
-            self._spool.seek(0, os.SEEK_END)
-            self._spool.write(record)
+            self._keep(records)
         position = bisect_right(self._ends, offset + size)
         end = self._ends[position - 1] if position else 0
         if end <= offset:
             return b""
-        assert self._spool is not None
+        if self._spool is None:
+            return bytes(self._memory[offset:end])
         self._spool.seek(offset)
         return self._spool.read(end - offset)
+
+    def _keep(self, records: bytes) -> None:
+        if self._spool is None:
+            self._memory += records
+            if len(self._memory) < _SPOOL_LIMIT:
+                return
+            self._spool = tempfile.TemporaryFile()  # noqa: SIM115  # closed by close()
+            records = bytes(self._memory)
+            self._memory = bytearray()
+        self._spool.seek(0, os.SEEK_END)
+        self._spool.write(records)
 
     @property
     def _size(self) -> int:
@@ -228,9 +266,18 @@ class _Merged:
 
     def _start(self) -> None:
         self.close()
-        self._spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_LIMIT)  # noqa: SIM115  # closed by close()
+        for copy in self._copies if self._begun else ():
+            os.lseek(copy.fd, 0, os.SEEK_SET)
+        self._begun = True
         self._ends = array("Q")
+        self._where = bytearray()
         self._source = self._merge()
+
+    def copies(self, offset: int) -> Iterator[tuple[OpenBranch, int]] | None:
+        if len(self._layers) > 256:
+            return None
+        first = bisect_right(self._ends, offset) if offset else 0
+        return map(self._layers.__getitem__, self._where[first:])
 
     def _merge(self) -> Iterator[bytes]:
         """Scan top to tail: an entry shows unless an upper copy has, or hides, its name. Yields many records at a time."""
@@ -238,18 +285,19 @@ class _Merged:
         further: Sieve | None = None
         ends = self._ends
         end = 0
+        pack, unpack, paddings = RECORD.pack, DIRENT64.unpack_from, _PADDING
         for position, copy in enumerate(self._copies):
-            os.lseek(copy.fd, 0, os.SEEK_SET)
             last = position == len(self._copies) - 1
             above = self._layers[:position]
             overlay = copy.branch.overlay
             recorded = copy.records_numbers()
+            prefix, plain = copy.prefix, not (recorded or copy.node.children)
             hidden: set[bytes] = set()
             while data := _reader.read_raw(copy.fd):
                 parts: list[bytes] = []
-                at = 0
-                while at < len(data):
-                    ino, _, length, kind = DIRENT64.unpack_from(data, at)
+                at, stop = 0, len(data)
+                while at < stop:
+                    ino, _, length, kind = unpack(data, at)
                     name = data[at + 19 : data.index(0, at + 19)]
                     at += length
                     if name[:4] == b".wh." or overlay:
@@ -270,15 +318,18 @@ class _Merged:
                     size = len(name)
                     end += size + 31 & ~7
                     ends.append(end)
-                    parts += (
-                        RECORD.pack(copy.number(name, ino, recorded=recorded), end, size, kind),
-                        name, _PADDING[size],
-                    )  # fmt: skip
+                    if plain and ino <= INO_MASK and name[:1] != b".":
+                        ino |= prefix
+                    else:
+                        ino = copy.number(name, ino, recorded=recorded)
+                    parts += (pack(ino, end, size, kind), name, paddings[size])
+                self._where += bytes((position & 255,)) * (len(ends) - len(self._where))
                 if parts:
                     yield b"".join(parts)
             seen |= hidden
 
     def close(self) -> None:
+        self._memory = bytearray()
         if self._spool is not None:
             self._spool.close()
             self._spool = None

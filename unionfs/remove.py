@@ -15,7 +15,7 @@ from collections.abc import Callable
 from unionfs import stage, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
-from unionfs.emptiness import count_marks, is_empty
+from unionfs.emptiness import few_marks, is_empty
 from unionfs.links import drop_name
 from unionfs.lookup import Found
 from unionfs.nodes import Node
@@ -36,40 +36,70 @@ class Remover:
     def unlink(self, parent: Node, name: bytes) -> Node | None:
         """Remove a name that is not a directory; return the node that lost it, if the kernel knew it."""
         union = self._union
-        found = self._find(parent, name)
-        if found.is_directory:
-            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-        node = union.node_for(parent, name, found)
-        target = self._target(parent, found)
+        node = union.only_name(parent, name)
+        if node is not None and node.branch is not None:
+            source = node.branch
+        else:
+            found = self._find(parent, name)
+            if found.is_directory:
+                raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+            node, source = union.node_for(parent, name, found), found.branch
+        target = self._target(parent, source)
         fd = self._copyups.directory_on(parent, target)
         self.bury(node)
-        if target is found.branch:
+        if target is source:
             self._hide_entry(parent, target, fd, name)
         else:
             union.make_whiteout(parent, target, fd, name)
-        self.lose_name(node, parent, name, physical=target is found.branch)
+        self.lose_name(node, parent, name, physical=target is source)
         union.touched(parent, target, fd)
         return node
 
     def rmdir(self, parent: Node, name: bytes) -> Node | None:
         """Remove a directory that is empty in the union (it may hold whiteouts); ENOTEMPTY, ENOTDIR."""
         union = self._union
-        found = self._find(parent, name)
-        if not found.is_directory:
-            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        node = union.node_for(parent, name, found)
+        node = union.known_directory(parent, name)
+        if node is None:
+            found = self._find(parent, name)
+            if not found.is_directory:
+                raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            node = union.node_for(parent, name, found)
+        source = union.dirs(node)[0][0]
+        if source.writable and len(union.dirs(node)) == 1:
+            fd = self._copyups.directory_on(parent, source)
+            if self._remove_bare(node, parent, source, fd, name):
+                union.touched(parent, source, fd)
+                return node
         if not is_empty(union.dirs(node)):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
-        target = self._target(parent, found)
+        target = self._target(parent, source)
         fd = self._copyups.directory_on(parent, target)
         self.bury(node)
-        if target is found.branch:
+        if target is source:
             self._remove_directory(parent, target, fd, name)
         else:
             union.make_whiteout(parent, target, fd, name)
         self.lose_name(node, parent, name, physical=True)
         union.touched(parent, target, fd)
         return node
+
+    def _remove_bare(self, node: Node, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> bool:
+        """Remove a directory that has one copy, with not even a whiteout in it, where no lower one shows; tell whether it was."""
+        if self._union.shows_below(parent, name, branch):
+            return False
+        held = node.lookups or node.opens
+        dead_fd = self._union.directories.take(node) if held else -1
+        try:
+            os.rmdir(name, dir_fd=fd)
+        except OSError as error:
+            if dead_fd >= 0:
+                os.close(dead_fd)
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            return False
+        node.dead_fd = dead_fd
+        self.lose_name(node, parent, name, physical=True)
+        return True
 
     # -- parts, also used by rename -----------------------------------------------------------------------------
 
@@ -99,9 +129,15 @@ class Remover:
 
     def delete(self, staging: int, staged: bytes) -> None:
         """Delete a directory that was set aside, later if it holds more than `dirwh` whiteouts."""
-        if count_marks(staging, staged, self._union.options.dirwh + 1) > self._union.options.dirwh:
+        names = few_marks(staging, staged, self._union.options.dirwh)
+        if names is None:
             self.delete_later(staging, staged)
-        else:
+            return
+        try:
+            for name in names:
+                os.unlink(staged + b"/" + name, dir_fd=staging)
+            os.rmdir(staged, dir_fd=staging)
+        except OSError:
             stage.discard(staging, staged)
 
     def _find(self, parent: Node, name: bytes) -> Found:
@@ -113,9 +149,9 @@ class Remover:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         return found
 
-    def _target(self, parent: Node, found: Found) -> OpenBranch:
+    def _target(self, parent: Node, source: OpenBranch) -> OpenBranch:
         union = self._union
-        return self._policies.for_copy_up(union.branches, union.dirs(parent), found.branch)
+        return self._policies.for_copy_up(union.branches, union.dirs(parent), source)
 
     def _hide_entry(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> None:
         union = self._union

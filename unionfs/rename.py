@@ -18,7 +18,7 @@ from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
 from unionfs.emptiness import is_covered, is_empty
 from unionfs.links import is_entry_of, materialize
-from unionfs.lookup import Found, open_directory
+from unionfs.lookup import open_directory
 from unionfs.nodes import Node
 from unionfs.policy import Policies
 from unionfs.remove import Remover
@@ -26,12 +26,12 @@ from unionfs.union import Union
 
 
 class _Side(NamedTuple):
-    """One name of a rename with what is there."""
+    """One name of a rename with what is there, and on which branch it shows."""
 
     parent: Node
     name: bytes
-    found: Found | None
     node: Node | None
+    branch: OpenBranch | None
 
 
 def _error(number: int) -> OSError:
@@ -54,46 +54,51 @@ class Renamer:
         """
         if flags & ~(syscalls.RENAME_NOREPLACE | syscalls.RENAME_EXCHANGE):
             raise _error(errno.EINVAL)
-        old, new = self._side(parent, name), self._side(new_parent, new_name)
-        if old.found is None or old.node is None:
+        old, new = self._side(parent, name), self._side(new_parent, new_name, new=True)
+        if old.node is None or old.branch is None:
             raise _error(errno.ENOENT)
-        if flags & syscalls.RENAME_NOREPLACE and new.found is not None:
+        if flags & syscalls.RENAME_NOREPLACE and new.node is not None:
             raise _error(errno.EEXIST)
         if flags & syscalls.RENAME_EXCHANGE:
-            if new.found is None or new.node is None:
+            if new.node is None or new.branch is None:
                 raise _error(errno.ENOENT)
             if old.node is not new.node:
-                self._exchange(old, old.node, new, new.node)
+                self._exchange(old, old.node, old.branch, new, new.node, new.branch)
             return
         if old.node is new.node:
             return  # two names of one file: POSIX says to do nothing
-        self._check_types(old, new)
-        self._move(old, old.node, old.found, new)
+        self._check_types(old.node, new)
+        self._move(old, old.node, old.branch, new)
 
     # -- deciding -----------------------------------------------------------------------------------------------
 
-    def _side(self, parent: Node, name: bytes) -> _Side:
+    def _side(self, parent: Node, name: bytes, *, new: bool = False) -> _Side:
         union = self._union
         union.check_name(name)
         if name.startswith(whiteout.PREFIX):
             raise _error(errno.EPERM)
-        found = union.find(parent, name)
-        return _Side(parent, name, found, None if found is None else union.node_for(parent, name, found))
+        node = union.only_name(parent, name)
+        if node is not None:
+            return _Side(parent, name, node, node.branch)
+        found = union.find_new(parent, name) if new else union.find(parent, name)
+        if found is None:
+            return _Side(parent, name, None, None)
+        return _Side(parent, name, union.node_for(parent, name, found), found.branch)
 
-    def _check_types(self, old: _Side, new: _Side) -> None:
-        if new.found is None or new.node is None or old.found is None:
+    def _check_types(self, node: Node, new: _Side) -> None:
+        if new.node is None:
             return
-        if old.found.is_directory != new.found.is_directory:
-            raise _error(errno.ENOTDIR if old.found.is_directory else errno.EISDIR)
-        if new.found.is_directory and not is_empty(self._union.dirs(new.node)):
+        if node.is_directory != new.node.is_directory:
+            raise _error(errno.ENOTDIR if node.is_directory else errno.EISDIR)
+        if node.is_directory and not is_empty(self._union.dirs(new.node)):
             raise _error(errno.ENOTEMPTY)
 
-    def _target(self, old: _Side, found: Found, new: _Side) -> OpenBranch:
+    def _target(self, old: _Side, branch: OpenBranch, new: _Side) -> OpenBranch:
         """Return the branch to rename on: the source's, or a higher one if the new place would be hidden there."""
         union = self._union
-        chosen = found.branch
-        if new.found is not None and union.index(new.found.branch) < union.index(chosen):
-            chosen = new.found.branch
+        chosen = branch
+        if new.branch is not None and union.index(new.branch) < union.index(chosen):
+            chosen = new.branch
         if not chosen.writable:
             chosen = self._policies.for_copy_up(union.branches, union.dirs(old.parent), chosen)
         return self._policies.lifted(union.branches, union.dirs(new.parent), new.name, chosen)
@@ -115,10 +120,10 @@ class Renamer:
 
     # -- doing --------------------------------------------------------------------------------------------------
 
-    def _bring(self, side: _Side, node: Node, found: Found, target: OpenBranch) -> int:
+    def _bring(self, side: _Side, node: Node, branch: OpenBranch, target: OpenBranch) -> int:
         """Make `side` exist physically on `target`; return the descriptor of its directory there."""
         union = self._union
-        if found.branch is not target:
+        if branch is not target:
             if node.is_directory:
                 self._copyups.directory_on(node, target)
             elif node.branch is not target:
@@ -130,19 +135,19 @@ class Renamer:
             materialize(union, node, fd, side.name)
         return fd
 
-    def _move(self, old: _Side, node: Node, found: Found, new: _Side) -> None:
+    def _move(self, old: _Side, node: Node, branch: OpenBranch, new: _Side) -> None:
         union = self._union
-        target = self._target(old, found, new)
+        target = self._target(old, branch, new)
         if node.is_directory:
             self._check_directory(node, target)
-        old_fd = self._bring(old, node, found, target)
+        old_fd = self._bring(old, node, branch, target)
         new_fd = self._copyups.directory_on(new.parent, target)
         if new.node is not None:
             self._remover.bury(new.node)
         if node.is_directory:
             self._prepare_opaque(node, target, new, new_fd)
         hide = union.shows_below(old.parent, old.name, target)
-        on_target = new.found is not None and whiteout.exists(new_fd, new.name) is not None
+        on_target = new.node is not None and whiteout.exists(new_fd, new.name) is not None
         if union.options.whiteout == "overlay":
             self._rename_overlay(old, old_fd, new, new_fd, target, hide=hide)
         else:
@@ -153,6 +158,12 @@ class Renamer:
         self, old: _Side, old_fd: int, new: _Side, new_fd: int, target: OpenBranch, *, hide: bool
     ) -> None:
         """Whiteout first, then the rename; what was done is undone if a step fails."""
+        marks = self._union.marks_of(new.parent, target, new_fd)
+        if not hide and new.node is None and marks is not None and new.name not in marks:
+            os.rename(
+                old.name, new.name, src_dir_fd=old_fd, dst_dir_fd=new_fd
+            )  # nothing to prepare or to clear
+            return
         with contextlib.ExitStack() as undo:
             if hide:
                 self._union.make_whiteout(old.parent, target, old_fd, old.name)
@@ -171,7 +182,7 @@ class Renamer:
         with contextlib.ExitStack() as undo:
             aside = self._clear_directory(new, new_fd, target, undo)
             status = whiteout.exists(new_fd, new.name)
-            if status is not None and old.found is not None and old.found.is_directory:
+            if status is not None and old.node is not None and old.node.is_directory:
                 os.unlink(new.name, dir_fd=new_fd)  # a whiteout device: a directory cannot replace it
                 undo.callback(whiteout.make, target, new_fd, new.name, "overlay")
             self._rename_leaving(old, old_fd, new, new_fd, target, hide=hide)
@@ -257,17 +268,18 @@ class Renamer:
         union.touched(old.parent, target, old_fd)
         union.touched(new.parent, target, new_fd)
 
-    def _exchange(self, old: _Side, node: Node, new: _Side, other: Node) -> None:
+    def _exchange(
+        self, old: _Side, node: Node, branch: OpenBranch, new: _Side, other: Node, other_branch: OpenBranch
+    ) -> None:
         """Swap two names; both are brought to one branch, and directories become opaque where lower names show."""
         union = self._union
-        assert old.found is not None and new.found is not None
-        higher = min(old.found.branch, new.found.branch, key=union.index)
+        higher = min(branch, other_branch, key=union.index)
         target = self._policies.for_copy_up(union.branches, union.dirs(old.parent), higher)
         for candidate in (node, other):
             if candidate.is_directory:
                 self._check_directory(candidate, target)
-        old_fd = self._bring(old, node, old.found, target)
-        new_fd = self._bring(new, other, new.found, target)
+        old_fd = self._bring(old, node, branch, target)
+        new_fd = self._bring(new, other, other_branch, target)
         for moving, place, fd in ((node, new, new_fd), (other, old, old_fd)):
             if moving.is_directory:
                 self._prepare_opaque(moving, target, place, fd)

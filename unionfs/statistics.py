@@ -4,46 +4,53 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
 from typing import Any
 
 _BUCKETS = 40  # bucket b holds latencies below 2**b microseconds / 8
+
+
+class Histogram:
+    """The requests of one kind."""
+
+    __slots__ = ("values",)
+
+    def __init__(self) -> None:
+        # The counts, then the seconds in all. Not a list: each number in it would be an object that lives for a while,
+        # and one of them is enough to keep a megabyte of the interpreter's memory from being given back.
+        self.values = array("d", [0.0] * (_BUCKETS + 1))
+
+    def count(self, seconds: float) -> None:
+        """Record a request that took `seconds`."""
+        self.values[int(seconds * 8e6).bit_length()] += 1  # the last bucket begins after 19 hours
+        self.values[_BUCKETS] += seconds
 
 
 class Statistics:
     """Counts and latencies since the mount."""
 
     def __init__(self) -> None:
-        # By kind the counts, then the seconds in all. Not a list: each number in it would be an object that lives for a while,
-        # and one of them is enough to keep a megabyte of the interpreter's memory from being given back.
-        self._kinds: dict[str, array[float]] = {}
+        self._kinds: dict[str, Histogram] = {}
 
-    def expect(self, kinds: Iterable[str]) -> None:
-        """Make room for kinds of requests that may come."""
-        for kind in kinds:
-            self._kinds.setdefault(kind, array("d", [0.0] * (_BUCKETS + 1)))
+    def histogram(self, kind: str) -> Histogram:
+        """Return what counts requests of `kind`."""
+        return self._kinds.setdefault(kind, Histogram())
 
     def count(self, kind: str, seconds: float) -> None:
         """Record one request of `kind` that took `seconds`."""
-        histogram = self._kinds.get(kind)
-        if histogram is None:
-            self.expect([kind])
-            histogram = self._kinds[kind]
-        histogram[int(seconds * 8e6).bit_length()] += 1  # the last bucket begins after 19 hours
-        histogram[_BUCKETS] += seconds
+        self.histogram(kind).count(seconds)
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
         """Return per kind: count, total seconds, and the 50th, 90th and 99th percentile in microseconds (upper bounds)."""
         return {
             kind: {
-                "count": int(sum(histogram[:_BUCKETS])),
-                "seconds": round(histogram[_BUCKETS], 6),
-                "p50_us": _percentile(histogram, 0.50),
-                "p90_us": _percentile(histogram, 0.90),
-                "p99_us": _percentile(histogram, 0.99),
+                "count": int(sum(histogram.values[:_BUCKETS])),
+                "seconds": round(histogram.values[_BUCKETS], 6),
+                "p50_us": _percentile(histogram.values, 0.50),
+                "p90_us": _percentile(histogram.values, 0.90),
+                "p99_us": _percentile(histogram.values, 0.99),
             }
             for kind, histogram in sorted(self._kinds.items())
-            if any(histogram)
+            if histogram.values[_BUCKETS]
         }
 
 

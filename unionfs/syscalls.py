@@ -21,9 +21,10 @@ _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
 # Numbers of the generic table, equal on every architecture; the older ones come from libc by name.
-_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR, _OPENAT2 = 428, 429, 442, 437
+_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR, _OPENAT2, _LISTXATTRAT = 428, 429, 442, 437, 465
 
 AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
 AT_RECURSIVE = 0x8000
 AT_EMPTY_PATH = 0x1000
 OPEN_TREE_CLONE = 1
@@ -74,6 +75,14 @@ def openat2(name: Path, flags: int, *, dir_fd: int, mode: int = 0, resolve: int 
             continue
         except BlockingIOError:  # EAGAIN: a rename raced with the walk; the kernel asks for another try
             continue
+
+
+def has_xattrs(dir_fd: int, name: bytes) -> bool:
+    """Tell whether `name` in `dir_fd` has extended attributes that this process may see; a link is not followed.
+
+    Raises ENOSYS before Linux 6.13, and EOPNOTSUPP where the filesystem has no such thing.
+    """
+    return _check(_syscall(_LISTXATTRAT, dir_fd, name, AT_SYMLINK_NOFOLLOW, None, 0), name) > 0
 
 
 def renameat2(old: bytes, new: bytes, *, src_dir_fd: int, dst_dir_fd: int, flags: int = 0) -> None:

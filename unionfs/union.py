@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The union as a tree of nodes over branches: resolve names, tell where a node's copy lies.
+"""The union as a tree of nodes over branches: resolve names, give them nodes (`copies` tells where a node's copy lies).
 
 The operations (create, remove, rename, links, copyup, attributes) work on this; it knows nothing of FUSE, handles' numbers
 or threads. All paths are single components relative to descriptors.
@@ -15,53 +15,51 @@ from collections.abc import Callable, Sequence
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
-from unionfs.directories import Directories
+from unionfs.copies import Copies
 from unionfs.identity import Identity, identity_of
-from unionfs.lookup import Found, check_name, find, open_directory
+from unionfs.lookup import Found, check_name, find
 from unionfs.nodes import (
     KINDS,
-    ROOT_INO,
-    ROOT_NODEID,
+    UNKNOWN,
     Attributes,
-    Directory,
     Node,
     NodeTable,
     new_node,
     other_number,
-    stale,
 )
 from unionfs.numbers import Numbers
 from unionfs.options import Options
-from unionfs.pseudolinks import Plink, PlinkTable
+from unionfs.pseudolinks import Plink
 
 
-class Union:
+class Union(Copies):
     """Branches, options and nodes of one mounted union."""
 
     def __init__(self, branches: Sequence[OpenBranch], options: Options) -> None:
-        self.branches = tuple(branches)
-        self.options = options
-        self.read_only = options.read_only
-        self.name_max = whiteout.MAX_NAME if options.whiteout == "aufs" else 255
-        self.root: Node = Directory(ROOT_NODEID, ROOT_INO)
-        self.root.lookups = 1
-        self.directories = Directories(self.root, self.branches)
-        # The same under shorter names, for the request path.
-        self.dirs = self.directories.dirs
-        self.fd_on = self.directories.fd_on
+        super().__init__(branches, options)
         self.trim = self.directories.trim
         self.known = self.directories.known
         self.numbers = Numbers(self.branches, self.directories)
         self.nodes = NodeTable(self.root)
         self.nodes.on_discard = self.directories.close  # type: ignore[method-assign]  # the hook is meant to be set
-        self.plinks = PlinkTable()
-        self._bookkeeping: dict[tuple[int, bytes], int] = {}
+        self._absent: tuple[Node, bytes] | None = None  # what a lookup found missing, until something is made
         self.on_change: Callable[[Node, bytes], None] = lambda parent, name: None
         self.on_attributes: Callable[[int], None] = lambda nodeid: None
+
+    def change_options(self, options: Options) -> None:
+        """Take other options from now on."""
+        believed = self.trust
+        self.use_options(options)
+        self._absent = None
+        if believed and not self.trust:
+            self.directories.use_branches(self.branches)
+            for node in self.nodes:
+                node.bare = UNKNOWN
 
     def set_branches(self, branches: Sequence[OpenBranch]) -> None:
         """Replace the branch list; every cached directory is looked up again at its next use."""
         self.branches = tuple(branches)
+        self._absent = None
         self.numbers.add_branches(self.branches)
         by_id = {branch.id: branch for branch in self.branches}
         for node in self.nodes:
@@ -79,41 +77,92 @@ class Union:
     def find(self, parent: Node, name: bytes) -> Found | None:
         """Return where `name` is visible in `parent`."""
         dirs = self.dirs(parent)
-        trust = self.options.udba == "none"
+        trust = self.trust
         return find(dirs, name, trust=trust, contents=self.known.of(parent, dirs, trust))
+
+    def find_new(self, parent: Node, name: bytes) -> Found | None:
+        """Return what is at a name that something is about to be given.
+
+        The kernel has just looked it up, and if nobody else changes the branches that answer still holds.
+        """
+        absent, self._absent = self._absent, None
+        if absent is not None and absent[0] is parent and absent[1] == name:
+            return None
+        return self.find(parent, name)
+
+    def only_name(self, parent: Node, name: bytes) -> Node | None:
+        """Return the file that is known to be at a name and to have no other, where its branch need not be asked again."""
+        child = parent.children.get(name) if self.trust and parent.children else None
+        if child is None or child.parent is not parent or child.name != name or child.children is not None:
+            return None
+        if child.aliases or child.ino in self.plinks or self.fd_on(parent, child.branch) is None:
+            return None
+        return child
+
+    def known_directory(self, parent: Node, name: bytes) -> Node | None:
+        """Return the directory that is known to be at a name, where its branches need not be asked again."""
+        child = parent.children.get(name) if self.trust and parent.children else None
+        if child is None or child.dirs is None or child.parent is None:
+            return None
+        return child
+
+    def marks_of(self, parent: Node, branch: OpenBranch, fd: int) -> set[bytes] | None:
+        """Return the names that `branch`, whose copy of `parent` is `fd`, may hide; None if they are not known."""
+        if parent.contents and not branch.overlay:
+            for known, (candidate, _) in zip(parent.contents, self.dirs(parent), strict=True):
+                if candidate is branch:
+                    return known.marks if known is not None and known.is_current(fd) else None
+        return None
 
     def is_hidden(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> bool:
         """Tell whether `branch`, whose copy of `parent` is `fd`, hides `name` of the branches below it."""
-        if parent.contents and not branch.overlay:
-            for known, (candidate, _) in zip(parent.contents, self.dirs(parent), strict=True):
-                if candidate is branch and known is not None and not known.marked and known.is_current(fd):
-                    return False
-        return whiteout.is_whited_out(branch, fd, name)
+        marks = self.marks_of(parent, branch, fd)
+        return (marks is None or name in marks) and whiteout.is_whited_out(branch, fd, name)
 
     def shows_below(self, parent: Node, name: bytes, branch: OpenBranch) -> bool:
         """Tell whether a branch below `branch` still shows `name` (any type), so that hiding it needs a whiteout."""
         layers = self.dirs(parent)
+        if layers[-1][0] is branch:
+            return False
+        child = self.known_directory(parent, name)
+        if child is not None and child.layers[-1] is not branch and branch in child.layers:
+            return True
         start = 0
         for position, (candidate, _) in enumerate(layers):
             if candidate is branch:
                 start = position + 1
-        if start == len(layers):
-            return False
-        known = parent.contents if self.options.udba == "none" else ()
+        known = parent.contents if self.trust else ()
         return find(layers[start:], name, trust=True, contents=known[start:]) is not None
 
     def make_whiteout(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> None:
         """Hide `name` of the branches below `branch`, whose copy of `parent` is `fd`."""
-        self.known.forget(parent)
+        marks = self.marks_of(parent, branch, fd)
+        if marks is not None and name not in marks:
+            marks.add(name)
+            self.known.grew(parent)
         whiteout.make(branch, fd, name, self.options.whiteout)
 
-    def lookup(self, parent: Node, name: bytes) -> Attributes:
-        """Return the node of a name; ENOENT, ENAMETOOLONG, EPERM or EIO as AUFS answers them."""
-        self.check_name(name)
+    def look(self, parent: Node, name: bytes) -> Attributes | None:
+        """Return the node of a name, None if there is none; ENAMETOOLONG, EPERM or EIO as AUFS answers them."""
+        if len(name) > self.name_max or name[:4] == b".wh.":
+            check_name(name, self.name_max, shwh=self.options.shwh)
         found = self.find(parent, name)
         if found is None:
             self.drop_stale_child(parent, name)
+            self._absent = (parent, name) if self.trust else None
+            return None
+        return self.attributes_of(self.node_for(parent, name, found), found)
+
+    def lookup(self, parent: Node, name: bytes) -> Attributes:
+        """Return the node of a name; ENOENT, and what `look` raises."""
+        attributes = self.look(parent, name)
+        if attributes is None:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return attributes
+
+    def lookup_at(self, parent: Node, name: bytes, branch: OpenBranch, fd: int) -> Attributes:
+        """Return the node of a file that is known to show on `branch`, whose copy of `parent` is behind `fd`."""
+        found = Found([(branch, os.stat(name, dir_fd=fd, follow_symlinks=False))])
         return self.attributes_of(self.node_for(parent, name, found), found)
 
     def drop_stale_child(self, parent: Node, name: bytes) -> None:
@@ -125,7 +174,7 @@ class Union:
 
     def node_for(self, parent: Node, name: bytes, found: Found) -> Node:
         """Return the node of what was found at a name: the known one, another name's one (hard link), or a new one."""
-        status, branch = found.status, found.branch
+        branch, status = found.entries[0]
         identity = status.st_ino << 32 | status.st_dev  # identity_of: a call is dear here
         kind = KINDS[status.st_mode >> 12]
         assert parent.children is not None
@@ -158,7 +207,7 @@ class Union:
         if node is not None and node.kind == kind and (plink is not None or node.identity == identity):
             if node.removed:
                 # Every name was gone but the file is held open; a direct change gave it a name again.
-                node.dead_fd = self._close_dead(node)
+                node.dead_fd = self.close_dead(node)
             elif plink is None and found.status.st_nlink == 1:
                 self.drop_names(node, parent)
                 node.branch = found.branch
@@ -216,11 +265,6 @@ class Union:
             if directory is not keep:
                 self.nodes.release(directory)
 
-    def _close_dead(self, node: Node) -> int:
-        if node.dead_fd >= 0:
-            os.close(node.dead_fd)
-        return -1
-
     def _is_live(self, node: Node) -> bool:
         """Tell whether a node's file still is what it was, so that another file needs another number."""
         if node.removed or node.handles or node.opens or node.is_directory:
@@ -230,132 +274,6 @@ class Union:
         except OSError:
             return False
         return identity_of(status) == node.identity
-
-    # -- the visible copy ---------------------------------------------------------------------------------------
-
-    def home(self, node: Node) -> tuple[int, bytes]:
-        """Return (directory descriptor, name) of the node's copy on its branch; a pseudo-link if no name is there."""
-        plink = self.plinks.get(node.ino)
-        if plink is not None:
-            return self.plink_dir(plink.branch), plink.name
-        assert node.parent is not None
-        fd = self.fd_on(node.parent, node.branch)
-        if fd is None:
-            raise stale(node)
-        return fd, node.name
-
-    def plink_dir(self, branch: OpenBranch) -> int:
-        """Return the descriptor of a branch's pseudo-link directory, made if it is missing."""
-        return self._bookkeeping_dir(branch, whiteout.PLINK_DIR)
-
-    def stage_dir(self, branch: OpenBranch, dirfd: int) -> int:
-        """Return the directory in which an entry for `dirfd` is staged: on the same filesystem, out of users' sight."""
-        if os.fstat(dirfd).st_dev != branch.device:
-            return dirfd  # a subvolume or a mount inside the branch: a rename could not cross
-        if self.options.whiteout == "overlay":
-            return branch.root
-        return self._bookkeeping_dir(branch, whiteout.ORPHAN_DIR)
-
-    def _bookkeeping_dir(self, branch: OpenBranch, name: bytes) -> int:
-        fd = self._bookkeeping.get((branch.id, name))
-        if fd is None:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o700, dir_fd=branch.root)
-            fd = self._bookkeeping[branch.id, name] = open_directory(branch.root, name)
-        return fd
-
-    def drop_bookkeeping(self, branch: OpenBranch) -> None:
-        """Close the bookkeeping directories of a branch that is no longer written to."""
-        for key in [key for key in self._bookkeeping if key[0] == branch.id]:
-            os.close(self._bookkeeping.pop(key))
-
-    def status(self, node: Node) -> os.stat_result:
-        """Return the stat of a node's visible copy."""
-        if node.is_directory:
-            if node.removed:
-                return os.fstat(node.dead_fd)
-            return os.fstat(self.dirs(node)[0][1])
-        if node.parent is not None:
-            fd, name = self.home(node)
-            return os.stat(name, dir_fd=fd, follow_symlinks=False)
-        return os.fstat(self.held_fd(node))
-
-    def held_fd(self, node: Node) -> int:
-        """Return a descriptor of a removed file: the kept one, or that of an open handle; ESTALE if there is none."""
-        if node.dead_fd >= 0:
-            return node.dead_fd
-        if node.handles:
-            return next(iter(node.handles)).fd
-        raise stale(node)
-
-    def open_path(self, node: Node) -> int:
-        """Return a new O_PATH descriptor of the node's visible copy; ESTALE if another file is in its place."""
-        if node.is_directory:
-            return os.dup(node.dead_fd if node.removed else self.dirs(node)[0][1])
-        if node.parent is None:
-            return os.dup(self.held_fd(node))
-        fd, name = self.home(node)
-        result = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-        status = os.fstat(result)
-        if identity_of(status) != node.identity:
-            os.close(result)
-            raise stale(node)
-        return result
-
-    def open_copy(self, node: Node, flags: int) -> int:
-        """Open the visible copy of a regular file that has a name; ESTALE if something else is in its place.
-
-        A FIFO there does not block (the flags have O_NONBLOCK), and a symbolic link is not followed.
-        """
-        fd, name = self.home(node)
-        try:
-            result = os.open(name, flags | os.O_NOFOLLOW, dir_fd=fd)
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENXIO):
-                raise stale(node) from None
-            raise
-        status = os.fstat(result)
-        if identity_of(status) != node.identity:
-            os.close(result)
-            raise stale(node)
-        return result
-
-    def attributes(self, node: Node) -> Attributes:
-        """Return a node's attributes, read from its branch now."""
-        try:
-            status = self.status(node)
-        except FileNotFoundError:
-            raise stale(node) from None
-        return self._attributes(node, status)
-
-    def attributes_of(self, node: Node, found: Found) -> Attributes:
-        """Return a node's attributes from what a lookup has just read."""
-        if node.is_directory:
-            nlink = found.status.st_nlink
-            for _, status in found.entries[1:]:
-                nlink += max(0, status.st_nlink - 2)
-            return Attributes(node, found.status, nlink)
-        status = found.status
-        if identity_of(status) != node.identity:  # another name of a pseudo-linked file
-            return self.attributes(node)
-        return self._attributes(node, status)
-
-    def _attributes(self, node: Node, status: os.stat_result) -> Attributes:
-        if node.removed:
-            return Attributes(node, status, 0)
-        if not node.is_directory:
-            plink = self.plinks.get(node.ino)
-            if plink is not None:
-                return Attributes(node, status, plink.nlink)
-            return Attributes(node, status, max(1, status.st_nlink - node.hidden_links))
-        nlink = status.st_nlink
-        for _, fd in self.dirs(node)[1:]:
-            nlink += max(0, os.fstat(fd).st_nlink - 2)
-        if node is self.root:
-            nlink -= sum(
-                2 for branch in self.branches if branch.permission == "rw" and self.options.whiteout == "aufs"
-            )
-        return Attributes(node, status, max(nlink, 2 if status.st_nlink > 1 else 1))
 
     def renumber(self, node: Node) -> None:
         """Give a file a new nodeid: under the former one the kernel goes on reading the copy that it has open.
@@ -394,7 +312,7 @@ class Union:
         """Keep the last copy of a file reachable after its last name goes (the kernel may hold it open or as a cwd)."""
         if node.lookups or node.handles or node.opens:
             fd = self.open_path(node)
-            self._close_dead(node)
+            self.close_dead(node)
             node.dead_fd = fd
 
     def touched(self, parent: Node, branch: OpenBranch, fd: int) -> None:
@@ -412,7 +330,7 @@ class Union:
         """Close every descriptor."""
         self.directories.close_all()
         for node in self.nodes:
-            node.dead_fd = self._close_dead(node)
+            node.dead_fd = self.close_dead(node)
         for branch in self.branches:
             self.drop_bookkeeping(branch)
             branch.close()

@@ -79,12 +79,28 @@ def is_opaque(branch: OpenBranch, fd: int) -> bool:
     return branch.overlay and any(read_xattr(fd, name) == b"y" for name in _OPAQUE_XATTRS)
 
 
+def is_opaque_entry(branch: OpenBranch, dirfd: int, name: bytes) -> bool:
+    """Tell the same of the directory `name` in `dirfd`."""
+    if branch.whable and exists(dirfd, name + b"/" + OPAQUE) is not None:
+        return True
+    return branch.overlay and any(read_xattr(dirfd, xattr, name) == b"y" for xattr in _OPAQUE_XATTRS)
+
+
 def read_xattr(dirfd: int, attribute: str, name: bytes = b"") -> bytes | None:
     """Return an extended attribute of `name` (or of `dirfd`), None where it is absent or not supported."""
     try:
         return os.getxattr(proc_path(dirfd, name), attribute, follow_symlinks=not name)
     except OSError:
         return None
+
+
+def has_xattr(fd: int, attribute: str) -> bool:
+    """Tell whether an open file (not an O_PATH descriptor) has an extended attribute."""
+    try:
+        os.getxattr(fd, attribute)
+    except OSError:
+        return False
+    return True
 
 
 def is_private_xattr(name: str, *, overlay: bool) -> bool:

@@ -37,12 +37,13 @@ SETTINGS = settings(
 class World:
     """One mount and the plain directories beside it."""
 
-    def __init__(self, shop: Workshop, coherence: str = "aufs") -> None:
+    def __init__(self, shop: Workshop, coherence: str = "aufs", udba: str = "reval") -> None:
         self.coherence = coherence
+        self.udba = udba
         self.plain = shop.directory("plain")
         self.lower = [shop.directory(f"L{n}") for n in range(LAYERS)]  # the lowest first
         text = "br:{rw}=rw:" + ":".join(f"{{L{n}}}=ro+wh" for n in reversed(range(LAYERS)))
-        text += f",coherence={coherence}"
+        text += f",coherence={coherence},udba={udba}"
         branches = {f"L{n}": path for n, path in enumerate(self.lower)}
         self.union: Union = shop.mount(text, changing=" ".join(branches), rw={}, branches=branches)
         self.rw = self.union.branches["rw"]
@@ -56,6 +57,9 @@ class World:
         for layer, nodes in zip(self.lower, content, strict=True):
             make_layer(layer / name, nodes, plain)
             flatten([layer / name], plain)
+        if self.udba == "none":  # then a mount may go on believing what it saw in the branches before
+            self.union.stop()
+            self.union.start()
         before = [tree.snapshot(layer / name, times=True) for layer in self.lower]
         expected, past, found = Runner(plain), Past(plain), Runner(self.union.mnt / name)
         try:
@@ -128,6 +132,23 @@ def test_random_operations_equal_a_plain_directory(union: Workshop, coherence: s
     world = World(union, coherence)
 
     @SETTINGS
+    @given(layers, operations(union.session))
+    def run(content: list[dict[str, Node]], steps: list[Operation]) -> None:
+        world.example(content, steps)
+
+    end = time.monotonic() + FUZZ_SECONDS
+    while True:
+        run()
+        world.check_after_remount()
+        if time.monotonic() >= end:
+            break
+
+
+def test_random_operations_where_nobody_else_changes_branches(union: Workshop) -> None:
+    """The same with udba=none: what is known of branches is not asked again, and is right all the same."""
+    world = World(union, udba="none")
+
+    @settings(SETTINGS, max_examples=80)
     @given(layers, operations(union.session))
     def run(content: list[dict[str, Node]], steps: list[Operation]) -> None:
         world.example(content, steps)

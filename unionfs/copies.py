@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The visible copies of nodes: where they lie, their attributes, and descriptors of them.
+
+All paths are single components relative to descriptors. It knows nothing of how names are found or changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Sequence
+
+from unionfs import whiteout
+from unionfs.branch import OpenBranch
+from unionfs.directories import Directories
+from unionfs.identity import identity_of
+from unionfs.lookup import Found, open_directory
+from unionfs.nodes import ROOT_INO, ROOT_NODEID, Attributes, Directory, Node, stale
+from unionfs.options import Options
+from unionfs.pseudolinks import PlinkTable
+
+_PATH_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Copies:
+    """Branches, options and open directories of one mounted union."""
+
+    def __init__(self, branches: Sequence[OpenBranch], options: Options) -> None:
+        self.branches = tuple(branches)
+        self.root: Node = Directory(ROOT_NODEID, ROOT_INO)
+        self.root.lookups = 1
+        self.directories = Directories(self.root, self.branches)
+        # The same under shorter names, for the request path.
+        self.dirs = self.directories.dirs
+        self.fd_on = self.directories.fd_on
+        self.plinks = PlinkTable()
+        self._bookkeeping: dict[tuple[int, bytes], int] = {}
+        self.use_options(options)
+
+    def use_options(self, options: Options) -> None:
+        """Take the options."""
+        self.options = options
+        self.read_only = options.read_only
+        self.name_max = whiteout.MAX_NAME if options.whiteout == "aufs" else 255
+        self.trust = self.directories.trust = options.udba == "none"  # nobody else changes the branches
+
+    def home(self, node: Node) -> tuple[int, bytes]:
+        """Return (directory descriptor, name) of the node's copy on its branch; a pseudo-link if no name is there."""
+        plink = self.plinks.get(node.ino)
+        if plink is not None:
+            return self.plink_dir(plink.branch), plink.name
+        assert node.parent is not None
+        fd = self.fd_on(node.parent, node.branch)
+        if fd is None:
+            raise stale(node)
+        return fd, node.name
+
+    def plink_dir(self, branch: OpenBranch) -> int:
+        """Return the descriptor of a branch's pseudo-link directory, made if it is missing."""
+        return self._bookkeeping_dir(branch, whiteout.PLINK_DIR)
+
+    def stage_dir(self, branch: OpenBranch, dirfd: int) -> int:
+        """Return the directory in which an entry for `dirfd` is staged: on the same filesystem, out of users' sight."""
+        if os.fstat(dirfd).st_dev != branch.device:
+            return dirfd  # a subvolume or a mount inside the branch: a rename could not cross
+        if self.options.whiteout == "overlay":
+            return branch.root
+        return self._bookkeeping_dir(branch, whiteout.ORPHAN_DIR)
+
+    def _bookkeeping_dir(self, branch: OpenBranch, name: bytes) -> int:
+        fd = self._bookkeeping.get((branch.id, name))
+        if fd is None:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=branch.root)
+            fd = self._bookkeeping[branch.id, name] = open_directory(branch.root, name)
+        return fd
+
+    def drop_bookkeeping(self, branch: OpenBranch) -> None:
+        """Close the bookkeeping directories of a branch that is no longer written to."""
+        for key in [key for key in self._bookkeeping if key[0] == branch.id]:
+            os.close(self._bookkeeping.pop(key))
+
+    def status(self, node: Node) -> os.stat_result:
+        """Return the stat of a node's visible copy."""
+        if node.is_directory:
+            return os.fstat(self.shown_fd(node))
+        if node.parent is not None:
+            fd, name = self.home(node)
+            return os.stat(name, dir_fd=fd, follow_symlinks=False)
+        return os.fstat(self.held_fd(node))
+
+    def shown_fd(self, node: Node) -> int:
+        """Return the descriptor of a directory's visible copy."""
+        return node.dead_fd if node.removed else self.dirs(node)[0][1]
+
+    def held_fd(self, node: Node) -> int:
+        """Return a descriptor of a removed file: the kept one, or that of an open handle; ESTALE if there is none."""
+        if node.dead_fd >= 0:
+            return node.dead_fd
+        if node.handles:
+            return next(iter(node.handles)).fd
+        raise stale(node)
+
+    def open_path(self, node: Node) -> int:
+        """Return a new O_PATH descriptor of the node's visible copy; ESTALE if another file is in its place (unless trusted)."""
+        if node.is_directory:
+            return os.dup(self.shown_fd(node))
+        if node.parent is None:
+            return os.dup(self.held_fd(node))
+        fd, name = self.home(node)
+        result = os.open(name, _PATH_FLAGS, dir_fd=fd)
+        if self.trust:
+            return result
+        status = os.fstat(result)
+        if identity_of(status) != node.identity:
+            os.close(result)
+            raise stale(node)
+        return result
+
+    def open_copy(self, node: Node, flags: int) -> tuple[int, os.stat_result]:
+        """Open the visible copy of a regular file that has a name, and look at it; ESTALE if something else is in its place.
+
+        A FIFO there does not block (the flags have O_NONBLOCK), and a symbolic link is not followed.
+        """
+        fd, name = self.home(node)
+        try:
+            result = os.open(name, flags | os.O_NOFOLLOW, dir_fd=fd)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):
+                raise stale(node) from None
+            raise
+        status = os.fstat(result)
+        if identity_of(status) != node.identity:
+            os.close(result)
+            raise stale(node)
+        return result, status
+
+    def attributes(self, node: Node) -> Attributes:
+        """Return a node's attributes, read from its branch now."""
+        try:
+            status = self.status(node)
+        except FileNotFoundError:
+            raise stale(node) from None
+        return self.attributes_now(node, status)
+
+    def attributes_of(self, node: Node, found: Found) -> Attributes:
+        """Return a node's attributes from what a lookup has just read."""
+        status = found.entries[0][1]
+        if node.children is not None:
+            nlink = status.st_nlink
+            for _, other in found.entries[1:]:
+                nlink += max(0, other.st_nlink - 2)
+            return Attributes(node, status, nlink)
+        if identity_of(status) != node.identity:  # another name of a pseudo-linked file
+            return self.attributes(node)
+        return self.attributes_now(node, status)
+
+    def attributes_now(self, node: Node, status: os.stat_result) -> Attributes:
+        """Return a node's attributes given what its visible copy's are now."""
+        if node.parent is None and node is not self.root:
+            return Attributes(node, status, 0)
+        if node.children is None:
+            plink = self.plinks.get(node.ino) if self.plinks else None
+            nlink = plink.nlink if plink is not None else max(1, status.st_nlink - node.hidden_links)
+            return Attributes(node, status, nlink)
+        nlink = status.st_nlink + self._links_below(node)
+        if node is self.root:
+            nlink -= sum(
+                2 for branch in self.branches if branch.permission == "rw" and self.options.whiteout == "aufs"
+            )
+        return Attributes(node, status, max(nlink, 2 if status.st_nlink > 1 else 1))
+
+    def _links_below(self, node: Node) -> int:
+        """Return what a directory's lower copies add to its link count; read-only ones that nobody changes are read once."""
+        dirs = self.dirs(node)
+        if len(dirs) == 1:
+            return 0
+        links = node.links
+        if links < 0:
+            fixed = [fd for branch, fd in dirs[1:] if not branch.writable]
+            links = sum(max(0, os.fstat(fd).st_nlink - 2) for fd in fixed)
+            node.links = links if self.trust else -1
+        for branch, fd in dirs[1:]:
+            if branch.writable:
+                links += max(0, os.fstat(fd).st_nlink - 2)
+        return links
+
+    def close_dead(self, node: Node) -> int:
+        """Close what keeps a removed file reachable, and return what its descriptor is then."""
+        if node.dead_fd >= 0:
+            os.close(node.dead_fd)
+        return -1
