@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -23,9 +23,20 @@ _INLINE_COPY = 128 << 10
 SETTLED = 0.005
 
 
-def attach(
-    filesystem: UnionFilesystem, notifier: Notifier, cached: CachedNames, nursery: trio.Nursery
-) -> None:
+class Tasks:
+    """Starts tasks, and tells a session that has other things to do that there is one."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._start = nursery.start_soon
+        self.started = False
+
+    def start_soon(self, function: Callable[..., Awaitable[object]], *arguments: object) -> None:
+        """Start a task."""
+        self.started = True
+        self._start(function, *arguments)
+
+
+def attach(filesystem: UnionFilesystem, notifier: Notifier, cached: CachedNames, nursery: Tasks) -> None:
     """Let the filesystem use `nursery` for long work and `notifier` to tell the kernel what is no longer so."""
     telling = _Telling(nursery)
 
@@ -67,7 +78,7 @@ def detach(filesystem: UnionFilesystem) -> None:
 class _Telling:
     """Notifications that may wait for a directory's lock: each in a thread."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: Tasks) -> None:
         self._nursery = nursery
         self._waiting: set[trio.Event] = set()
         # Few, and not those that requests need: who holds the lock may wait for one of those.
@@ -105,7 +116,7 @@ def give_back(filesystem: UnionFilesystem) -> None:
     syscalls.malloc_trim()
 
 
-def _later(filesystem: UnionFilesystem, nursery: trio.Nursery, pending: list[None]) -> None:
+def _later(filesystem: UnionFilesystem, nursery: Tasks, pending: list[None]) -> None:
     """Give memory back once what is being forgotten is forgotten; `pending` holds something while that is planned."""
 
     async def work() -> None:

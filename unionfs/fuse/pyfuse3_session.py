@@ -370,7 +370,8 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
     """Serve requests from `device_fd` until the mount is gone."""
     operations = Operations(filesystem, statistics)
     async with trio.open_nursery() as nursery:
-        background.attach(filesystem, Notifier(device_fd), operations.cached, nursery)
+        tasks = background.Tasks(nursery)
+        background.attach(filesystem, Notifier(device_fd), operations.cached, tasks)
         filesystem.options_changed = operations.use_options
         try:
             await negotiate(operations, device_fd)

@@ -8,7 +8,6 @@ its place (`pyfuse3.asyncio.enable` does the same). So no code of pyfuse3 is cha
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -27,11 +26,8 @@ def short_poll(device_fd: int) -> Iterator[None]:
     poll = ShortPoll(device_fd)
 
     async def wait_readable(fd: int) -> None:
-        if poll.ready():
-            return
-        start = time.perf_counter()
-        await trio.lowlevel.wait_readable(fd)
-        poll.slept(time.perf_counter() - start)
+        if trio.lowlevel.current_statistics().tasks_runnable or not poll.ready():
+            await trio.lowlevel.wait_readable(fd)
 
     lowlevel = SimpleNamespace(**{**vars(trio.lowlevel), "wait_readable": wait_readable})
     names = vars(pyfuse3)
@@ -41,3 +37,4 @@ def short_poll(device_fd: int) -> Iterator[None]:
         yield
     finally:
         names["trio"] = former
+        poll.close()

@@ -28,8 +28,16 @@ class AttributeRequests:
 
     def getattr(self, header: Header, body: memoryview) -> Reply:
         """Return attributes."""
-        attributes = self._filesystem.union.attributes(self._replies.node(header.nodeid))
-        return self._replies.attributes(attributes, header.nodeid)
+        node = self._replies.node(header.nodeid)
+        union = self._filesystem.union
+        flags, _, number = abi.GETATTR_IN.unpack_from(body)
+        if flags & abi.GETATTR_FH and node.backing is not None:
+            handle = self._filesystem.file(number)
+            if handle.backing is node.backing:  # then it has the visible copy open
+                return self._replies.attributes(
+                    union.attributes_now(node, os.fstat(handle.fd)), header.nodeid
+                )
+        return self._replies.attributes(union.attributes(node), header.nodeid)
 
     def statx(self, header: Header, body: memoryview) -> Reply:
         """Return attributes and, asked for or not, the birth time of the visible copy."""

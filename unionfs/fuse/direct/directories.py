@@ -10,6 +10,7 @@ from unionfs.fuse.direct.habits import Habits
 from unionfs.fuse.direct.replies import Header, Replies, Reply
 from unionfs.readdir import RECORD, entries_of
 
+_DT_UNKNOWN, _DT_DIR = 0, 4
 _NO_ENTRY = bytes(abi.ENTRY_OUT.size)
 # The least bytes a record takes more with attributes than without: what is asked for in one form is fetched in the other.
 _SMALLEST = RECORD.size + 8
@@ -45,16 +46,20 @@ class DirectoryRequests:
         times = self._replies.entry_valid, self._replies.attr_valid
         plain = offset == 0 and not self._habits.wants_attributes(header.pid, header.nodeid)
         parts: list[bytes] = []
-        for ino, kind, name, following in entries_of(
-            handle.listing.packed(offset, size * _SMALLEST // _GROWN)
-        ):
+        records = handle.listing.packed(offset, size * _SMALLEST // _GROWN)
+        where = None if plain else handle.listing.copies(offset)
+        for ino, kind, name, following in entries_of(records):
+            place = next(where) if where is not None else None
             size -= (len(name) + 31 & ~7) + abi.ENTRY_OUT.size
             if size < 0:
                 break
             entry = _NO_ENTRY
             if not plain and name not in (b".", b".."):
                 try:
-                    node, status, nlink = union.lookup(directory, name)
+                    if place is not None and kind not in (_DT_DIR, _DT_UNKNOWN):
+                        node, status, nlink = union.lookup_at(directory, name, *place)
+                    else:
+                        node, status, nlink = union.lookup(directory, name)
                     entry = pack(node, status, nlink, *times)
                     ino, kind = node.ino, status.st_mode >> 12
                     node.lookups += 1

@@ -106,10 +106,11 @@ class FileRequests:
     def fsync(self, header: Header, body: memoryview) -> Reply:
         """Write a file back, or a directory on its writable branches, in a thread."""
         fh, flags = abi.FSYNC_IN.unpack_from(body)
-        filesystem = self._filesystem
+        fd = self._filesystem.file(fh).fd
+        sync = os.fdatasync if flags & abi.FSYNC_DATASYNC else os.fsync
 
         def work() -> bytes:
-            filesystem.fsync(fh, data_only=bool(flags & abi.FSYNC_DATASYNC))
+            sync(fd)
             return b""
 
         return InThread(work)

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 from unionfs.create import Caller
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
@@ -21,22 +24,28 @@ class NameRequests:
     def lookup(self, header: Header, body: memoryview) -> Reply:
         """Find a name; a miss may be remembered by the kernel too."""
         name = bytes(body[:-1])
-        filesystem = self._filesystem
-        try:
-            parent = self._replies.node(header.nodeid)
-            if filesystem.options.dirperm1 and name[:1] != b".":
-                filesystem.union.trim()
-                attributes = filesystem.union.lookup(parent, name)
-                if attributes.node.children is None:
+        replies = self._replies
+        parent = replies.node(header.nodeid)
+        if self._filesystem.options.dirperm1 and name[:1] != b".":
+            union = self._filesystem.union
+            union.trim()
+            found = union.look(parent, name)
+            if found is not None:
+                if found.node.children is None:
                     self._habits.looked_up(header.pid, header.nodeid)
-                return self._replies.entry(attributes)
+                return replies.entry(found)
+            if replies.negative_valid:
+                replies.cached.absent(header.nodeid, name)
+                return replies.no_entry
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        try:
             caller = Caller(header.uid, header.gid, header.pid)
-            return self._replies.entry(filesystem.lookup(parent, name, caller))
+            return replies.entry(self._filesystem.lookup(parent, name, caller))
         except FileNotFoundError:
-            if not self._replies.negative_valid:
+            if not replies.negative_valid:
                 raise
-            self._replies.cached.absent(header.nodeid, name)
-            return self._replies.no_entry
+            replies.cached.absent(header.nodeid, name)
+            return replies.no_entry
 
     def forget(self, header: Header, body: memoryview) -> Reply:
         """Take back lookups."""

@@ -162,15 +162,18 @@ class Passthrough:
         branch = node.branch
         assert branch is not None
         backing = node.backing
-        first = backing is None and not has_ordinary(node, handle)
+        first = backing is None and (len(node.handles or ()) == 1 or not has_ordinary(node, handle))
         writable = branch.writable and not branch.copy_on_open
-        chosen = plan(
-            passing=backing is not None,
-            ordinary=backing is None and not first,
-            writable=writable,
-            writes=handle.writes,
-            keeps=first and not writable and not handle.writes and self._keeps(node, handle),
-        )
+        if first and writable:
+            chosen = Plan.PASSING  # as `plan` says; this is what every new file takes
+        else:
+            chosen = plan(
+                passing=backing is not None,
+                ordinary=backing is None and not first,
+                writable=writable,
+                writes=handle.writes,
+                keeps=first and not writable and not handle.writes and self._keeps(handle),
+            )
         if chosen is Plan.PASSING and (handle.flags & os.O_DIRECT == 0 or _takes_direct(handle.fd, first)):
             if backing is None:
                 backing = self._register(handle, branch)
@@ -211,12 +214,12 @@ class Passthrough:
         self.opens += 1
         return number, handle.backing
 
-    def _keeps(self, node: Node, handle: FileHandle) -> bool:
+    def _keeps(self, handle: FileHandle) -> bool:
         """Tell whether a reader of a file that is not writable where it is may pass through."""
         filesystem = self._filesystem
         if not filesystem.copies_up_at_open and any(branch.writable for branch in filesystem.branches):
             return False
-        return os.fstat(handle.fd).st_size > 0
+        return not handle.empty
 
     def _register(self, handle: FileHandle, branch: OpenBranch) -> Backing | None:
         """Register the handle's file, or count a fallback."""

@@ -88,10 +88,10 @@ class Replies:
 
     def entry(self, attributes: Attributes) -> bytes:
         """Pack an entry and count the lookup that the kernel will remember."""
-        node, st, nlink = attributes
+        node, status, nlink = attributes
         node.lookups += 1
         valid = self.attr_valid if node.backing is None else self.open_valid
-        return self.pack_entry(node, st, nlink, self.entry_valid, valid)
+        return self.pack_entry(node, status, nlink, self.entry_valid, valid)
 
     def pack_entry(
         self, node: Node, st: os.stat_result, nlink: int, entry_valid: int, attr_valid: int

@@ -17,6 +17,9 @@ from unionfs.fuse.direct.replies import Handler, Replies
 from unionfs.fuse.direct.workers import Workers
 from unionfs.fuse.notify import Notifier
 
+# More would not help: they wait for a disk that has its own queue, and each keeps a buffer of one request.
+_DATA_THREADS = 4
+
 
 class Requests:
     """All handlers of one mount; a handler has its opcode's name in lower case."""
@@ -24,7 +27,7 @@ class Requests:
     def __init__(self, filesystem: UnionFilesystem, device_fd: int, max_write: int) -> None:
         self.filesystem = filesystem
         self.replies = replies = Replies(filesystem)
-        self.workers = Workers(device_fd, max_write)
+        self.workers = Workers(device_fd, max_write, _DATA_THREADS)
         self.passthrough = passthrough = Passthrough(filesystem, device_fd)
         self.habits = habits = Habits()
         groups = (

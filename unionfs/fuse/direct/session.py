@@ -20,8 +20,10 @@ from unionfs.copydata import CopyJob, Deferred
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi, background
 from unionfs.fuse.abi import Opcode
-from unionfs.fuse.direct.replies import NO_REPLY, Header, InThread
+from unionfs.fuse.background import Tasks
+from unionfs.fuse.direct.replies import NO_REPLY, Handler, Header, InThread
 from unionfs.fuse.direct.requests import Requests
+from unionfs.fuse.direct.workers import Workers
 from unionfs.fuse.notify import Notifier
 from unionfs.fuse.shortpoll import ShortPoll
 
@@ -37,11 +39,15 @@ _TURN = 64
 # Up to here joining header and payload is cheaper than writing two pieces.
 _COPIED = 8192
 _HEADER_SIZE, _OUT_HEADER_SIZE = abi.IN_HEADER.size, abi.OUT_HEADER.size
+# Threads for what has no data to move but may take long: to write back, to allocate, to copy within a filesystem.
+_THREADS = 16
 _new_tuple = tuple.__new__
 # Requests whose reply begins with an entry, which the kernel will remember.
 _ENTERING = frozenset(
     {Opcode.LOOKUP, Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.LINK, Opcode.CREATE, Opcode.TMPFILE}
 )
+# A request was interrupted before we could read it.
+_TAKEN_BACK = (errno.ENOENT, errno.EINTR)
 # At umount; ECONNABORTED if requests were still queued then.
 _GONE = (errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED)
 
@@ -50,20 +56,30 @@ class DirectSession:
     """One mount's loop."""
 
     def __init__(
-        self, filesystem: UnionFilesystem, device_fd: int, statistics: Statistics, nursery: trio.Nursery
+        self,
+        filesystem: UnionFilesystem,
+        device_fd: int,
+        statistics: Statistics,
+        nursery: trio.Nursery,
+        tasks: Tasks,
     ) -> None:
         self._fd = device_fd
-        self._statistics = statistics
+        self._unknown = statistics.histogram("unknown")
         self._nursery = nursery
         self._buffer = bytearray(MAX_WRITE + 4096)
         self._buffers = (self._buffer,)
         self._view = memoryview(self._buffer)
         self.requests = Requests(filesystem, device_fd, MAX_WRITE)
-        self._table = self.requests.table
+        # By opcode: the handler, and what counts its requests.
+        self._table = {
+            opcode: (handler, statistics.histogram(self.requests.names[opcode]).count)
+            for opcode, handler in self.requests.table.items()
+        }
         self.requests.replies.interrupted = self._interrupt
         self._long: dict[int, Header] = {}  # requests that wait for a thread, by their unique number
-        statistics.expect(self.requests.names.values())
+        self._workers = Workers(device_fd, 0, _THREADS)
         self._poll = ShortPoll(device_fd)
+        self._tasks = tasks
         self._forgotten = False
         os.set_blocking(device_fd, False)
 
@@ -73,28 +89,32 @@ class DirectSession:
 
     async def run(self) -> None:
         """Serve until the mount is gone."""
-        poll = self._poll
+        fd, buffers, read, dispatch = self._fd, self._buffers, os.readv, self._dispatch
+        ready, tasks, long, reading = self._poll.ready, self._tasks, self._long, self.requests.workers.pending
         while True:
             for _ in range(_TURN):
-                try:
-                    length = os.readv(self._fd, self._buffers)
-                except BlockingIOError:
-                    if poll.ready():
+                # What a thread or another task is to do does not wait: those need the event loop, and the interpreter.
+                if long or reading or tasks.started or ready():
+                    try:
+                        length = read(fd, buffers)
+                    except BlockingIOError:
+                        pass
+                    except OSError as error:
+                        if error.errno in _GONE:
+                            return
+                        if error.errno not in _TAKEN_BACK:
+                            raise
                         continue
-                    if self._forgotten:
-                        length = 0  # it and the loop's counter would hold memory too
-                        await self._give_back()
-                        break
-                    start = time.perf_counter()
-                    await trio.lowlevel.wait_readable(self._fd)
-                    poll.slept(time.perf_counter() - start)
-                except OSError as error:
-                    if error.errno in _GONE:
-                        return
-                    if error.errno not in (errno.ENOENT, errno.EINTR):  # taken back before we could read it
-                        raise
-                else:
-                    self._dispatch(length)
+                    else:
+                        dispatch(length)
+                        continue
+                tasks.started = False
+                if self._forgotten:
+                    length = 0  # it and the loop's counter would hold memory too
+                    await self._give_back()
+                    break
+                await trio.lowlevel.wait_readable(fd)
+            tasks.started = False
             await trio.lowlevel.checkpoint()
 
     async def _give_back(self) -> None:
@@ -106,6 +126,12 @@ class DirectSession:
             self.requests.habits.clear()
             background.give_back(self.requests.filesystem)
 
+    def close(self) -> None:
+        """Wait for what threads are doing; the device may be closed afterwards."""
+        self._poll.close()
+        self._workers.close()
+        self.requests.workers.close()
+
     def _dispatch(self, length: int) -> None:
         start = time.perf_counter()
         if length < abi.IN_HEADER.size:
@@ -115,20 +141,26 @@ class DirectSession:
         header: Header = _new_tuple(Header, fields)
         # What extends a request (in units of 8 bytes) comes last; nothing of the kind is asked for.
         body = self._view[_HEADER_SIZE : length - 8 * header.extensions if header.extensions else length]
-        work = self._attempt(header, body)
-        if work is None:
-            self._count(header.opcode, time.perf_counter() - start)
+        try:
+            handler, count = self._table[header.opcode]
+        except KeyError:
+            self._unknown.count(time.perf_counter() - start)
+            self._reply(header, -errno.ENOSYS, b"")
             return
-        self._long[header.unique] = header
+        work = self._attempt(handler, header, body)
+        if work is None:
+            count(time.perf_counter() - start)
+            return
         if isinstance(work, CopyJob):
+            self._long[header.unique] = header
             self._nursery.start_soon(self._continue, header, bytes(body), work, start)
         else:
-            self._nursery.start_soon(self._in_thread, header, work, start)
+            self._in_thread(header, work, start)
 
-    def _attempt(self, header: Header, body: memoryview) -> CopyJob | InThread | None:
+    def _attempt(self, handler: Handler, header: Header, body: memoryview) -> CopyJob | InThread | None:
         """Handle a request and answer it; else return the long work that is to be done before, or that answers it."""
         try:
-            payload = self._table[header.opcode](header, body)
+            payload = handler(header, body)
         except Deferred as deferred:
             return deferred.job  # alone: with its traceback it would keep whoever holds it
         except OSError as error:
@@ -143,9 +175,6 @@ class DirectSession:
         return None
 
     def _fail(self, header: Header) -> None:
-        if header.opcode not in self._table:
-            self._reply(header, -errno.ENOSYS, b"")
-            return
         log.exception("%s failed", self.requests.names[header.opcode])
         self._reply(header, -errno.EIO, b"")
 
@@ -168,9 +197,6 @@ class DirectSession:
             elif failure.errno not in (errno.ENOENT, *_GONE):
                 log.error("cannot reply: %s", failure.strerror)
 
-    def _count(self, opcode: int, seconds: float) -> None:
-        self._statistics.count(self.requests.names.get(opcode, "unknown"), seconds)
-
     async def _continue(self, header: Header, body: bytes, job: CopyJob, start: float) -> None:
         """Run the long work of a request in a thread, then the request again, until it needs none."""
         work: CopyJob | InThread | None = job
@@ -178,26 +204,25 @@ class DirectSession:
             await trio.to_thread.run_sync(work.run)
             if header.unique not in self._long:
                 return  # answered: its caller was killed
-            work = self._attempt(header, memoryview(body))
+            work = self._attempt(self._table[header.opcode][0], header, memoryview(body))
         if work is not None:
-            await self._in_thread(header, work, start)
+            self._in_thread(header, work, start)
             return
         self._long.pop(header.unique, None)
-        self._count(header.opcode, time.perf_counter() - start)
+        self._table[header.opcode][1](time.perf_counter() - start)
 
-    async def _in_thread(self, header: Header, work: InThread, start: float) -> None:
-        try:
-            payload = await trio.to_thread.run_sync(work.function)
-            if header.unique not in self._long:
-                return
-        except OSError as error:
-            self._reply(header, -(error.errno or errno.EIO), b"")
-        except Exception:
-            self._fail(header)
-        else:
-            self._reply(header, 0, payload)
-        self._long.pop(header.unique, None)
-        self._count(header.opcode, time.perf_counter() - start)
+    def _in_thread(self, header: Header, work: InThread, start: float) -> None:
+        """Let a thread finish a request and answer it."""
+        self._long[header.unique] = header
+
+        def run(_: memoryview) -> bytes:
+            try:
+                return work.function()
+            finally:
+                self._long.pop(header.unique, None)
+                self._table[header.opcode][1](time.perf_counter() - start)
+
+        self._workers.submit(header.unique, run)
 
     def _interrupt(self, unique: int) -> None:
         """Answer EINTR to a request that waits for a thread if its caller is being killed; the thread's work is kept or lost.
@@ -223,9 +248,10 @@ def _is_being_killed(pid: int) -> bool:
 async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statistics) -> None:
     """Serve requests from `device_fd` until the mount is gone."""
     async with trio.open_nursery() as nursery:
-        session = DirectSession(filesystem, device_fd, statistics, nursery)
+        tasks = Tasks(nursery)
+        session = DirectSession(filesystem, device_fd, statistics, nursery, tasks)
         notifier = Notifier(device_fd)
-        background.attach(filesystem, notifier, session.requests.replies.cached, nursery)
+        background.attach(filesystem, notifier, session.requests.replies.cached, tasks)
         filesystem.union.nodes.on_shrunk = session.shrunk
         filesystem.session_state = lambda: {"passthrough": session.requests.passthrough.state()}
         replies = session.requests.replies
@@ -242,6 +268,6 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
         finally:
             background.detach(filesystem)
             notifier.close()
-            session.requests.workers.close()
+            session.close()
             os.close(device_fd)
             nursery.cancel_scope.cancel()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Threads that finish requests on their own: they do the I/O and write the answer to the device, the loop is not woken.
 
-For data alone, which touches neither nodes nor handles.
+For work on descriptors alone, which touches neither nodes nor handles.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from unionfs.fuse import abi
 
 log = logging.getLogger(__name__)
 
-# More would not help: they wait for a disk that has its own queue, and each keeps a buffer of one request.
-_THREADS = 4
 # The kernel no longer waits for the answer, or the mount is gone.
 _UNHEARD = (errno.ENOENT, errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED)
 
@@ -29,16 +27,19 @@ Work = Callable[[memoryview], Buffer]
 class Workers:
     """A small pool. `Work` gets the thread's own buffer to fill and returns the payload, which may lie in that buffer."""
 
-    def __init__(self, device_fd: int, buffer_size: int) -> None:
+    def __init__(self, device_fd: int, buffer_size: int, threads: int) -> None:
         self._fd = device_fd
         self._buffer_size = buffer_size
+        self._most = threads
+        self.pending: set[int] = set()  # unique numbers of what is not finished
         self._queue: queue.SimpleQueue[tuple[int, Work] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     def submit(self, unique: int, work: Work) -> None:
         """Let a thread answer request `unique` with what `work` returns or raises."""
-        if len(self._threads) < _THREADS:
-            thread = threading.Thread(target=self._run, name=f"data-{len(self._threads)}", daemon=True)
+        self.pending.add(unique)
+        if len(self._threads) < min(self._most, len(self.pending)):
+            thread = threading.Thread(target=self._run, name=f"worker-{len(self._threads)}", daemon=True)
             self._threads.append(thread)
             thread.start()
         self._queue.put((unique, work))
@@ -54,6 +55,7 @@ class Workers:
         buffer = memoryview(bytearray(self._buffer_size))
         while (job := self._queue.get()) is not None:
             self._finish(*job, buffer)
+            self.pending.discard(job[0])
 
     def _finish(self, unique: int, work: Work, buffer: memoryview) -> None:
         try:
