@@ -34,6 +34,7 @@ def main(arguments: list[str]) -> NoReturn:
     """Run the program and leave; the interpreter's own end would take another millisecond."""
     status = FAILED
     try:
+        _settle()
         status = _run(arguments)
         sys.stdout.flush()
         image.complete()
@@ -52,6 +53,17 @@ def main(arguments: list[str]) -> NoReturn:
         _show_trace()
     finally:
         os._exit(status)
+
+
+def _settle() -> None:
+    """Open standard descriptors that the caller has closed: a file of ours would take their numbers, and what is written there."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open("/dev/null", os.O_RDWR), True)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)
 
 
 def load(name: str) -> Any:

@@ -361,3 +361,16 @@ def test_joined_mount_and_time_namespaces(make_bundle: Callable[[], Bundle]) -> 
     second.linux["namespaces"].append({"type": "time", "path": f"/proc/{pid}/ns/time"})
     second.shell("cat /proc/uptime")
     assert float(second.run().stdout.split()[0]) > 5000000
+
+
+def test_run_without_standard_descriptors(bundle: Bundle) -> None:
+    """The container gets the null device; no file of ours takes their place, and what `run` has to say harms none."""
+    bundle.process["capabilities"]["bounding"].append("CAP_UNKNOWN")  # is warned of
+    links = " ".join(f"$(readlink /proc/$$/fd/{fd})" for fd in range(3))
+    bundle.shell(f'links="{links}"; echo $links > /tmp/links; exit 3')
+    bundle.process["user"] = {"uid": 1000, "gid": 1000}
+    bundle.save()
+    close = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
+    done = subprocess.run([*close, *bundle.command("run", bundle.id)], cwd=bundle.directory, timeout=60)
+    assert done.returncode == 3
+    assert (bundle.rootfs / "tmp/links").read_text().split() == ["/dev/null"] * 3
