@@ -8,6 +8,7 @@ import os
 from runtime.oci import jsontext, log
 from runtime.oci.cgroups import Group
 from runtime.oci.failure import describe
+from runtime.oci.process.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     from runtime.oci.state import Container
 
-_SIGKILL = 9
 _QUICK_END, _SLOW_END = 500, 10_000  # milliseconds
 
 
@@ -23,8 +23,7 @@ def destroy(container: Container) -> None:
     """Kill what lives of the container and remove it; nothing if that was done before. The caller holds its lock."""
     if not os.path.isdir(container.directory):
         return
-    if container.pid:
-        kill_and_wait(container.pid, container.record.get("cgroup", {}).get("mounts", {}).get("v1", {}))
+    _end(container, container.record.get("cgroup", {}).get("mounts", {}).get("v1", {}))
     group = Group.from_state(container.record["cgroup"]) if "cgroup" in container.record else None
     try:
         config = container.config() if container.record.get("pid") else None
@@ -51,19 +50,24 @@ def remove(container: Container, group: Group | None, config: dict[str, Any] | N
             log.warning(problem)
 
 
-def kill_and_wait(pid: int, hierarchies: dict[str, str]) -> None:
+def _end(container: Container, hierarchies: dict[str, str]) -> None:
     """Kill the container's first process, and with it its pid namespace, and wait for its end.
 
     `hierarchies` are the mounts of cgroup v1: whoever froze the process, be it in another group, it must thaw to die.
     """
     import select
 
+    pid = container.pid
+    if not pid:
+        return
     try:
         end = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:
-        os.kill(pid, _SIGKILL)
+        if container.pid != pid:  # ended, and perhaps another one has its pid
+            return
+        signal.pidfd_send_signal(end, signal.SIGKILL)
         poll = select.poll()
         poll.register(end, select.POLLIN)
         if not poll.poll(_QUICK_END) and "freezer" in hierarchies:

@@ -18,7 +18,7 @@ import os
 
 from runtime.oci import channel as messages
 from runtime.oci import jsontext, namespaces, process, rootfs, syscalls
-from runtime.oci.failure import Failure, Step
+from runtime.oci.failure import Failure, Step, describe
 from runtime.oci.process import launch
 from runtime.oci.process.prepared import make_directory
 
@@ -87,8 +87,10 @@ def _become_program(job: Job) -> None:
     try:
         _run_hooks(job, "startContainer", "starting", job.process.environment)
         process.execute(job.process, report=job.report, seccomp=late)
-    except Failure as failure:
-        os.write(job.report, b"E" + failure.line().encode("utf-8", "surrogateescape")[:_LONGEST_REPORT])
+    except BaseException as error:  # `start` takes silence for success
+        reason = describe(error) if isinstance(error, OSError) else str(error)
+        text = error.line() if isinstance(error, Failure) else f"start the container: {reason}"
+        os.write(job.report, b"E" + text.encode("utf-8", "surrogateescape")[:_LONGEST_REPORT])
     os._exit(1)
 
 

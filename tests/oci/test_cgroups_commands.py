@@ -4,6 +4,7 @@
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -234,3 +235,27 @@ def test_ps_filter_needs_the_column() -> None:
     assert select(lines, [12]) == ["USER PID COMMAND", "root 12 sh"]
     with pytest.raises(Failure, match="PID"):
         select(["USER COMMAND"], [1])
+
+
+def test_update_checks_the_types_in_a_file(bundle: Bundle) -> None:
+    """It is as foreign as config.json."""
+    bundle.detach()
+    result = bundle.call("update", "--resources", "-", bundle.id, stdin='{"memory": 5}', check=False)
+    assert "linux.resources.memory is not an object" in result.stderr
+
+
+def test_delete_force_of_a_paused_container_does_not_wait(bundle: Bundle) -> None:
+    """A frozen process of v1 does not die before it is let go."""
+    bundle.detach()
+    bundle.call("pause", bundle.id)
+    before = time.monotonic()
+    bundle.delete("--force")
+    assert time.monotonic() - before < 8
+
+
+def test_kill_all_without_a_group_reaches_the_first_process(bundle: Bundle) -> None:
+    """Nobody knows of the others then; with a pid namespace they end with it."""
+    bundle.options = ["--cgroup-manager", "disabled"]
+    bundle.detach()
+    bundle.kill("KILL", "--all")
+    bundle.wait_for_status("stopped")

@@ -71,6 +71,16 @@ def test_failing_start_hook_is_told_by_start(bundle: Bundle) -> None:
     assert "program" not in bundle.output()
 
 
+def test_start_hook_that_cannot_even_be_forked_is_told_by_start(bundle: Bundle) -> None:
+    """Not only what a hook does may fail, but also what it takes to run one."""
+    bundle.linux["resources"]["pids"] = {"limit": 1}
+    bundle.config["hooks"] = {"startContainer": [{"path": "/bin/true"}]}
+    bundle.create()
+    result = bundle.start(check=False)
+    assert result.returncode == 1
+    assert "temporarily unavailable" in result.stderr
+
+
 def test_failing_poststart_hook_ends_the_container(bundle: Bundle) -> None:
     """A container whose poststart hook fails does not go on."""
     bundle.config["hooks"] = {"poststart": [_note(bundle, "poststart", status=1)]}

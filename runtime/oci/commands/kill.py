@@ -32,7 +32,7 @@ def run(settings: Settings, options: Options) -> int:
     container = state.open_container(settings.root, options.arguments[0])
     number = signal_number(options.arguments[1] if len(options.arguments) > 1 else "TERM")
     group = Group.from_state(container.record["cgroup"]) if "cgroup" in container.record else None
-    if options.flag("all") and group is not None:
+    if options.flag("all") and group is not None and group.directories():
         group.kill(number)  # perhaps nobody: engines clear up with it
         return 0
     pid = container.pid

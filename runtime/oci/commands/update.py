@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 
-from runtime.oci import jsontext, log
+from runtime.oci import config as configuration
+from runtime.oci import jsontext, log, shape
 from runtime.oci.cgroups import Group
 from runtime.oci.failure import Failure, Step
 from runtime.oci.options import Command, Option, Options
@@ -119,4 +120,5 @@ def _read(path: str) -> dict[str, Any]:
         raise Failure(
             f"the resources in {path} are no JSON object", "give what linux.resources holds in config.json"
         )
+    configuration.conform(resources, shape.RESOURCES, "linux.resources")
     return resources
