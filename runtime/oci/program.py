@@ -56,14 +56,14 @@ def main(arguments: list[str]) -> NoReturn:
 
 
 def _settle() -> None:
-    """Open standard descriptors that the caller has closed: a file of ours would take their numbers, and what is written there."""
+    """Open standard descriptors that the caller has closed: files of ours would take their numbers, and what is written there."""
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
             os.set_inheritable(os.open("/dev/null", os.O_RDWR), True)
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def load(name: str) -> Any:

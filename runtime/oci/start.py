@@ -42,6 +42,7 @@ def start(container: Container) -> None:
     if listener is not None:
         from runtime.oci.process import notify
 
+        container.release()  # it may take as long as it likes, and be killed and deleted meanwhile
         notify.relay(listener, container.record["pid"])
 
 

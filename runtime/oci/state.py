@@ -18,7 +18,7 @@ import os
 import stat
 import time
 
-from runtime.oci import jsontext
+from runtime.oci import jsontext, log
 from runtime.oci.failure import Failure, Step
 
 TYPE_CHECKING = False
@@ -183,6 +183,7 @@ def reserve(root: str, identity: str) -> Container:
     container = Container(root, check_id(identity), {"id": identity, "pid": 0})
     with Step("make the state directory", "give --root a directory that you may write to"):
         os.makedirs(root, 0o700, exist_ok=True)
+        _refuse_open_root(root)
         try:
             os.mkdir(container.directory, 0o700)
         except FileExistsError:
@@ -194,10 +195,10 @@ def reserve(root: str, identity: str) -> Container:
 
 
 def open_container(root: str, identity: str) -> Container:
-    """Return the container; a Failure if there is none of that id, PermissionError if we may not know."""
+    """Return the container; a Failure if there is none of that id or it is not ours, PermissionError if we may not know."""
     check_id(identity)
     directory = os.path.join(root, identity)
-    if not _is_directory(directory):
+    if not _is_ours(directory):
         raise Failure(f"container {identity!r} does not exist", f"see `unionrt --root {root} list`")
     return Container(root, identity, _read_record(directory) or {"id": identity, "pid": 0})
 
@@ -220,6 +221,31 @@ def open_if_there(root: str, identity: str) -> Container | None:
         return None
 
 
+def _refuse_open_root(root: str) -> None:
+    """Raise a Failure for a state root in which others could exchange our containers' directories (/tmp/unionrt-UID)."""
+    status, own = os.stat(root), os.geteuid()
+    writable = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
+    if writable or (own != 0 and status.st_uid not in (0, own)):
+        raise Failure(
+            f"others may change {root}, the directory of containers' states",
+            "give --root a directory that only you can write to",
+        )
+
+
+def _is_ours(directory: str) -> bool:
+    """Tell whether it is there; a Failure if somebody else made it, whose hooks we would run."""
+    try:
+        status = os.lstat(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if status.st_uid not in (0, os.geteuid()):
+        raise Failure(
+            f"{directory} belongs to the user {status.st_uid}",
+            "give --root a directory that only you can write to",
+        )
+    return stat.S_ISDIR(status.st_mode)
+
+
 def start_time(pid: int) -> int:
     """Return when the process started, in clock ticks since the boot; 0 if it has ended (a zombie has)."""
     try:
@@ -231,29 +257,37 @@ def start_time(pid: int) -> int:
 
 
 def write_file(path: str, text: str) -> None:
-    """Write a file under another name first, so that nobody reads half of it."""
+    """Write a file under another name first, so that nobody reads half of it, nor a link there leads elsewhere."""
     temporary = f"{path}.{os.getpid()}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    data = text.encode("utf-8", "surrogateescape")
+    how = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        os.write(fd, text.encode("utf-8", "surrogateescape"))
-    finally:
-        os.close(fd)
-    os.rename(temporary, path)
+        fd = os.open(temporary, how, 0o644)
+    except FileExistsError:  # of a command that was killed, or somebody's trap
+        os.unlink(temporary)
+        fd = os.open(temporary, how, 0o644)
+    try:
+        try:
+            while data:  # a full file system takes a part, and refuses the rest
+                data = data[os.write(fd, data) :]
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def _read_record(directory: str) -> dict[str, Any] | None:
+    """Return the record; None if there is none, or none that can be read: such a container can only be deleted."""
     try:
-        value: dict[str, Any] = jsontext.loads(_read(os.path.join(directory, RECORD)))
+        value = jsontext.loads(_read(os.path.join(directory, RECORD)))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return value
-
-
-def _is_directory(path: str) -> bool:
-    try:
-        return stat.S_ISDIR(os.stat(path).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+    except ValueError as error:
+        log.warning(f"{directory}/{RECORD} is damaged: {error}")
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _read(path: str) -> str:
@@ -283,7 +317,11 @@ def _lock(directory: str, identity: str) -> int:
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return fd
+            if not _is_replaced(directory, fd):
+                return fd
+            os.close(fd)
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            continue
         except OSError as error:
             if error.errno != errno.EWOULDBLOCK:
                 raise
@@ -291,3 +329,11 @@ def _lock(directory: str, identity: str) -> int:
             os.close(fd)
             raise Failure(f"another command has been busy with container {identity} for {_PATIENCE:.0f} s")
         time.sleep(0.005)
+
+
+def _is_replaced(directory: str, fd: int) -> bool:
+    """Tell whether `directory` is another one than the one that is open: a new container's of the same id."""
+    try:
+        return not os.path.samestat(os.stat(directory), os.fstat(fd))
+    except FileNotFoundError:
+        return False

@@ -69,8 +69,12 @@ def _attend(container: Container, asked: Request, *, keep: bool) -> int:
     from runtime.oci import destroy
     from runtime.oci.process import foreground
 
-    status = foreground.wait(container.record["pid"], asked.terminal)
-    if not keep:
+    ours = container.record
+    status = foreground.wait(ours["pid"], asked.terminal)
+    if not keep and os.path.isdir(container.directory):
         with container.lock():
-            destroy.destroy(container)
+            if (
+                container.record.get("created") == ours["created"]
+            ):  # else somebody has deleted it, and made another
+                destroy.destroy(container)
     return status
