@@ -115,10 +115,22 @@ class Engine(ABC):
             except subprocess.TimeoutExpired:
                 self.daemon.kill()
                 self.daemon.wait()
+        self._remove_places()
         # podman's monitors end a little after their containers.
         oci.wait_until(self._remove_groups, "the engine has no process left")
 
     # what engines share
+
+    def _remove_places(self) -> None:
+        """Remove what podman makes for v1 hierarchies that are not mounted: plain directories where they would be."""
+        top = Path("/sys/fs/cgroup")
+        if (top / "cgroup.controllers").exists():
+            return
+        for place in top.iterdir():
+            if not place.is_symlink() and not place.is_mount():
+                shutil.rmtree(str(place) + self.parent, ignore_errors=True)
+                if not any(place.iterdir()):
+                    place.rmdir()
 
     def _remove_groups(self) -> bool:
         try:
