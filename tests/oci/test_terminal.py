@@ -195,3 +195,10 @@ def test_fake_terminal_multiplexer_is_refused(bundle: Bundle, receiver: Receiver
     result = bundle.exec("--tty", "--detach", f"--console-socket={receiver.path}", "true", check=False)
     assert result.returncode == 255
     assert "terminal" in result.stderr
+
+
+def test_shell_in_the_foreground_ends_at_the_end_of_its_input(bundle: Bundle) -> None:
+    """Also if our input ends before the shell has taken over its terminal: what is typed before that is lost to it."""
+    bundle.process["terminal"] = True
+    for _ in range(4):
+        bundle.run(args=["sh"])

@@ -30,6 +30,7 @@ class Relay:
         self._forward = forward
         self._to_container = b""
         self._open = True
+        self._ended_in: bool | None = None  # whether the terminal was canonical when our input ended
         self._saved: list[int | list[bytes | int]] | None = None
         self._wakeup, self._wakeup_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll = select.poll()
@@ -96,8 +97,17 @@ class Relay:
             data = b""
         if not data:
             self._poll.unregister(0)
-        self._to_container += data or _END_OF_INPUT
+            self._end_input()
+        self._to_container += data
         self._give_input()
+
+    def _end_input(self) -> None:
+        self._ended_in = self._is_canonical()
+        self._to_container += _END_OF_INPUT
+
+    def _is_canonical(self) -> bool:
+        """Tell whether the terminal makes lines, or gives each character at once; the master knows."""
+        return bool(termios.tcgetattr(self._master)[3] & termios.ICANON)
 
     def _give_input(self) -> None:
         try:
@@ -127,6 +137,8 @@ class Relay:
             return False
         while data:
             data = data[os.write(1, data) :]
+        if self._ended_in is not None and self._is_canonical() != self._ended_in:
+            self._end_input()  # a shell that has just taken over its terminal does not see what came before
         return True
 
     def _drain(self) -> None:
