@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from types import CodeType, ModuleType
     from typing import Any
 
-_VERSION = 1
+_VERSION = 2
+_HERE = os.path.dirname(
+    __file__
+)  # an image that was copied with the package knows the sources it was copied from
 _PACKAGES = ("runtime", "unionfs", "ctypes")
 _WRITABLE_BY_OTHERS = 0o022
 _OPTIMIZE = 2  # without docstrings, which are half of it
@@ -74,7 +77,7 @@ _image: _Image | None = None
 def use() -> None:
     """Look for modules in the image first; what is built into the interpreter goes before it anyway."""
     global _image
-    _image = _Image(f"{os.path.dirname(__file__)}/__pycache__/unionrt.{sys.implementation.cache_tag}.image")
+    _image = _Image(f"{_HERE}/__pycache__/unionrt.{sys.implementation.cache_tag}.image")
     sys.meta_path.insert(2, _image)
 
 
@@ -89,7 +92,7 @@ def complete() -> None:
         entries = {**_image.entries, **{name: _entry_of(name) for name in missed}}
         stage = f"{_image.path}.{os.getpid()}"
         with open(os.open(stage, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb") as stream:
-            stream.write(marshal.dumps((_VERSION, entries)))
+            stream.write(marshal.dumps((_VERSION, _HERE, entries)))
         os.rename(stage, _image.path)
     except (OSError, SyntaxError, ValueError):
         return  # read-only, full, or just being edited: the next one may do it
@@ -109,13 +112,13 @@ def _entry_of(name: str) -> "Any":
 
 
 def _read(path: str) -> "dict[str, Any]":
-    """Return the entries of the image at `path`; none if it is missing, foreign, or of another version."""
+    """Return the entries of the image at `path`; none if it is missing, foreign, or of another version or place."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb", buffering=0) as stream:
             status = os.fstat(stream.fileno())
             if status.st_uid not in (0, os.geteuid()) or status.st_mode & _WRITABLE_BY_OTHERS:
                 return {}
-            version, entries = marshal.loads(stream.readall())
+            version, here, entries = marshal.loads(stream.readall())
     except (OSError, EOFError, ValueError, TypeError):
         return {}
-    return entries if version == _VERSION else {}
+    return entries if (version, here) == (_VERSION, _HERE) else {}

@@ -68,3 +68,15 @@ def test_image_that_cannot_be_written_is_no_failure(copy: Path) -> None:
     """Where __pycache__ cannot be made the program works without."""
     (copy / "runtime/oci/__pycache__").write_text("in the way")
     assert _features(copy).stdout
+
+
+def test_image_of_another_copy_is_not_used(copy: Path) -> None:
+    """Who copies a tree with its caches and changes the copy runs the copy."""
+    _features(copy)
+    other = copy / "other"
+    other.mkdir()
+    for package in ("runtime", "unionfs"):
+        shutil.copytree(copy / package, other / package)
+    source = other / "runtime/oci/commands/features.py"
+    source.write_text(source.read_text() + "\nprint('changed')\n")
+    assert "changed" in _features(other).stdout
