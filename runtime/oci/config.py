@@ -33,6 +33,8 @@ _PROPAGATIONS = (
     "rprivate",
     "runbindable",
 )
+_DEVICE_TYPES = ("c", "b", "u", "p")
+_LARGEST = 0xFFFFFFFE  # of numbers that the kernel keeps in 32 bits
 _WORDS = {str: "a string", int: "an integer", bool: "true or false"}
 
 
@@ -68,9 +70,11 @@ def conform(value: Any, wanted: Any, place: str) -> None:
     """Raise a Failure that names the first key of the wrong type; removes keys that are null."""
     if isinstance(wanted, type):
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-            if wanted is int and isinstance(value, float) and value == int(value):
+            if wanted is int and isinstance(value, float) and value.is_integer():
                 return
             raise Failure(f"config.json: {place} is not {_WORDS[wanted]}")
+        if isinstance(value, str):
+            _check_text(value, place)
     elif isinstance(wanted, list):
         if not isinstance(value, list):
             raise Failure(f"config.json: {place} is not a list")
@@ -78,6 +82,17 @@ def conform(value: Any, wanted: Any, place: str) -> None:
             conform(item, wanted[0], f"{place}[{index}]")
     else:
         _conform_object(value, wanted, place)
+
+
+def _check_text(text: str, place: str) -> None:
+    """Refuse what no system call takes: it would be cut at a NUL, and another path used than the one that was checked."""
+    if "\0" in text and not place.startswith("annotations."):
+        raise Failure(f"config.json: {place} has a NUL in it")
+    if not text.isascii():
+        try:
+            text.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            raise Failure(f"config.json: {place} is not Unicode text") from None
 
 
 def _conform_object(value: Any, wanted: Any, place: str) -> None:
@@ -162,10 +177,24 @@ def _check_linux(linux: Config) -> None:
         raise Failure("config.json: linux.intelRdt is not supported", "remove it")
     if linux.get("rootfsPropagation", "") not in _PROPAGATIONS:
         raise Failure(f"config.json: linux.rootfsPropagation: unknown word {linux['rootfsPropagation']!r}")
+    for index, device in enumerate(linux.get("devices", ())):
+        _check_device(device, f"linux.devices[{index}]")
     for key in ("maskedPaths", "readonlyPaths"):
         for path in linux.get(key, ()):
             if not path.startswith("/"):
                 raise Failure(f"config.json: linux.{key}: {path!r} is not an absolute path")
+
+
+def _check_device(device: Config, place: str) -> None:
+    if device.get("type") not in _DEVICE_TYPES:
+        raise Failure(
+            f"config.json: {place}.type {device.get('type')!r} is none of {', '.join(_DEVICE_TYPES)}"
+        )
+    if not device.get("path"):
+        raise Failure(f"config.json: {place}.path is missing")
+    for key in ("major", "minor", "fileMode", "uid", "gid"):
+        if not 0 <= device.get(key, 0) <= _LARGEST:
+            raise Failure(f"config.json: {place}.{key} {device[key]} is out of range")
 
 
 def _read(path: str) -> str:

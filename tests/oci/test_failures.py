@@ -2,6 +2,7 @@
 """A creation that fails at any step leaves nothing, and says in one line which step, where, and what to do."""
 
 import json
+import math
 import signal
 import subprocess
 from pathlib import Path
@@ -125,6 +126,24 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
     "argument of a wrong type": ("process.args", ["sh", 1], "process.args[1] is not a string"),
     "flag of a wrong type": ("process.terminal", "yes", "process.terminal"),
     "user of a wrong type": ("process.user.uid", "root", "process.user.uid"),
+    "infinite number": ("process.user.uid", math.inf, "process.user.uid is not an integer"),
+    "text with a NUL": (
+        "mounts",
+        [{"destination": "/proc\0/x", "type": "tmpfs"}],  # not /proc, says a check; /proc, says the kernel
+        "mounts[0].destination has a NUL",
+    ),
+    "text that is none": ("process.cwd", "/\ud800", "process.cwd is not Unicode text"),
+    "device of an unknown type": (
+        "linux.devices",
+        [{"type": "x", "path": "/dev/x"}],
+        "linux.devices[0].type",
+    ),
+    "device without a path": ("linux.devices", [{"type": "p"}], "linux.devices[0].path"),
+    "device with a huge number": (
+        "linux.devices",
+        [{"type": "c", "path": "/dev/x", "major": 1 << 40, "minor": 1}],
+        "linux.devices[0].major",
+    ),
     "unknown namespace": ("linux.namespaces", [{"type": "mnt"}], "mnt"),
     "namespace twice": ("linux.namespaces", [{"type": "pid"}, {"type": "pid"}], "twice"),
     "unknown propagation": ("linux.rootfsPropagation", "sideways", "sideways"),
