@@ -402,3 +402,10 @@ def test_exec_is_under_a_filter_given_as_a_program(bundle: Bundle) -> None:
     bundle.detach()
     done = bundle.exec("/bin/mkdir", "/tmp/made", check=False)
     assert "not permitted" in done.stderr.lower()
+
+
+def test_exec_finds_no_home_with_a_nul(bundle: Bundle) -> None:
+    """The container writes its /etc/passwd; what cannot be passed to a program must not stop it."""
+    bundle.detach()
+    (bundle.rootfs / "etc/passwd").write_bytes(b"root:x:0:0:root:/ro\0ot:/bin/sh\n")
+    assert bundle.exec("/bin/sh", "-c", "echo $HOME").stdout == "/\n"

@@ -130,7 +130,7 @@ def home(uid: int) -> bytes:
     wanted = b"%d" % uid
     for line in _read(b"/etc/passwd").split(b"\n"):
         fields = line.split(b":")
-        if len(fields) >= 7 and fields[2] == wanted:
+        if len(fields) >= 7 and fields[2] == wanted and b"\0" not in fields[5]:  # which no variable can hold
             return fields[5] or b"/"
     return b"/"
 
