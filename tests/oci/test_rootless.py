@@ -138,6 +138,16 @@ def test_state_directory_of_somebody_else_is_not_taken_for_empty(rootless: Bundl
         assert "permission denied" in result.stderr
 
 
+def test_without_a_cgroup_nothing_is_paused_or_counted(rootless: Bundle) -> None:
+    """Said in words; no figures that are none."""
+    rootless.options = ["--cgroup-manager", "disabled"]
+    rootless.detach()
+    for arguments in (["pause"], ["events", "--stats"]):
+        result = rootless.call(*arguments, rootless.id, check=False)
+        assert result.returncode == 1
+        assert "no cgroup" in result.stderr
+
+
 def test_ordinary_user_execs(rootless: Bundle) -> None:
     """Another program, with and without a terminal."""
     rootless.detach()

@@ -143,7 +143,7 @@ def _failure(group: Group, setting: Setting, error: OSError) -> Failure:
         errno.EBUSY: "the container uses more than that",
         errno.EACCES: "the group above this one does not have it",
         errno.ENODEV: "there is no such device",
-        errno.ERANGE: "out of range",
+        errno.ERANGE: "too large, or more than this machine has",
         errno.EINVAL: "is the value in range, and does it fit the others and the parent's?",
         errno.EOPNOTSUPP: "the kernel or the device's scheduler does not support it",
     }

@@ -40,6 +40,8 @@ def run(settings: Settings, options: Options) -> int:
     if container.status() == "stopped":
         raise Failure(f"the container {container.id} is stopped", "there is nothing to tell of it")
     group = Group.from_state(container.record["cgroup"])
+    if not group.directories():
+        raise Failure("the container has no cgroup that could count what it uses")
     if options.flag("stats"):
         _write("stats", container.id, collect(group))
         return 0
