@@ -89,9 +89,9 @@ class Container:
             return "creating" if self._is_locked() else "stopped"
         if not self.pid:
             return "stopped"
-        if self._waits():
-            return "created"
-        return "paused" if self._is_frozen() else "running"
+        if self._is_frozen():  # before or after its start
+            return "paused"
+        return "created" if self._waits() else "running"
 
     def describe(self, status: str = "", pid: int | None = None) -> dict[str, Any]:
         """Return the state as the specification wants it, with what the peers add."""

@@ -65,6 +65,17 @@ def test_pause_and_resume(bundle: Bundle) -> None:
     wait_until(lambda: _stats(bundle)["cpu"]["usage"]["total"] > before + 10_000_000, "the loop goes on")
 
 
+def test_a_container_paused_before_its_start_can_be_resumed(bundle: Bundle) -> None:
+    """It is called paused, cannot be started (that would wait for ever), and after resume is created as before."""
+    bundle.create()
+    bundle.call("pause", bundle.id)
+    assert bundle.status()["status"] == "paused"
+    assert "paused" in bundle.start(check=False).stderr
+    bundle.call("resume", bundle.id)
+    assert bundle.status()["status"] == "created"
+    bundle.start()
+
+
 def test_a_paused_container_can_be_killed_and_deleted(bundle: Bundle) -> None:
     """SIGKILL ends what is paused, on v1 too."""
     bundle.detach()
