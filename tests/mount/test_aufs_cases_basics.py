@@ -219,3 +219,15 @@ def _branch_with_big_xattr(union: Workshop) -> Path:
     except OSError:
         pytest.skip("tmpfs has no user attributes here")
     return path
+
+
+def test_sync_of_files_and_directories(union: Workshop) -> None:
+    """fsync and fdatasync succeed on files and on merged, upper and lower directories: package managers insist on it."""
+    u = union.mount(B0={"both/a": "x", "upper/d": "w"}, B1={"both/b": "y", "lower/c": "z"})
+    for name in (".", "both", "upper", "lower", "both/a", "both/b"):
+        fd = os.open(u / name, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)

@@ -104,7 +104,7 @@ class FileRequests:
         return b""
 
     def fsync(self, header: Header, body: memoryview) -> Reply:
-        """Write a file back, or a directory on its writable branches, in a thread."""
+        """Write a file back, in a thread."""
         fh, flags = abi.FSYNC_IN.unpack_from(body)
         fd = self._filesystem.file(fh).fd
         sync = os.fdatasync if flags & abi.FSYNC_DATASYNC else os.fsync
@@ -115,7 +115,16 @@ class FileRequests:
 
         return InThread(work)
 
-    fsyncdir = fsync
+    def fsyncdir(self, header: Header, body: memoryview) -> Reply:
+        """Write a directory back on its writable branches, in a thread."""
+        fh, flags = abi.FSYNC_IN.unpack_from(body)
+        filesystem = self._filesystem
+
+        def work() -> bytes:
+            filesystem.fsync(fh, data_only=bool(flags & abi.FSYNC_DATASYNC))
+            return b""
+
+        return InThread(work)
 
     def fallocate(self, header: Header, body: memoryview) -> Reply:
         """Allocate, punch or zero a range."""
