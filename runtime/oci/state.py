@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
+    from runtime.oci.cgroups import Group
+
 SPEC = "1.2.1"
 RECORD, CONFIG, GATE, REPORT = "state.json", "config.json", "exec.fifo", "exec.result"
 _PATIENCE = 30.0  # seconds that a command waits for another one on the same container
@@ -118,6 +120,16 @@ class Container:
             _unlink(self.path(name))
         os.rmdir(self.directory)
 
+    def group(self) -> Group:
+        """Return the container's cgroup; a Failure if its creation has not come so far."""
+        from runtime.oci.cgroups import Group
+
+        if "cgroup" not in self.record:
+            raise Failure(
+                f"container {self.id} has no cgroup yet", "if its creation was killed, delete it with --force"
+            )
+        return Group.from_state(self.record["cgroup"])
+
     def _waits(self) -> bool:
         """Tell whether the first process waits at its gate; a `start` that was killed may leave the fifo there."""
         try:
@@ -142,9 +154,7 @@ class Container:
         return False
 
     def _is_frozen(self) -> bool:
-        from runtime.oci.cgroups import Group
-
-        return "cgroup" in self.record and Group.from_state(self.record["cgroup"]).frozen()
+        return "cgroup" in self.record and self.group().frozen()
 
 
 class Lock:

@@ -409,3 +409,10 @@ def test_exec_finds_no_home_with_a_nul(bundle: Bundle) -> None:
     bundle.detach()
     (bundle.rootfs / "etc/passwd").write_bytes(b"root:x:0:0:root:/ro\0ot:/bin/sh\n")
     assert bundle.exec("/bin/sh", "-c", "echo $HOME").stdout == "/\n"
+
+
+def test_exec_of_billions_of_descriptors_tells_of_the_first(bundle: Bundle) -> None:
+    """Each that is not open is warned of, up to a sensible number."""
+    bundle.detach()
+    done = bundle.exec("--preserve-fds=2000000000", "true")
+    assert len(done.stderr.splitlines()) == 16

@@ -56,6 +56,19 @@ def test_damaged_state_stops_nothing_else(bundle: Bundle, text: str) -> None:
     assert bundle.leftovers() == []
 
 
+@pytest.mark.parametrize("command", ["ps", "events"])
+def test_container_whose_creation_was_killed_has_no_group(bundle: Bundle, command: str) -> None:
+    """What is left is a directory; the message tells how to get rid of it."""
+    directory = bundle.state / bundle.id
+    directory.mkdir(parents=True)
+    lock = os.open(directory, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # as if it was going on
+    done = bundle.call(command, bundle.id, check=False)
+    assert "has no cgroup yet" in done.stderr
+    os.close(lock)
+    bundle.delete("--force")
+
+
 def test_container_of_somebody_else_is_refused(bundle: Bundle) -> None:
     """Its hooks would run with our rights."""
     bundle.create()

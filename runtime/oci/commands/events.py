@@ -9,7 +9,6 @@ import sys
 import time
 
 from runtime.oci import jsontext
-from runtime.oci.cgroups import Group
 from runtime.oci.cgroups.oom import Watch
 from runtime.oci.cgroups.statistics import collect
 from runtime.oci.failure import Failure
@@ -18,6 +17,7 @@ from runtime.oci.state import open_container
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from runtime.oci.cgroups import Group
     from runtime.oci.settings import Settings
 
 COMMAND = Command(
@@ -39,7 +39,7 @@ def run(settings: Settings, options: Options) -> int:
     container = open_container(settings.root, options.arguments[0])
     if container.status() == "stopped":
         raise Failure(f"the container {container.id} is stopped", "there is nothing to tell of it")
-    group = Group.from_state(container.record["cgroup"])
+    group = container.group()
     if not group.directories():
         raise Failure("the container has no cgroup that could count what it uses")
     if options.flag("stats"):

@@ -8,7 +8,6 @@ import os
 from runtime.oci import channel as messages
 from runtime.oci import config as configuration
 from runtime.oci import jsontext, log, namespaces, seal, shape, state, visitor
-from runtime.oci.cgroups import Group
 from runtime.oci.failure import Failure, Step, describe
 from runtime.oci.options import Command, Option, Options
 from runtime.oci.process import foreground, launch, prepared, user
@@ -188,7 +187,7 @@ def _prepare(
     made = prepared.prepare(
         process, linux, preserve_fds=preserve, listen_fds=listen, user_namespace=in_user_namespace
     )
-    group = Group.from_state(container.record["cgroup"])
+    group = container.group()
     for path in options.all("cgroup"):
         group = group.below(path)
     # Named by the user, the group must be that one; else any of the container's will do.

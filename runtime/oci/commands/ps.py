@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 
 from runtime.oci import jsontext
-from runtime.oci.cgroups import Group
 from runtime.oci.failure import Failure
 from runtime.oci.options import Command, Option, Options
 from runtime.oci.state import open_container
@@ -31,7 +30,7 @@ def run(settings: Settings, options: Options) -> int:
     if form not in ("table", "json"):
         raise Failure(f"--format: unknown format {form!r}", "give table or json")
     container = open_container(settings.root, options.arguments[0])
-    group = Group.from_state(container.record["cgroup"])
+    group = container.group()
     pids = group.processes()
     if not group.directories() and container.status() != "stopped":
         pids = [container.record["pid"]]  # without a group we know of no other

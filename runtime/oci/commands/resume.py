@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from runtime.oci.cgroups import Group
 from runtime.oci.failure import Failure
 from runtime.oci.options import Command, Options
 from runtime.oci.state import open_container
@@ -22,5 +21,5 @@ def run(settings: Settings, options: Options) -> int:
         status = container.status()
         if status != "paused":
             raise Failure(f"cannot resume the container {container.id}: it is not paused but {status}")
-        Group.from_state(container.record["cgroup"]).thaw()
+        container.group().thaw()
     return 0

@@ -7,7 +7,6 @@ import os
 
 from runtime.oci import config as configuration
 from runtime.oci import jsontext, log, shape
-from runtime.oci.cgroups import Group
 from runtime.oci.failure import Failure, Step
 from runtime.oci.options import Command, Option, Options
 from runtime.oci.state import open_container
@@ -73,7 +72,7 @@ def run(settings: Settings, options: Options) -> int:
         status = container.status()
         if status == "stopped":
             raise Failure(f"cannot update the container {container.id}: it is stopped")
-        group = Group.from_state(container.record["cgroup"])
+        group = container.group()
         group.update(resources)
         for warning in group.warnings:
             log.warning(warning)

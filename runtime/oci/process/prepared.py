@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 
 from runtime.oci.failure import Failure, Step
 from runtime.oci.process import (
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _FIRST_PASSED = 3  # descriptors after the standard ones
+_MOST_WARNINGS = 16
 
 
 class Prepared:
@@ -78,8 +80,11 @@ class Prepared:
         self.labels = labels.lower(process.get("apparmorProfile") or "", process.get("selinuxLabel") or "")
         self.listen_fds = listen_fds
         asked = range(_FIRST_PASSED, _FIRST_PASSED + listen_fds + preserved)
-        self.passed = {fd for fd in asked if _is_callers(fd)}  # descriptors after 0-2 that the program keeps
-        for fd in asked:
+        # Descriptors after 0-2 that the program keeps. There may be billions asked for, by mistake.
+        self.passed = (
+            {fd for fd in _open_descriptors() if fd in asked and _is_callers(fd)} if asked else set()
+        )
+        for fd in asked[:_MOST_WARNINGS]:
             if fd not in self.passed:
                 self.warnings.append(f"descriptor {fd} is not passed on: it is not open")
         self.path = b""  # of the program, once `become` has found it
@@ -112,6 +117,10 @@ def prepare(
     if not user_namespace and (missing := capabilities.ungrantable(prepared.capabilities)):
         prepared.warnings.append(f"capabilities that this process lacks itself are ignored: {missing}")
     return prepared
+
+
+def _open_descriptors() -> list[int]:
+    return [int(name) for name in os.listdir("/proc/self/fd")]
 
 
 def _is_callers(fd: int) -> bool:
