@@ -258,3 +258,14 @@ def test_exec_asks_the_agent(bundle: Bundle, agent: Agent, no_new_privileges: bo
     assert "No medium found" in bundle.exec("mkdir", "/tmp/x", check=False).stderr
     assert [message["state"]["status"] for message in agent.messages] == ["creating", "running"]
     assert agent.messages[1]["pid"] != agent.messages[0]["pid"]
+
+
+def test_default_profile_of_spec_lets_live_and_refuses(bundle: Bundle) -> None:
+    """`spec --seccomp`: ordinary programs run, making a namespace is refused though root asks."""
+    bundle.save()
+    bundle.call("spec", "--seccomp", "--file", str(bundle.directory / "with.json"))
+    bundle.linux["seccomp"] = json.loads((bundle.directory / "with.json").read_text())["linux"]["seccomp"]
+    bundle.shell(
+        "ls / >/dev/null && echo lives; grep Seccomp: /proc/self/status; unshare -n true || echo refused"
+    )
+    assert bundle.run().lines() == ["lives", "Seccomp:\t2", "refused"]

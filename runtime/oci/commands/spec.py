@@ -23,6 +23,7 @@ COMMAND = Command(
         Option("bundle", "b", "DIR", "where to write it (default: here)"),
         Option("file", "f", "PATH", "write it to this file instead"),
         Option("rootless", "", "", "for an ordinary user: a user namespace, nothing that needs more"),
+        Option("seccomp", "", "", "with a filter of system calls, the one that Docker's means"),
     ),
     least=0,
     most=0,
@@ -38,7 +39,12 @@ _READONLY = "bus fs irq sys sysrq-trigger".split()
 def run(settings: Settings, options: Options) -> int:
     """Write the file; refuses to replace one."""
     path = options.text("file") or os.path.join(options.text("bundle"), "config.json")
-    text = jsontext.pretty(default(rootless=options.flag("rootless"))) + "\n"
+    config = default(rootless=options.flag("rootless"))
+    if options.flag("seccomp"):
+        from runtime.oci.seccomp.default import profile
+
+        config["linux"]["seccomp"] = profile(_CAPABILITIES)
+    text = jsontext.pretty(config) + "\n"
     with Step("write the configuration"):
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
