@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from runtime.oci.process import syscalls
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
@@ -21,5 +23,6 @@ def reset() -> None:
             try:
                 signal.signal(number, signal.SIG_DFL)
             except OSError:
-                continue  # the two that the C library keeps for itself
+                continue  # those that the C library keeps for itself
+    syscalls.reset_library_signals()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -20,6 +20,8 @@ _PRCTL, _CAPGET, _CAPSET, _PRLIMIT64, _PERSONALITY, _IOPRIO_SET, _SCHED_SETATTR,
     else (167, 90, 91, 261, 92, 30, 274, 237, 219)  # the generic table: aarch64, riscv64
 )
 _CLOSE_RANGE = 436
+_RT_SIGACTION = 13 if os.uname().machine in ("x86_64", "AMD64") else 134
+_LIBRARY_SIGNALS = (32, 33)  # which the C library keeps for its threads, and does not let anybody set
 
 PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_READ, PR_CAPBSET_DROP = 4, 8, 23, 24
 PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 2, 4
@@ -45,6 +47,12 @@ def _word(value: int) -> ctypes.c_ulong:
 def prctl(option: int, argument: int = 0, second: int = 0) -> int:
     """Call prctl(2) with integer arguments."""
     return _call(_PRCTL, option, _word(argument), _word(second), _word(0), _word(0))
+
+
+def reset_library_signals() -> None:
+    """Give the C library's own signals their default action: its posix_spawn(3) leaves them ignored, and that survives exec."""
+    for number in _LIBRARY_SIGNALS:
+        _call(_RT_SIGACTION, number, bytes(32), None, _word(8))
 
 
 def capget() -> tuple[int, int, int]:
