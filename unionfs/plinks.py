@@ -91,6 +91,7 @@ class PlinkFlusher:
         """Let go of the directories that a walk kept."""
         for names in lower.values():
             for parent, _ in names:
+                parent.opens -= 1
                 self._union.nodes.release(parent)
 
     def _rehome(self, node: Node) -> None:
@@ -107,7 +108,8 @@ class PlinkFlusher:
     def _lower_names(self) -> dict[int, list[tuple[Node, bytes]]]:
         """Walk the union's directories and return the names whose visible copy is a pseudo-linked lower file.
 
-        Files are compared by the inode number in their listing; only candidates are looked up.
+        Files are compared by the inode number in their listing; only candidates are looked up. The directories of the result
+        are kept, as if opened once for each name, until `_release`.
         """
         union = self._union
         result: dict[int, list[tuple[Node, bytes]]] = {}
@@ -117,14 +119,12 @@ class PlinkFlusher:
         while pending:
             directory = pending.pop()
             if not directory.removed:
-                found = sum(map(len, result.values()))
                 try:
                     pending.extend(self._scan(directory, result))
                 except OSError as error:
                     if error.errno not in _GONE:  # a directory taken away directly has no names
+                        self._release(result)
                         raise
-                if sum(map(len, result.values())) > found:
-                    continue  # its node is needed until the links are made
             union.nodes.release(directory)
             union.trim()
         return result
@@ -156,6 +156,7 @@ class PlinkFlusher:
             identity = identity_of(found.status)
             plink = union.plink_of(union.numbers.of_file(identity), found.branch, identity)
             if plink is not None and found.branch is not plink.branch:
+                directory.opens += 1  # else it goes with the last directory below it, if the kernel forgot it
                 result.setdefault(plink.ino, []).append((directory, name))
         return below
 

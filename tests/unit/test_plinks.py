@@ -74,6 +74,23 @@ def test_plinks_of_a_killed_server_are_taken_up_again(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "B0/.wh..wh.plnk") == []
 
 
+def test_flush_reaches_names_in_forgotten_directories(tmp_path: Path) -> None:
+    """A directory with names to link outlasts the directories below it, of which the kernel forgot everything too."""
+    (tmp_path / "B0").mkdir()
+    (tmp_path / "B1/d/below").mkdir(parents=True)
+    (tmp_path / "B1/a").write_bytes(b"old")
+    os.link(tmp_path / "B1/a", tmp_path / "B1/d/b")
+    filesystem = _open(tmp_path)
+    try:
+        _write(filesystem, b"a", b"new")
+        assert filesystem.flush_plinks() == 1
+        assert filesystem.counters()["nodes"] == 1
+    finally:
+        filesystem.close()
+    assert (tmp_path / "B0/d/b").read_bytes() == b"new"
+    assert os.listdir(tmp_path / "B0/.wh..wh.plnk") == []
+
+
 def test_number_of_a_plink_is_not_given_to_another_file(tmp_path: Path) -> None:
     """A file that cannot have its own number does not get that of a pseudo-linked copy which the kernel forgot."""
     (tmp_path / "B0").mkdir()
