@@ -376,8 +376,17 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
         try:
             await negotiate(operations, device_fd)
             with short_poll(device_fd):
-                await pyfuse3.main()
+                await _until_unmounted()
         finally:
             pyfuse3.close(unmount=False)
             background.detach(filesystem)
             nursery.cancel_scope.cancel()
+
+
+async def _until_unmounted() -> None:
+    """Let pyfuse3 serve; the end of the connection while a request was being read is an end like any other."""
+    try:
+        await pyfuse3.main()
+    except* ConnectionAbortedError:
+        # The kernel's answer to a read that had taken a request (a release, say) when umount(2) ended the connection.
+        log.debug("the connection ended while a request was read")
