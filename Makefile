@@ -19,15 +19,16 @@ test: bootstrap
 # Two to three minutes; `tests/v2/run v2 COMMAND` runs anything else there. test-v2-share is the minute of it for CI.
 V2_PYTEST := env UNIONRT_OWN_MACHINE=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 \
     $(PYTHON) -m pytest -p pytest_timeout -p no:cacheprovider -q --color no
+V2_TESTS := $(patsubst %,tests/oci/test_cgroups_%.py,limits processes devices users)
 test-v2: bootstrap
 	@tests/v2/prepare
-	tests/v2/run v2 $(V2_PYTEST) tests/oci/test_cgroups.py
+	tests/v2/run v2 $(V2_PYTEST) $(V2_TESTS)
 	tests/v2/run v2 $(V2_PYTEST) tests/oci/test_cgroups_commands.py
-	tests/v2/run hybrid $(V2_PYTEST) tests/oci/test_cgroups.py -k 'hugepages or unified or memory or freezer or kill'
+	tests/v2/run hybrid $(V2_PYTEST) $(V2_TESTS) -k 'hugepages or unified or memory or freezer or kill'
 
 test-v2-share: bootstrap
 	@tests/v2/prepare
-	tests/v2/run v2 $(V2_PYTEST) tests/oci/test_cgroups.py -k 'pids or freezer or memory or devices or cpuset or kill'
+	tests/v2/run v2 $(V2_PYTEST) $(V2_TESTS) -k 'pids or freezer or memory or devices or cpuset or kill'
 
 unit: bootstrap
 	$(PYTEST) tests/unit

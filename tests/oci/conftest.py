@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bundles for tests of the OCI runtime, and the promise that no container leaves anything behind."""
+"""Bundles and control groups for tests of the OCI runtime, and the promise that nothing is left behind."""
 
+import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from runtime.oci.cgroups import Group, open_group
+from tests.support.groups import Make
 from tests.support.oci import Bundle, can_run
+
+_counter = itertools.count()
 
 
 @pytest.fixture
@@ -38,3 +45,22 @@ def make_bundle() -> Iterator[Callable[[], Bundle]]:
 def bundle(make_bundle: Callable[[], Bundle]) -> Bundle:
     """Give one bundle."""
     return make_bundle()
+
+
+@pytest.fixture
+def make_group() -> Iterator[Make]:
+    """Give a function that makes a group with resources; all are destroyed and must be gone."""
+    groups: list[Group] = []
+
+    def make(resources: dict[str, Any] | None = None, **linux: Any) -> Group:
+        path = f"/unionrt-test-{os.getpid()}-{next(_counter)}"
+        group = open_group({"linux": {"cgroupsPath": path, **linux}}, "unused")
+        groups.append(group)
+        group.create()
+        group.apply(resources or {})
+        return group
+
+    yield make
+    for group in groups:
+        group.destroy()
+        assert [path for path in group.directories() if os.path.exists(path)] == []

@@ -4,14 +4,16 @@
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.oci.cgroups import Group
+from runtime.oci.cgroups.statistics import collect
 from tests.support.oci import wait_until
 
 MIB = 1 << 20
+Make = Callable[..., Group]  # the fixture make_group: a group with these limits
 
 
 def can_group() -> bool:
@@ -52,6 +54,11 @@ def spend(seconds: float) -> float:
         os.sched_yield()
         subprocess.run(["sleep", f"{left:.3f}"], check=True)
     return time.monotonic() - begin
+
+
+def used(group: Group) -> float:
+    """Return the seconds of CPU that its processes have used."""
+    return int(collect(group)["cpu"]["usage"]["total"]) / 1e9
 
 
 @contextmanager
