@@ -110,7 +110,7 @@ class _Creation:
             config["process"],
             linux,
             preserve_fds=self._request.preserve_fds,
-            listen_fds=_passed_descriptors(),
+            listen_fds=process.announced_descriptors(),
             user_namespace=job.namespaces.has("user"),
         )
         if config.get("annotations", {}).get(_KEEP_GROUPS) in ("1", "true"):
@@ -319,14 +319,6 @@ def _import_the_rest() -> None:
     """Import what this process needs from now on, while init builds the root."""
     import runtime.oci.cgroups.devices
     import runtime.oci.cgroups.limits  # noqa: F401
-
-
-def _passed_descriptors() -> int:
-    """Return how many descriptors LISTEN_FDS hands to the container."""
-    if os.environ.get("LISTEN_PID", "") not in ("", str(os.getpid())):
-        return 0
-    number = os.environ.get("LISTEN_FDS", "0")
-    return int(number) if number.isascii() and number.isdecimal() else 0
 
 
 def _send_pidfd(path: str, pid: int) -> None:

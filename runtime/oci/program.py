@@ -15,7 +15,10 @@ from runtime.oci.settings import GLOBAL, Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from typing import Any, NoReturn
+else:
+    import _signal as signal  # the package costs more, see process/signals.py
 
 NAME = "unionrt"
 VERSION = "0.1.0"
@@ -56,7 +59,11 @@ def main(arguments: list[str]) -> NoReturn:
 
 
 def _settle() -> None:
-    """Open standard descriptors that the caller has closed: files of ours would take their numbers, and what is written there."""
+    """Make up for what the caller may have left unusual: closed standard descriptors, SIGCHLD ignored.
+
+    Files of ours would take the descriptors' numbers, and what is written there. Nobody could wait for a child's end.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for fd in range(3):
         try:
             os.fstat(fd)

@@ -183,7 +183,7 @@ def _prepare(
     pid = container.pid
     joined, root = _open_namespaces(container, pid)
     in_user_namespace = any(flag == namespaces.KINDS["user"] for flag, _, _ in joined.joined)
-    preserve, listen = options.number("preserve-fds"), _listen_fds()
+    preserve, listen = options.number("preserve-fds"), prepared.announced_descriptors()
     made = prepared.prepare(
         process, linux, preserve_fds=preserve, listen_fds=listen, user_namespace=in_user_namespace
     )
@@ -202,11 +202,6 @@ def _prepare(
         visit.filter = seccomp.prepare(config, os.path.join(settings.root, _CACHE), log.debug)
         visit.load = seccomp.load
     return visit
-
-
-def _listen_fds() -> int:
-    text = os.environ.get("LISTEN_FDS", "")
-    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def _open_namespaces(container: state.Container, pid: int) -> tuple[namespaces.Namespaces, int]:

@@ -6,6 +6,6 @@ final, and `execute` after `start`. Between `become` and `execute` the child is 
 """
 
 from runtime.oci.process.launch import execute
-from runtime.oci.process.prepared import Prepared, become, limit, prepare
+from runtime.oci.process.prepared import Prepared, announced_descriptors, become, limit, prepare
 
-__all__ = ["Prepared", "become", "execute", "limit", "prepare"]
+__all__ = ["Prepared", "announced_descriptors", "become", "execute", "limit", "prepare"]

@@ -119,6 +119,14 @@ def prepare(
     return prepared
 
 
+def announced_descriptors() -> int:
+    """Return how many descriptors from 3 on LISTEN_FDS gives us; none if LISTEN_PID says that they are another process'."""
+    if os.environ.get("LISTEN_PID", "") not in ("", str(os.getpid())):
+        return 0
+    number = os.environ.get("LISTEN_FDS", "")
+    return int(number) if number.isascii() and number.isdecimal() and len(number) < 10 else 0
+
+
 def _open_descriptors() -> list[int]:
     return [int(name) for name in os.listdir("/proc/self/fd")]
 
