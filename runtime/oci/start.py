@@ -11,17 +11,19 @@ from runtime.oci.failure import Failure, Step, describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from runtime.oci.process.notify import Readiness
     from runtime.oci.state import Container
 
 _LONGEST_REPORT = 65536
 
 
-def start(container: Container) -> None:
+def start(container: Container, *, stays: bool = False) -> Readiness | None:
     """Let the program run and run the poststart hooks; a Failure tells why it does not. The caller holds the lock.
 
-    A poststart hook that fails ends the container, as the specification wants it.
+    A poststart hook that fails ends the container, as the specification wants it. Returns what is to be heard, without the
+    lock, if a service manager waits for the container's readiness; `stays` tells that the caller is the one to be watched.
     """
-    listener = _listen(container)
+    readiness = _listen(container, 0 if stays else container.record["pid"])
     problem = _open_gate(container)
     if problem:
         raise problem
@@ -39,20 +41,15 @@ def start(container: Container) -> None:
         except Failure:
             destroy.destroy(container)
             raise
-    if listener is not None:
-        from runtime.oci.process import notify
-
-        container.release()  # it may take as long as it likes, and be killed and deleted meanwhile
-        notify.relay(listener, container.record["pid"])
+    return readiness
 
 
-def _listen(container: Container) -> int | None:
-    """Return the socket for the container's word that it is ready, if somebody wants to hear it."""
+def _listen(container: Container, main_pid: int) -> Readiness | None:
     if not container.record.get("notify"):
         return None
     from runtime.oci.process import notify
 
-    return notify.listen(container.directory)
+    return notify.listen(container.directory, main_pid)
 
 
 def _open_gate(container: Container) -> Failure | None:

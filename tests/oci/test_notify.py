@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """NOTIFY_SOCKET: a service manager hears of a container's readiness, and of nothing else."""
 
+import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.oci import Bundle
+from tests.support.oci import Bundle, wait_until
 
 # busybox has no tool for datagrams to a path; this one of the host's needs nothing but itself.
 SENDER = """
@@ -42,6 +44,41 @@ def test_readiness_is_passed_on(bundle: Bundle, manager: socket.socket) -> None:
     manager.setblocking(False)
     with pytest.raises(BlockingIOError):
         manager.recv(1000)
+
+
+def test_readiness_of_a_container_in_the_foreground_is_passed_on(
+    bundle: Bundle, manager: socket.socket
+) -> None:
+    """Even if it ends at once. The manager goes on watching `run`, which ends as the container does and cleans up."""
+    bundle.process["args"] = ["/usr/bin/python3", "-Ic", SENDER]
+    bundle.run()
+    assert manager.recv(1000) == b"READY=1"
+    manager.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        manager.recv(1000)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_signals_reach_a_container_that_is_not_ready(
+    bundle: Bundle, manager: socket.socket, terminal: bool
+) -> None:
+    """A manager that loses patience can end it."""
+    bundle.shell("trap 'exit 9' TERM; echo up; while :; do sleep 0.05; done")
+    bundle.process["terminal"] = terminal
+    bundle.save()
+    with (bundle.directory / "up").open("w") as out:
+        process = subprocess.Popen(
+            bundle.command("run", bundle.id),
+            cwd=bundle.directory,
+            env=bundle.environment,
+            stdin=subprocess.PIPE,
+            stdout=out,
+        )
+    wait_until((bundle.directory / "up").read_text, "the program runs")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 9
+    process.communicate()
+    assert bundle.leftovers() == []
 
 
 def test_container_that_never_gets_ready_ends_the_wait(bundle: Bundle, manager: socket.socket) -> None:

@@ -12,7 +12,8 @@ from runtime.oci.options import Command, Option, Options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from runtime.oci.job import Request
+    from typing import Any
+
     from runtime.oci.settings import Settings
     from runtime.oci.state import Container
 
@@ -42,20 +43,26 @@ def run(settings: Settings, options: Options) -> int:
     if not asked.detach and not options.flag("no-subreaper"):
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     container = create(settings, asked, _import_the_rest)
-    from runtime.oci import destroy
     from runtime.oci.process import foreground
     from runtime.oci.start import start
 
     if not asked.detach:
         foreground.block()  # from here on signals are for the container, once it runs
+    ours = container.record
     try:
-        start(container)
+        readiness = start(container, stays=not asked.detach)
+        container.release()
+        if asked.detach and readiness is not None:
+            readiness.wait(ours["pid"])
     except BaseException:
-        if os.path.isdir(container.directory):  # a poststart hook that failed has removed it already
-            destroy.destroy(container)
+        _delete(container, ours)
         raise
-    container.release()
-    return 0 if asked.detach else _attend(container, asked, keep=options.flag("keep"))
+    if asked.detach:
+        return 0
+    status = foreground.wait(ours["pid"], asked.terminal, readiness)
+    if not options.flag("keep"):
+        _delete(container, ours)
+    return status
 
 
 def _import_the_rest() -> None:
@@ -65,16 +72,11 @@ def _import_the_rest() -> None:
     import runtime.oci.start  # noqa: F401
 
 
-def _attend(container: Container, asked: Request, *, keep: bool) -> int:
+def _delete(container: Container, ours: dict[str, Any]) -> None:
+    """Delete the container, unless somebody else has done so, and perhaps made another; or a poststart hook that failed."""
     from runtime.oci import destroy
-    from runtime.oci.process import foreground
 
-    ours = container.record
-    status = foreground.wait(ours["pid"], asked.terminal)
-    if not keep and os.path.isdir(container.directory):
+    if os.path.isdir(container.directory):
         with container.lock():
-            if (
-                container.record.get("created") == ours["created"]
-            ):  # else somebody has deleted it, and made another
+            if container.record.get("created") == ours["created"]:
                 destroy.destroy(container)
-    return status

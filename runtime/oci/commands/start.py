@@ -16,7 +16,7 @@ COMMAND = Command("start", "let the program of a created container run", "CONTAI
 
 
 def run(settings: Settings, options: Options) -> int:
-    """Start the container; returns when its program runs."""
+    """Start the container; returns when its program runs, or is ready if a service manager waits for that."""
     container = state.open_container(settings.root, options.arguments[0])
     with container.lock():
         status = container.status()
@@ -24,5 +24,7 @@ def run(settings: Settings, options: Options) -> int:
             raise Failure(
                 f"cannot start container {container.id}: it is {status}", "only a created one can be started"
             )
-        start(container)
+        readiness = start(container)
+    if readiness is not None:  # it may take as long as it likes, and be killed and deleted meanwhile
+        readiness.wait(container.record["pid"])
     return 0

@@ -1,11 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Being the foreground parent of a container's process: copies its terminal, hands signals on, waits for its end."""
+"""Being the foreground parent of a container's process: copies its terminal, hands signals on, waits for its end.
+
+Has threads neither before nor after.
+"""
 
 from __future__ import annotations
 
 import os
 
 from runtime.oci.process.signals import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from runtime.oci.process.notify import Readiness
 
 # About ourselves, not to be caught, or (the terminal's stop signals) meant for us.
 _NOT_FORWARDED = (
@@ -26,11 +35,11 @@ def block() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
 
 
-def wait(pid: int, master: int | None = None) -> int:
+def wait(pid: int, master: int | None = None, readiness: Readiness | None = None) -> int:
     """Wait for the child `pid` and return its exit status (128 + n for signal n); for `run` and `exec`.
 
     Forwards signals and reaps whatever else becomes a child of ours. `master` is the terminal's other end, copied from
-    and to our descriptors 0 and 1, with ours in raw mode if it is a terminal.
+    and to our descriptors 0 and 1, with ours in raw mode if it is a terminal. What `readiness` hears is passed on meanwhile.
     """
 
     def forward(number: int) -> None:
@@ -40,14 +49,34 @@ def wait(pid: int, master: int | None = None) -> int:
             except ProcessLookupError:
                 pass
 
-    if master is not None:
-        from runtime.oci.process import relay
-
-        with relay.Relay(master, forward) as terminal:
-            return terminal.attend(lambda: _collect(pid))
+    if master is not None or readiness is not None:
+        return _attend(lambda: _collect(pid), forward, master, readiness)
     block()
     while (status := _collect(pid)) is None:
         forward(signal.sigwait(signal.valid_signals()))
+    return status
+
+
+def _attend(
+    collect: Callable[[], int | None],
+    forward: Callable[[int], None],
+    master: int | None,
+    readiness: Readiness | None,
+) -> int:
+    from runtime.oci.process.attention import Attention
+
+    with Attention(forward) as attention:
+        if readiness is not None:
+            attention.watch(readiness.fileno(), readiness.hear)
+        if master is None:
+            status = attention.wait(collect)
+        else:
+            from runtime.oci.process.relay import Relay
+
+            with Relay(master, attention):
+                status = attention.wait(collect)
+    if readiness is not None:
+        readiness.hear()  # its last words
     return status
 
 

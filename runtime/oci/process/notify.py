@@ -2,7 +2,8 @@
 """NOTIFY_SOCKET: readiness messages of the container's process, passed on to the service manager that started us.
 
 The container sees a directory of the state directory with a socket of ours, never the manager's own: of what it says only
-that it is ready is passed on. Imported only if the environment has the variable.
+that it is ready is passed on, by ourselves, as a manager may believe nobody else. Imported only if the environment has the
+variable.
 """
 
 from __future__ import annotations
@@ -41,13 +42,58 @@ def offer(config: dict[str, Any], directory: str) -> None:
     config["process"].setdefault("env", []).append(f"{VARIABLE}={inside}/{_NAME}")
 
 
-def listen(directory: str) -> int | None:
-    """Return a new socket where `offer` said, before the program is started; None if it was not called for this container."""
+class Readiness:
+    """Where a container says that it is ready. `main_pid` is its process if the manager is to watch that from then on, not us."""
+
+    __slots__ = ("_main_pid", "_socket")
+
+    def __init__(self, listener: _socket.socket, main_pid: int) -> None:
+        self._socket = listener
+        self._main_pid = main_pid
+
+    def fileno(self) -> int:
+        """Return the descriptor that can be read when there is something to hear."""
+        return self._socket.fileno()
+
+    def hear(self) -> bool:
+        """Take what has been said and pass on that the container is ready, if it is; return whether."""
+        while True:
+            try:
+                message = self._socket.recv(_LONGEST)
+            except BlockingIOError:
+                return False
+            if _READY in message.split(b"\n"):
+                _tell(_READY)
+                if self._main_pid:
+                    _tell(b"MAINPID=%d" % self._main_pid)
+                return True
+
+    def wait(self, pid: int) -> None:
+        """Return when the container's process `pid` is ready or has ended."""
+        try:
+            end = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        poll = select.poll()
+        poll.register(self, select.POLLIN)
+        poll.register(end, select.POLLIN)
+        try:
+            while True:
+                ended = end in [fd for fd, _ in poll.poll()]
+                if self.hear() or ended:
+                    return
+        finally:
+            os.close(end)
+
+
+def listen(directory: str, main_pid: int) -> Readiness | None:
+    """Listen where `offer` said, before the program is started; None if it was not called for this container."""
     try:
         place = os.open(os.path.join(directory, _DIRECTORY), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     listener = _datagrams()
+    listener.setblocking(False)
     path = (
         f"/proc/self/fd/{place}/{_NAME}"  # an address has 108 bytes; a state directory's path may have more
     )
@@ -55,31 +101,7 @@ def listen(directory: str) -> int | None:
         listener.bind(path)
         os.chmod(path, 0o777)  # the container's process may be any user; who reaches it is in the container
     os.close(place)
-    return listener.detach()
-
-
-def relay(listener: int, pid: int) -> None:
-    """Pass on the readiness of the container's process `pid`, when it says so; return then, or when it has ended."""
-    try:
-        end = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    messages = _socket.socket(fileno=listener)
-    poll = select.poll()
-    poll.register(listener, select.POLLIN)
-    poll.register(end, select.POLLIN)
-    try:
-        while True:
-            events = [fd for fd, _ in poll.poll()]
-            if listener in events and _READY in messages.recv(_LONGEST).split(b"\n"):
-                _tell(_READY)
-                _tell(b"MAINPID=%d" % pid)  # from now on watch the container, not us
-                return
-            if end in events:
-                return
-    finally:
-        messages.detach()
-        os.close(end)
+    return Readiness(listener, main_pid)
 
 
 def _datagrams() -> _socket.socket:
