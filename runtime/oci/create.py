@@ -129,6 +129,7 @@ class _Creation:
         self._record()
         job.group.create()
         self._grouped = True  # not before: a group that was refused is somebody else's
+        self._make_gate()
         self._warn()
 
     def _connect_terminal(self) -> None:
@@ -168,10 +169,16 @@ class _Creation:
             "keyring": self._request.new_keyring,
             "poststart": bool(job.hooks("poststart")),
             "cgroup": job.group.to_state(),
+            "found": job.group.present(),
         }
         with Step("write the state"):
             container.save()
             state.write_file(container.path(state.CONFIG), jsontext.dumps(job.config))
+
+    def _make_gate(self) -> None:
+        """Make what `start` needs, which also says that the cgroup of the record is the container's (see state.py)."""
+        container, job = self._container, self._job
+        with Step("write the state"):
             gate, report = container.path(state.GATE), container.path(state.REPORT)
             os.mkfifo(gate, 0o600)
             os.mkfifo(report, 0o600)

@@ -24,7 +24,7 @@ def destroy(container: Container) -> None:
     if not os.path.isdir(container.directory):
         return
     _end(container, container.record.get("cgroup", {}).get("mounts", {}).get("v1", {}))
-    group = Group.from_state(container.record["cgroup"]) if "cgroup" in container.record else None
+    group = container.group() if container.has_group() else None
     try:
         config = container.config() if container.record.get("pid") else None
     except Exception as error:  # whatever is wrong with the copy, the container must go
@@ -34,9 +34,14 @@ def destroy(container: Container) -> None:
 
 
 def remove(container: Container, group: Group | None, config: dict[str, Any] | None) -> None:
-    """Remove the cgroup and the state directory, then run the poststop hooks of `config`."""
+    """Remove the cgroup and the state directory, then run the poststop hooks of `config`.
+
+    `group` is None if the container has none, or its creation has ended on the way there.
+    """
     if group is not None:
         group.destroy()
+    elif "cgroup" in container.record:
+        Group.from_state(container.record["cgroup"]).withdraw(container.record.get("found", ()))
     described = container.describe("stopped", 0)
     container.remove()
     container.release()

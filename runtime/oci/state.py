@@ -5,7 +5,7 @@
     ID/state.json   the record; pid 0 while the container is being created
     ID/config.json  the configuration as it was checked
     ID/exec.fifo    there until `start`; the container's first process waits for a byte
-    ID/exec.result  tells `start` how the program's exec went
+    ID/exec.result  tells `start` how the program's exec went; there as soon as the cgroup of the record is the container's
 
 The status is never stored: it follows from the first process, the fifo and the freezer.
 """
@@ -124,11 +124,15 @@ class Container:
         """Return the container's cgroup; a Failure if its creation has not come so far."""
         from runtime.oci.cgroups import Group
 
-        if "cgroup" not in self.record:
+        if not self.has_group():
             raise Failure(
                 f"container {self.id} has no cgroup yet", "if its creation was killed, delete it with --force"
             )
         return Group.from_state(self.record["cgroup"])
+
+    def has_group(self) -> bool:
+        """Tell whether the cgroup of the record is the container's: a creation that was killed may only have wanted it."""
+        return "cgroup" in self.record and os.path.exists(self.path(REPORT))
 
     def _waits(self) -> bool:
         """Tell whether the first process waits at its gate; a `start` that was killed may leave the fifo there."""
@@ -154,7 +158,7 @@ class Container:
         return False
 
     def _is_frozen(self) -> bool:
-        return "cgroup" in self.record and self.group().frozen()
+        return self.has_group() and self.group().frozen()
 
 
 class Lock:

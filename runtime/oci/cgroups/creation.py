@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from runtime.oci.cgroups.files import read, write
 from runtime.oci.failure import Failure, describe
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 # What v2 groups hand down, where there is such a controller.
 _CONTROLLERS = ("cpu", "cpuset", "io", "memory", "pids", "hugetlb", "rdma")
+# The sticky bit says that a runtime of our kind made the directory: with it, so that there is no moment between. It means
+# nothing else to anybody, as only the owner of a group may make or remove some below it anyway.
+MARK = stat.S_ISVTX
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _DELEGATED = "/sys/kernel/cgroup/delegate"
 _DELEGATED_AT_LEAST = "cgroup.procs cgroup.subtree_control cgroup.threads"
@@ -86,23 +90,23 @@ def _hint(error: OSError) -> str:
 
 def _make(group: Group, mount: str, path: str, made: list[str]) -> None:
     try:
-        _mkdir(group, mount, path, made)
+        _mkdir(group, mount, path, made, own=True)
     except FileNotFoundError:
         parent = mount
         for part in path[len(mount) + 1 :].split("/"):
             parent = f"{parent}/{part}"
             if parent == path or not os.path.isdir(parent):
-                _mkdir(group, mount, parent, made)
+                _mkdir(group, mount, parent, made, own=parent == path)
 
 
-def _mkdir(group: Group, mount: str, path: str, made: list[str]) -> None:
+def _mkdir(group: Group, mount: str, path: str, made: list[str], *, own: bool) -> None:
     try:
-        os.mkdir(path, 0o755)
+        os.mkdir(path, 0o755 | MARK if own else 0o755)
         made.append(path)
     except FileExistsError:
         if not os.path.isdir(path):  # the kernel's own file, cgroup.procs for example
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
-        if path in group.directories():
+        if own:
             _refuse_processes(path)
     if group.layout.v1.get("cpuset") == mount:
         _fill_cpuset(mount, path)

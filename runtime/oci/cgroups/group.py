@@ -15,6 +15,7 @@ from runtime.oci.syscalls import fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import Any
 
 _SIGKILL = 9
@@ -56,6 +57,10 @@ class Group:
     def directory(self, controller: str) -> str:
         """Return the directory with the controller's files, "" if the group has no such controller."""
         return self.v1.get(controller, self.v2)
+
+    def present(self) -> list[str]:
+        """Return those of the directories that are there, before `create` for example."""
+        return [directory for directory in self.directories() if os.path.isdir(directory)]
 
     def create(self) -> None:
         """Make the directories. Failure if the group has processes or is frozen, or where it may not be made."""
@@ -164,6 +169,10 @@ class Group:
     def destroy(self) -> None:
         """Kill what is left and remove the directories; Failure if something does not end within seconds."""
         removal.destroy(self)
+
+    def withdraw(self, found: Collection[str]) -> None:
+        """Remove what a `create` that was killed has made, and nothing that it `found` or that others made since."""
+        removal.withdraw(self, found)
 
     def oom_kills(self) -> int:
         """Return how many processes the memory limit has killed."""

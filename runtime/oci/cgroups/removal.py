@@ -8,11 +8,14 @@ import os
 import select
 import time
 
+from runtime.oci.cgroups.creation import MARK
 from runtime.oci.cgroups.files import tree
 from runtime.oci.failure import Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from runtime.oci.cgroups.group import Group
 
 _SIGKILL = 9
@@ -36,6 +39,19 @@ def destroy(group: Group) -> None:
             )
         if left and not pids:  # a process that has just ended keeps its group busy for an instant
             time.sleep(_PAUSE)
+
+
+def withdraw(group: Group, found: Collection[str]) -> None:
+    """Remove the directories that a creation has made before it was killed, and nothing of anybody else's.
+
+    What was `found` there before is not ours, nor what lacks our mark; and nobody of ours was ever in it.
+    """
+    for directory in group.directories():
+        try:
+            if directory not in found and os.stat(directory).st_mode & MARK:
+                os.rmdir(directory)
+        except OSError:
+            continue  # not made, in use, or not ours to remove
 
 
 def _listed(pids: list[int]) -> str:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 
 from runtime.oci import state
-from runtime.oci.cgroups import Group
 from runtime.oci.failure import Failure
 from runtime.oci.options import Command, Option, Options
 from runtime.oci.process.signals import signal as _signal
@@ -31,7 +30,7 @@ def run(settings: Settings, options: Options) -> int:
     """Send the signal, TERM by default."""
     container = state.open_container(settings.root, options.arguments[0])
     number = signal_number(options.arguments[1] if len(options.arguments) > 1 else "TERM")
-    group = Group.from_state(container.record["cgroup"]) if "cgroup" in container.record else None
+    group = container.group() if container.has_group() else None
     if options.flag("all") and group is not None and group.directories():
         group.kill(number)  # perhaps nobody: engines clear up with it
         return 0
