@@ -34,8 +34,7 @@ _PROPAGATIONS = (
     "runbindable",
 )
 _DEVICE_TYPES = ("c", "b", "u", "p")
-_LARGEST = 0xFFFFFFFE  # of numbers that the kernel keeps in 32 bits
-_WORDS = {str: "a string", int: "an integer", bool: "true or false"}
+_WORDS = {str: "a string", bool: "true or false"}
 
 
 def load(path: str, terminal_check: Callable[[bool], None] | None = None) -> Config:
@@ -67,14 +66,19 @@ def parse(text: str, path: str, terminal_check: Callable[[bool], None] | None = 
 
 
 def conform(value: Any, wanted: Any, place: str) -> None:
-    """Raise a Failure that names the first key of the wrong type; removes keys that are null."""
+    """Raise a Failure that names the first key that is missing or of the wrong type; removes keys that are null."""
+    if wanted is int:
+        wanted = shape.ANY_INTEGER
     if isinstance(wanted, type):
-        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-            if wanted is int and isinstance(value, float) and value.is_integer():
-                return
+        if not isinstance(value, wanted):
             raise Failure(f"config.json: {place} is not {_WORDS[wanted]}")
         if isinstance(value, str):
             _check_text(value, place)
+    elif isinstance(wanted, shape.Number):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise Failure(f"config.json: {place} is not an integer")
+        if not wanted.least <= value <= wanted.most:
+            raise Failure(f"config.json: {place} {value} is out of range")
     elif isinstance(wanted, list):
         if not isinstance(value, list):
             raise Failure(f"config.json: {place} is not a list")
@@ -86,7 +90,7 @@ def conform(value: Any, wanted: Any, place: str) -> None:
 
 def _check_text(text: str, place: str) -> None:
     """Refuse what no system call takes: it would be cut at a NUL, and another path used than the one that was checked."""
-    if "\0" in text and not place.startswith("annotations."):
+    if "\0" in text and not place.startswith("annotations"):
         raise Failure(f"config.json: {place} has a NUL in it")
     if not text.isascii():
         try:
@@ -99,12 +103,19 @@ def _conform_object(value: Any, wanted: Any, place: str) -> None:
     if not isinstance(value, dict):
         raise Failure(f"config.json: {place or 'the whole'} is not an object")
     any_key = isinstance(wanted, shape.Map)
+    shapes = wanted.keys if isinstance(wanted, shape.Whole) else wanted
     for key in list(value):
-        if any_key or key in wanted:
+        if any_key:
+            _check_text(key, place)
+        if any_key or key in shapes:
             if value[key] is None:
                 del value[key]
             else:
-                conform(value[key], wanted.value if any_key else wanted[key], f"{place}.{key}".lstrip("."))
+                conform(value[key], wanted.value if any_key else shapes[key], f"{place}.{key}".lstrip("."))
+    if isinstance(wanted, shape.Whole):
+        for key in wanted.needed:
+            if key not in value:
+                raise Failure(f"config.json: {place}.{key} is missing")
 
 
 def has_filter(config: Config) -> bool:
@@ -126,9 +137,6 @@ def check(config: Config) -> None:
     linux = config.setdefault("linux", {})
     _check_namespaces(config, linux)
     _check_linux(linux)
-    for entry in config["mounts"]:
-        if "destination" not in entry:
-            raise Failure("config.json: a mount has no destination")
 
 
 def _check_process(config: Config) -> None:
@@ -192,9 +200,6 @@ def _check_device(device: Config, place: str) -> None:
         )
     if not device.get("path"):
         raise Failure(f"config.json: {place}.path is missing")
-    for key in ("major", "minor", "fileMode", "uid", "gid"):
-        if not 0 <= device.get(key, 0) <= _LARGEST:
-            raise Failure(f"config.json: {place}.{key} {device[key]} is out of range")
 
 
 def _read(path: str) -> str:

@@ -28,6 +28,7 @@ _NOWHERE = ("", "")
 _CHUNK = 65536
 _MOST_OUTPUT = 4096  # bytes, the last ones, for the message
 _NOT_STARTED = 127
+_LONGEST_WAIT = 1e6  # seconds, of one poll(2)
 
 
 def check(hooks: dict[str, Any]) -> None:
@@ -178,9 +179,9 @@ class _Run:
         state, output, ended, late = self._state, b"", False, False
         try:
             while not ended and not late:
-                remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
-                events = poll.poll(None if remaining is None else remaining * 1000)
-                late = not events
+                remaining = _LONGEST_WAIT if deadline is None else max(0.0, deadline - time.monotonic())
+                events = poll.poll(min(remaining, _LONGEST_WAIT) * 1000)
+                late = not events and remaining < _LONGEST_WAIT
                 for fd, _ in events:
                     if fd == state_writer:
                         state = _feed(fd, state)

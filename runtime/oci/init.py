@@ -64,10 +64,10 @@ def _settle(job: Job) -> None:
             namespaces.bring_loopback_up()
     if name := job.config.get("hostname"):
         with Step("set the hostname"):
-            syscalls.sethostname(name.encode())
+            syscalls.sethostname(os.fsencode(name))
     if name := job.config.get("domainname"):
         with Step("set the domainname"):
-            syscalls.setdomainname(name.encode())
+            syscalls.setdomainname(os.fsencode(name))
 
 
 def _become_program(job: Job) -> None:

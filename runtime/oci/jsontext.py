@@ -15,13 +15,19 @@ if TYPE_CHECKING:
 _SPACE = " \t\n\r"
 
 
+def _number(text: str) -> float | int:
+    """Return a number with a point or an exponent; some writers write integers so."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
 class _Context:
     """What the scanner asks of `json.JSONDecoder`."""
 
     strict = False
     object_hook = None
     object_pairs_hook = None
-    parse_float = float
+    parse_float = staticmethod(_number)
     parse_int = int
     parse_constant = float
     memo: dict[str, str] = {}  # noqa: RUF012  # the scanner clears it itself

@@ -58,8 +58,8 @@ def error(text: str) -> None:
 
 
 def warning(text: str) -> None:
-    """Say what the user should know though the command goes on."""
-    _write("warning", text)
+    """Say what the user should know though the command goes on, in one line."""
+    _write("warning", " ".join(text.split()))
 
 
 def debug(text: str) -> None:

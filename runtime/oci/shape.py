@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What config.json looks like, as a table: which type each key that we read has.
+"""What config.json looks like, as a table: which type each key that we read has, and which ones an object must have.
 
-`str`, `int` and `bool` stand for themselves, a list for a list of its one element, `Map` for an object with any keys, a dict
-for an object in which keys that are not named are nobody's business, as the specification wants.
+`str`, `bool` and `int` (of 64 bits) stand for themselves, `Number` for fewer bits, a list for a list of its one element, `Map`
+for an object with any keys, a dict or `Whole` for one in which keys that are not named are nobody's business, as the
+specification wants.
 """
 
 from __future__ import annotations
@@ -10,6 +11,16 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+
+class Number:
+    """An integer within limits."""
+
+    __slots__ = ("least", "most")
+
+    def __init__(self, least: int, most: int) -> None:
+        self.least = least
+        self.most = most
 
 
 class Map:
@@ -21,17 +32,38 @@ class Map:
         self.value = value
 
 
-_MAPPING = [{"containerID": int, "hostID": int, "size": int}]
-_HOOKS = [{"path": str, "args": [str], "env": [str], "timeout": int}]
+class Whole:
+    """An object that must have the keys named in `needed`."""
+
+    __slots__ = ("keys", "needed")
+
+    def __init__(self, needed: str, keys: dict[str, Any]) -> None:
+        self.keys = keys
+        self.needed = needed.split()
+
+
+ANY_INTEGER = Number(-(1 << 63), (1 << 64) - 1)
+_U16, _U32 = Number(0, 0xFFFF), Number(0, 0xFFFFFFFF)
+_I32 = Number(-(1 << 31), (1 << 31) - 1)
+_ID = Number(0, 0xFFFFFFFE)  # the one above stands for "none"
+_TIME = Number(0, (1 << 64) - 1)  # of SCHED_DEADLINE, in nanoseconds
+_DEVICE_NUMBER = Number(-1, (1 << 31) - 1)  # in a rule; -1 is any
+
+_MAPPING = [Whole("containerID hostID size", {"containerID": _U32, "hostID": _U32, "size": _U32})]
+_HOOKS = [Whole("path", {"path": str, "args": [str], "env": [str], "timeout": int})]
 _HOOK_KINDS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 _USER = {"uid": int, "gid": int, "umask": int, "additionalGids": [int], "username": str}
-_RULE = {"allow": bool, "type": str, "major": int, "minor": int, "access": str}
-_WEIGHT = [{"major": int, "minor": int, "weight": int, "leafWeight": int}]
-_RATE = [{"major": int, "minor": int, "rate": int}]
+_RULE = Whole(
+    "allow", {"allow": bool, "type": str, "major": _DEVICE_NUMBER, "minor": _DEVICE_NUMBER, "access": str}
+)
+_WEIGHT = [
+    Whole("major minor", {"major": _DEVICE_NUMBER, "minor": _DEVICE_NUMBER, "weight": int, "leafWeight": int})
+]
+_RATE = [Whole("major minor rate", {"major": _DEVICE_NUMBER, "minor": _DEVICE_NUMBER, "rate": int})]
 
 PROCESS: dict[str, Any] = {
     "terminal": bool,
-    "consoleSize": {"height": int, "width": int},
+    "consoleSize": Whole("height width", {"height": _U16, "width": _U16}),
     "user": _USER,
     "args": [str],
     "env": [str],
@@ -39,21 +71,24 @@ PROCESS: dict[str, Any] = {
     "capabilities": {
         kind: [str] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")
     },
-    "rlimits": [{"type": str, "hard": int, "soft": int}],
+    "rlimits": [Whole("type hard soft", {"type": str, "hard": int, "soft": int})],
     "noNewPrivileges": bool,
     "apparmorProfile": str,
     "oomScoreAdj": int,
     "selinuxLabel": str,
-    "scheduler": {
-        "policy": str,
-        "nice": int,
-        "priority": int,
-        "flags": [str],
-        "runtime": int,
-        "deadline": int,
-        "period": int,
-    },
-    "ioPriority": {"class": str, "priority": int},
+    "scheduler": Whole(
+        "policy",
+        {
+            "policy": str,
+            "nice": _I32,
+            "priority": _U32,
+            "flags": [str],
+            "runtime": _TIME,
+            "deadline": _TIME,
+            "period": _TIME,
+        },
+    ),
+    "ioPriority": Whole("class", {"class": str, "priority": int}),
     "execCPUAffinity": {"initial": str, "final": str},
 }
 
@@ -91,12 +126,13 @@ RESOURCES: dict[str, Any] = {
         "throttleReadIOPSDevice": _RATE,
         "throttleWriteIOPSDevice": _RATE,
     },
-    "hugepageLimits": [{"pageSize": str, "limit": int}],
-    "network": {"classID": int, "priorities": [{"name": str, "priority": int}]},
+    "hugepageLimits": [Whole("pageSize limit", {"pageSize": str, "limit": int})],
+    "network": {"classID": int, "priorities": [Whole("name priority", {"name": str, "priority": int})]},
     "rdma": Map({"hcaHandles": int, "hcaObjects": int}),
     "unified": Map(str),
 }
 
+# seccomp/profile.py checks the rest: a number that is zero may be left out.
 _SECCOMP: dict[str, Any] = {
     "defaultAction": str,
     "defaultErrnoRet": int,
@@ -115,20 +151,23 @@ _SECCOMP: dict[str, Any] = {
 }
 
 _LINUX: dict[str, Any] = {
-    "namespaces": [{"type": str, "path": str}],
+    "namespaces": [Whole("type", {"type": str, "path": str})],
     "uidMappings": _MAPPING,
     "gidMappings": _MAPPING,
     "timeOffsets": Map({"secs": int, "nanosecs": int}),
     "devices": [
-        {
-            "type": str,
-            "path": str,
-            "major": int,
-            "minor": int,
-            "fileMode": int,
-            "uid": int,
-            "gid": int,
-        }
+        Whole(
+            "type path",
+            {
+                "type": str,
+                "path": str,
+                "major": Number(0, _I32.most),
+                "minor": Number(0, _I32.most),
+                "fileMode": _ID,
+                "uid": _ID,
+                "gid": _ID,
+            },
+        )
     ],
     "netDevices": Map({"name": str}),
     "cgroupsPath": str,
@@ -139,8 +178,8 @@ _LINUX: dict[str, Any] = {
     "maskedPaths": [str],
     "readonlyPaths": [str],
     "mountLabel": str,
-    "personality": {"domain": str, "flags": [str]},
-    "memoryPolicy": {"mode": str, "nodes": str, "flags": [str]},
+    "personality": Whole("domain", {"domain": str, "flags": [str]}),
+    "memoryPolicy": Whole("mode", {"mode": str, "nodes": str, "flags": [str]}),
     "intelRdt": {},
 }
 
@@ -148,14 +187,17 @@ CONFIG: dict[str, Any] = {
     "ociVersion": str,
     "root": {"path": str, "readonly": bool},
     "mounts": [
-        {
-            "destination": str,
-            "type": str,
-            "source": str,
-            "options": [str],
-            "uidMappings": _MAPPING,
-            "gidMappings": _MAPPING,
-        }
+        Whole(
+            "destination",
+            {
+                "destination": str,
+                "type": str,
+                "source": str,
+                "options": [str],
+                "uidMappings": _MAPPING,
+                "gidMappings": _MAPPING,
+            },
+        )
     ],
     "process": PROCESS,
     "hostname": str,

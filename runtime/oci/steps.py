@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`run --dry-run`: what would be done, in order, in words. Nothing is made or changed."""
+"""`run --dry-run`: what would be done, in order, in words, or why not. Nothing is made or changed."""
 
 from __future__ import annotations
 
 from runtime.oci import config as configuration
+from runtime.oci import hooks, log, netdevices, process
+from runtime.oci.cgroups import devices, open_group, resources
 from runtime.oci.rootfs.plan import plan
+from runtime.oci.seccomp import filter as seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,9 +20,27 @@ _ENTRIES = ("enter ", "change the root directory ")
 
 
 def of_run(settings: Settings, request: Request) -> list[str]:
-    """Return the steps of `run`, numbered."""
+    """Return the steps of `run`, numbered. Raises what `run` would say of the configuration."""
     config = configuration.load(request.config)
+    _check(settings, request, config)
     return [f"{number:3} {step}" for number, step in enumerate(_steps(settings, request, config), 1)]
+
+
+def _check(settings: Settings, request: Request, config: configuration.Config) -> None:
+    """Have everybody look at the part of the configuration that is his."""
+    linux = config["linux"]
+    user_namespace = any(entry["type"] == "user" for entry in linux["namespaces"])
+    prepared = process.prepare(config["process"], linux, user_namespace=user_namespace)
+    for text in prepared.warnings:
+        log.warning(text)
+    hooks.check(config.get("hooks", {}))
+    netdevices.check(linux.get("netDevices", {}))
+    seccomp.check(config)
+    group = open_group(config, request.id, manager=settings.manager, rootless=settings.rootless)
+    limits = linux.get("resources", {})
+    if group.directories():
+        resources.plan(limits, group.layout.v1, lambda _controller, _file: None)
+    devices.rules(limits.get("devices", []))
 
 
 def _steps(settings: Settings, request: Request, config: configuration.Config) -> Iterator[str]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from runtime.oci.failure import Failure
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 
 ANY = -1
 ALL = "rwm"
+_TYPES = ("a", "b", "c", "u")
 _NOTHING: Rule = (False, "a", ANY, ANY, ALL)
 # Every container gets these, whatever its own rules say: any node may be made, few opened.
 DEFAULT: tuple[Rule, ...] = (
@@ -29,10 +32,19 @@ DEFAULT: tuple[Rule, ...] = (
 
 
 def rules(given: list[dict[str, Any]]) -> list[Rule]:
-    """Return the rules in their order, beginning with the last one that says all: deny all, the given ones, the default ones."""
+    """Return the rules in their order, beginning with the last one that says all: deny all, the given ones, the default ones.
+
+    Failure for a type or an access that there is not.
+    """
     result = [_NOTHING]
-    for entry in given:
+    for number, entry in enumerate(given):
         kind = entry.get("type") or "a"
+        for key, wrong in (
+            ("type", kind not in _TYPES),
+            ("access", set(entry.get("access") or "") - set(ALL)),
+        ):
+            if wrong:
+                raise Failure(f"linux.resources.devices[{number}].{key}: {entry[key]!r} is not valid")
         major, minor = entry.get("major"), entry.get("minor")
         rule = (
             bool(entry["allow"]),

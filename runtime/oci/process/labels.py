@@ -54,6 +54,6 @@ def apply(labels: Labels) -> None:
 def _write(procfs: int, name: str, text: str) -> None:
     fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=procfs)
     try:
-        os.write(fd, text.encode())
+        os.write(fd, os.fsencode(text))
     finally:
         os.close(fd)

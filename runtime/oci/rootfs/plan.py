@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from runtime.oci.rootfs.prepare import Prepared
+from runtime.oci.rootfs.prepare import Prepared, checked_sysctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def plan(config: Config, bundle: str) -> list[str]:
     """Return what `build`, `enter` and `finish` will do, in order. Raises `Failure` for a config that says nonsense."""
     prepared = Prepared(config, bundle)
+    checked_sysctl(prepared.sysctl, config)
     lines = [f"bind {prepared.root} on itself"]
     lines += [
         _with_options(mount.title(), entry)

@@ -79,7 +79,7 @@ def prepare(config: Config, bundle: str, *, rootless: bool) -> Prepared:
     _check(prepared)
     linux = config.get("linux") or {}
     if prepared.sysctl:
-        prepared.set_sysctls = _checked_sysctl(prepared.sysctl, config)
+        prepared.set_sysctls = checked_sysctl(prepared.sysctl, config)
     binds = [mount for mount in prepared.mounts if isinstance(mount, Bind)]
     try:
         _open_mapped(binds, config)
@@ -137,7 +137,8 @@ def _mount(entry: dict[str, Any], bundle: str, linux: dict[str, Any]) -> Mount:
     return Filesystem(where, kind, entry.get("source") or "", options, own_processes="pid" in own)
 
 
-def _checked_sysctl(settings: dict[str, str], config: Config) -> Callable[[dict[str, str]], None]:
+def checked_sysctl(settings: dict[str, str], config: Config) -> Callable[[dict[str, str]], None]:
+    """Return what writes the settings; Failure for one that this container may not have."""
     from runtime.oci.rootfs import sysctl
 
     own = set(namespaces(config.get("linux") or {}))

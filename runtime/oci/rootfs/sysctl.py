@@ -74,7 +74,7 @@ def _write(proc: int, path: str, value: str) -> None:
     try:
         if syscalls.filesystem_magic(fd) != syscalls.PROC_MAGIC:
             raise OSError(errno.EXDEV, "is not a file of proc", path)
-        os.write(fd, value.encode())
+        os.write(fd, os.fsencode(value))
     finally:
         os.close(fd)
 

@@ -70,6 +70,20 @@ def prepare(
     return Filter(program, flags, path, metadata)
 
 
+def check(config: dict[str, Any]) -> None:
+    """Raise what `prepare` would, without asking libseccomp."""
+    section = (config.get("linux") or {}).get("seccomp")
+    compiled = (config.get("annotations") or {}).get(ANNOTATION)
+    if section is not None:
+        from runtime.oci.seccomp import profile
+
+        _flags(section, listener=bool(_listener(section)[0]))
+        if compiled is None:
+            profile.read(section)
+    if compiled is not None:
+        _decode(compiled)
+
+
 def _compile(section: dict[str, Any], directory: str, debug: Callable[[str], None]) -> bytes:
     names = ("defaultAction", "defaultErrnoRet", "architectures", "syscalls")
     name = cache.key(_VERSION, _TARGET, [section.get(name) for name in names])

@@ -62,7 +62,7 @@ class Library:
 
     def architecture(self, name: str) -> int:
         """Return the token of an architecture, which but for x32 is its AUDIT_ARCH; 0 if unknown."""
-        return int(self._arch_resolve(name.encode()))
+        return int(self._arch_resolve(name.encode("utf-8", "surrogateescape")))
 
     def number(self, name: str, architecture: int = ARCH_NATIVE) -> int | None:
         """Return the number of a system call; negative if only other architectures have it, None if nobody knows it."""
