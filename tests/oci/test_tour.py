@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pages docs/tour/09–14 are one sitting in one shell: what a learner pastes works, page after page, and leaves nothing.
+
+The shell has namespaces and control groups of its own, in which names such as /sys/fs/cgroup/cpu/tour are nobody else's.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.groups import Make
+from tests.support.oci import PROGRAM, can_run
+
+TOUR = Path(__file__).parents[2] / "docs/tour"
+TOOLS = ("bash", "ip", "lsns", "nsenter", "pgrep", "ps", "unshare")
+# What a page shows to fail, or ends itself.
+FAILING = (
+    "kill -KILL $!; wait $!",
+    "kill $P; wait $P",
+    "for i in 1 2 3 4 5 6",
+    "exec timeout 2",
+    "unionrt run dev",
+)
+
+
+def commands(page: str) -> Iterator[str]:
+    """Yield what stands behind the prompts of a page, without what it prints."""
+    for block in re.findall(r"^```console\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        lines = iter(block.splitlines())
+        command = ""
+        for line in lines:
+            if line.startswith("$ "):
+                if command:
+                    yield command
+                command = line[2:]
+            elif line.startswith(">"):
+                command += "\n" + line[1:]
+            if command.endswith("\\"):
+                command += "\n" + next(lines)
+            if command.endswith("<<'EOF'"):
+                while not command.endswith("\nEOF"):
+                    command += "\n" + next(lines)
+        yield command
+
+
+def script(pages: list[Path], place: Path) -> tuple[str, list[str]]:
+    """Return a shell script that notes each command's status on descriptor 9, and the commands."""
+    found = [command for page in pages for command in commands(page.read_text())]
+    parts = [command.replace("/tmp/tour", str(place)) + "\necho $? >&9" for command in found]
+    return "\n".join(parts), found
+
+
+def cgroup_mounts() -> list[tuple[str, str, str]]:
+    """Return type, options and place of each hierarchy's mount."""
+    lines = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    general = {"rw", "ro", "nosuid", "nodev", "noexec", "relatime", "noatime"}
+    return [
+        (kind, ",".join(word for word in options.split(",") if word not in general), place)
+        for _, place, kind, options, *_ in lines
+        if kind in ("cgroup", "cgroup2") and place.startswith("/sys/fs/cgroup")
+    ]
+
+
+def test_commands_of_a_page_are_told_from_what_they_print() -> None:
+    """Prompts, continued lines, heredocs."""
+    page = (
+        "```console\n$ a \\\n    b\nprinted\n$ for x in 1; do\n>   c\n> done\n$ d <<'EOF'\n$ e\nEOF\nf\n```\n"
+    )
+    assert list(commands(page)) == ["a \\\n    b", "for x in 1; do\n   c\n done", "d <<'EOF'\n$ e\nEOF"]
+
+
+@pytest.mark.skipif(not can_run() or not Path("/bin/busybox").exists(), reason="needs root and busybox")
+@pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason="a tool of the pages is not installed")
+@pytest.mark.skipif(not Path("/sys/fs/cgroup/cpu/tasks").exists(), reason="the pages show cgroup v1")
+def test_pages_9_to_14_can_be_pasted(tmp_path: Path, make_group: Make) -> None:
+    """Every command succeeds but those that are there to fail; no container and no group is left."""
+    pages = sorted(page for page in TOUR.glob("*.md") if 9 <= int(page.name[:2]) <= 14)
+    assert len(pages) == 6
+    text, pasted = script(pages, tmp_path / "tour")
+    (tmp_path / "pages").write_text(text + '\ntest -z "$(unionrt list --quiet)"; echo $? >&9\n')
+    (tmp_path / "unionrt").symlink_to(PROGRAM)
+    group = make_group()
+    os.makedirs("/run/unionrt", exist_ok=True)
+    lines = [
+        *(
+            f"umount {place}; mount -t {kind} {f'-o {options}' if options else ''} cgroup {place}"
+            for kind, options, place in cgroup_mounts()
+        ),
+        "mount -t tmpfs -o mode=700 tmpfs /run/unionrt",
+        f"PATH={tmp_path}:$PATH exec bash --norc {tmp_path}/pages 9>{tmp_path}/statuses",
+    ]
+    (tmp_path / "inside").write_text("set -e\n" + "\n".join(lines))
+    join = "".join(f"echo 0 > {directory}/cgroup.procs && " for directory in group.directories())
+    unshare = "unshare --mount --cgroup --pid --fork --kill-child --mount-proc"
+    with (tmp_path / "output").open("w") as output:
+        done = subprocess.run(
+            ["sh", "-c", f"{join} exec {unshare} sh {tmp_path}/inside"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            timeout=120,
+        )
+    printed = (tmp_path / "output").read_text()
+    assert done.returncode == 0, printed
+    statuses = [int(line) for line in (tmp_path / "statuses").read_text().split()]
+    assert len(statuses) == len(pasted) + 1, printed
+    for command, status in zip([*pasted, "unionrt list"], statuses, strict=True):
+        failing = any(words in command for words in FAILING)
+        assert status == 0 or failing, f"{command}\nreturned {status}:\n{printed}"
+    left = [path for directory in group.directories() for path in os.scandir(directory) if path.is_dir()]
+    assert [path.path for path in left] == []
