@@ -121,6 +121,11 @@ def move_mount(source_fd: int, target: Path, *, dir_fd: int = AT_FDCWD) -> None:
     )
 
 
+def current_processor() -> int:
+    """Return the number of the processor that the calling thread runs on."""
+    return int(_libc.sched_getcpu())
+
+
 def malloc_trim() -> None:
     """Give free memory back to the system, where the C library can."""
     trim = getattr(_libc, "malloc_trim", None)

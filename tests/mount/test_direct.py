@@ -223,3 +223,20 @@ def test_write_of_a_stranger_takes_privileges_off_each_time(union: Workshop) -> 
             writer.stdout.readline()
             assert (u.branch(0) / "f").stat().st_mode & 0o7777 == mode & 0o777
             assert "security.capability" not in os.listxattr(u.branch(0) / "f")
+
+
+@pytest.mark.parametrize("processors", [1, 2])
+def test_busy_client_does_not_bind_the_server(union: Workshop, processors: int) -> None:
+    """A server that goes where its client runs stays free to run wherever it might before, and answers right."""
+    ours = os.sched_getaffinity(0)
+    if len(ours) < processors:
+        pytest.skip("not so many processors")
+    chosen = set(sorted(ours)[:processors])
+    os.sched_setaffinity(0, chosen)
+    try:
+        u = union.mount("udba=none", B0={}, B1={f"d/f{n}": "" for n in range(3000)})
+    finally:
+        os.sched_setaffinity(0, ours)
+    assert all((u.mnt / f"d/f{n}").stat().st_size == 0 for n in range(3000))
+    assert not any((u.mnt / f"d/absent{n}").exists() for n in range(3000))
+    assert os.sched_getaffinity(u.pid) == chosen

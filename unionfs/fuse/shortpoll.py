@@ -1,20 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wait a moment for the next request before the event loop does: leaving and entering that takes longer than most requests.
 
-The wait is one poll(2), asleep. Polling without sleep was tried and measured: it keeps a processor from the clients, also
-from the one that waits for the answer, and is no faster even on an idle machine (docs/profile.md).
+The wait is one poll(2), asleep. That is best where client and server take turns on one processor, which then never idles. On
+two processors each waits for the other one to wake, which in virtual machines takes several times as long as a request. So a
+server with a busy client goes to the client's processor; if the scheduler does not leave them there, it asks for the next
+request again and again instead of sleeping. docs/profile.md has the figures.
 """
 
 from __future__ import annotations
 
+import os
+import resource
 import select
+import time
 
+from unionfs import syscalls
+
+# A client that sends its next request within this time after an answer is busy.
+_SOON = 200e-6
+# So many short sleeps in a row, and it is looked where the client runs.
+_ENOUGH = 8
+# So long is asked before another attempt to share a processor.
+_TERM = 0.1
+# Asking goes on while one time in so many is in vain.
+_PATIENCE = 4
+# One question takes a microsecond or two; one that took this long may have been interrupted by somebody else's work.
+_INTERRUPTED = 30e-6
+_REST = 20e-3
 # For so long other tasks of the event loop can wait.
 _MOMENT_MS = 1
 
 
 class ShortPoll:
-    """Waits for input on one descriptor."""
+    """Waits for input on one descriptor; alone on a processor, or with several mounts in the process, always asleep."""
 
     # All that wait in this process: none may be kept waiting for another one.
     _everybody = select.poll()
@@ -25,16 +43,93 @@ class ShortPoll:
         poller.register(fd, select.POLLIN)
         self._poll = poller.poll
         self._fd = fd
+        self.client = 0  # who sent the last request (thread id); set by the session, 0: not known
+        self._processors = os.sched_getaffinity(0)
+        self._short = 0  # short sleeps in a row
+        self._followed = False
+        self._asking = False
+        self._until = 0.0  # when that or the rest from it ends
+        self._credit = 0
+        self._switches = 0
         self._everybody.register(fd, select.POLLIN)
         ShortPoll._count += 1
 
     def ready(self) -> bool:
         """Tell whether there is input now or in a moment."""
-        if self._count == 1:
-            return bool(self._poll(_MOMENT_MS))
-        return bool(self._poll(0)) or any(fd == self._fd for fd, _ in self._everybody.poll(_MOMENT_MS))
+        poll, clock = self._poll, time.perf_counter
+        if poll(0):
+            return True
+        if self._count > 1:
+            return any(fd == self._fd for fd, _ in self._everybody.poll(_MOMENT_MS))
+        if self._asking and self._ask():
+            return True
+        start = clock()
+        found = bool(poll(_MOMENT_MS))
+        if not found:
+            self._short, self._followed = 0, False
+        elif clock() - start < _SOON:
+            self._short += 1
+            if self._short >= _ENOUGH:
+                self._short = 0
+                self._find_place(start)
+        return found
+
+    def _find_place(self, now: float) -> None:
+        """Share the busy client's processor; where that was tried in vain, begin to ask."""
+        if len(self._processors) < 2 or now < self._until:
+            return
+        there = _processor_of(self.client)
+        if there is None or there == syscalls.current_processor():
+            self._followed = False
+        elif there in self._processors and not self._followed:
+            self._followed = True
+            self._go_to(there)
+        else:
+            self._followed = False
+            self._asking, self._until, self._credit = True, now + _TERM, 2 * _PATIENCE
+            self._switches = _switches()
+
+    def _go_to(self, processor: int) -> None:
+        """Move to a processor, without staying bound to it."""
+        try:
+            os.sched_setaffinity(0, {processor})
+            os.sched_setaffinity(0, self._processors)
+        except OSError:  # the processors that we may use were changed meanwhile
+            self._processors = os.sched_getaffinity(0)
+
+    def _ask(self) -> bool:
+        """Ask until there is input, and give up where the next request does not come soon."""
+        poll, clock = self._poll, time.perf_counter
+        start = now = clock()
+        while now - start < _SOON:
+            if poll(0):
+                self._credit = min(self._credit + 1, 2 * _PATIENCE)
+                self._asking = now < self._until
+                return True
+            before, now = now, clock()
+            if now - before > _INTERRUPTED and _switches() != self._switches:
+                # Somebody else needs our processor, maybe the client.
+                self._asking, self._until = False, now + _REST
+                return False
+        self._credit -= _PATIENCE
+        self._asking = self._credit >= 0
+        return False
 
     def close(self) -> None:
         """Wait no more: the descriptor is about to be closed."""
         self._everybody.unregister(self._fd)
         ShortPoll._count -= 1
+
+
+def _switches() -> int:
+    """Return how often the scheduler took the processor from this thread."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+
+
+def _processor_of(thread: int) -> int | None:
+    """Return the processor that a thread runs on, or did last; None if that is not told."""
+    try:
+        with open(f"/proc/{thread}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[36])
+    except (OSError, ValueError, IndexError):
+        return None

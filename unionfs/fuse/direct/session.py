@@ -139,6 +139,8 @@ class DirectSession:
             return
         fields = abi.IN_HEADER.unpack_from(self._buffer)
         header: Header = _new_tuple(Header, fields)
+        if header.pid:  # not a forget, a release or other work of the kernel itself
+            self._poll.client = header.pid
         # What extends a request (in units of 8 bytes) comes last; nothing of the kind is asked for.
         body = self._view[_HEADER_SIZE : length - 8 * header.extensions if header.extensions else length]
         try:
