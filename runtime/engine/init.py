@@ -24,6 +24,7 @@ from typing import NoReturn
 from runtime.engine import mounts, namespaces, process
 from runtime.engine.cgroup import Layout
 from runtime.engine.spec import ContainerSpec
+from runtime.engine.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, clone_mount, mount, move_mount_fd
 from runtime.oci import channel as messages
 from runtime.oci import console, privileges, syscalls
 
@@ -170,7 +171,7 @@ def _open_fuse_node() -> int:
     """
     syscalls.unshare(syscalls.CLONE_NEWNS)
     mounts.make_private()
-    syscalls.mount("tmpfs", _STAGING, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NOEXEC, "mode=700,size=4k")
+    mount("tmpfs", _STAGING, "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=700,size=4k")
     path = os.path.join(_STAGING, "fuse")
     os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(10, 229))
     os.chmod(path, 0o666)
@@ -188,16 +189,16 @@ def _open_fuse(path: str) -> int:
 def _mount_union(device: int, channel: messages.Channel) -> None:
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
     with _Step("cannot mount the union"):
-        syscalls.mount("unionfs", _STAGING, "fuse.unionfs", syscalls.MS_NODEV, options)
+        mount("unionfs", _STAGING, "fuse.unionfs", MS_NODEV, options)
     messages.send(channel, "fuse", "", [device])
     os.close(device)  # else the connection would outlive its server
 
 
 def _bind_plain(source: str) -> None:
     with _Step(f"cannot use {source} as root"):
-        copy = syscalls.clone_mount(source)
+        copy = clone_mount(source)
         target = os.open(_STAGING, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        syscalls.move_mount_fd(copy, target)
+        move_mount_fd(copy, target)
         os.close(copy)
         os.close(target)
 
@@ -265,9 +266,9 @@ def _mount_everything(spec: ContainerSpec, layout: Layout) -> None:
     with _Step("cannot open the root"):
         root = os.open(_STAGING, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     planned = mounts.plan(spec, layout)
-    for mount in planned:
-        with _Step(f"cannot mount {mount.kind} on {mount.target}"):
-            mounts.apply(root, mount)
+    for entry in planned:
+        with _Step(f"cannot mount {entry.kind} on {entry.target}"):
+            mounts.apply(root, entry)
     if any(mount.target == mounts.CGROUPS and mount.kind == "tmpfs" for mount in planned):
         with _Step(f"cannot make {mounts.CGROUPS} read-only"):
             mounts.seal(root, mounts.CGROUPS)

@@ -10,10 +10,10 @@ import os
 import stat
 from dataclasses import dataclass
 
+from runtime.engine import syscalls
 from runtime.engine.cgroup import Layout
 from runtime.engine.spec import ContainerSpec
-from runtime.oci import syscalls
-from runtime.oci.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
+from runtime.engine.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
 
 _QUIET = MS_NOSUID | MS_NODEV | MS_NOEXEC
 

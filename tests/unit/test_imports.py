@@ -121,8 +121,11 @@ def test_imports_have_no_cycle() -> None:
 def test_ctypes_only_in_syscalls() -> None:
     """A system call that Python lacks has a wrapper in a module named syscalls."""
     for module in _modules():
-        if "ctypes" in {name.split(".")[0] for name in _imports(module)}:
+        tops = {name.split(".")[0] for name in _imports(module)}
+        if "ctypes" in tops:
             assert module.rpartition(".")[2] == "syscalls", module
+        if "_ctypes" in tops:
+            assert module == "runtime.oci.native", module
 
 
 def test_core_imports_no_event_loop() -> None:

@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two system calls that cgroups need and Python lacks: clone3 into a group, bpf."""
 
-import ctypes
-import os
+from __future__ import annotations
+
 import struct
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_syscall = _libc.syscall
-_syscall.restype = ctypes.c_long
+from runtime.oci.native import address, call, forked, number
 
-_CLONE3 = 435
-_BPF = 321 if os.uname().machine == "x86_64" else 280
+_CLONE3, _BPF = 435, number(321, 280)
 _CLONE_INTO_CGROUP = 0x200000000
 _SIGCHLD = 17
 # flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup
@@ -25,13 +22,6 @@ _NAME_OFFSET, _NAME_SIZE = 64, 16  # in struct bpf_prog_info
 _MOST_PROGRAMS = 64  # that the kernel attaches to one group
 
 
-def _check(result: int) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result
-
-
 def fork_into(cgroup_fd: int, flags: int = 0) -> int:
     """Fork; the child starts inside the v2 group whose directory `cgroup_fd` is. Only for a process with one thread.
 
@@ -41,17 +31,13 @@ def fork_into(cgroup_fd: int, flags: int = 0) -> int:
     controllers down, EACCES without the right to move processes there.
     """
     arguments = _CLONE_ARGS.pack(_CLONE_INTO_CGROUP | flags, 0, 0, 0, _SIGCHLD, 0, 0, 0, 0, 0, cgroup_fd)
-    pid = _check(_syscall(_CLONE3, ctypes.c_char_p(arguments), ctypes.c_size_t(len(arguments))))
-    if pid == 0:
-        ctypes.pythonapi.PyOS_AfterFork_Child()
-    return pid
+    return forked(call(_CLONE3, arguments, len(arguments)))
 
 
 def load_device_program(instructions: bytes, name: bytes) -> int:
     """Load a program of type cgroup device and return its descriptor; EPERM without CAP_BPF and CAP_NET_ADMIN."""
-    code = ctypes.create_string_buffer(instructions, len(instructions))
-    licence = ctypes.create_string_buffer(b"Apache-2.0")
-    addresses = ctypes.addressof(code), ctypes.addressof(licence)
+    code, licence = bytearray(instructions), bytearray(b"Apache-2.0\0")
+    addresses = address(code), address(licence)
     no_log = (0, 0, 0)
     count = len(instructions) // _INSTRUCTION_SIZE
     return _bpf(
@@ -67,14 +53,12 @@ def attach_device_program(group: int, program: int, old: int) -> None:
 
 def attached_device_programs(group: int) -> list[int]:
     """Return the ids of the programs attached to a v2 group itself."""
-    identifiers = (ctypes.c_uint32 * _MOST_PROGRAMS)()
-    query = ctypes.create_string_buffer(
-        struct.pack("=4IQI", group, _AT_CGROUP_DEVICE, 0, 0, ctypes.addressof(identifiers), _MOST_PROGRAMS),
-        64,
-    )
+    identifiers = bytearray(4 * _MOST_PROGRAMS)
+    query = bytearray(64)
+    struct.pack_into("=4IQI", query, 0, group, _AT_CGROUP_DEVICE, 0, 0, address(identifiers), _MOST_PROGRAMS)
     _bpf(_PROG_QUERY, query)
     (count,) = struct.unpack_from("=I", query, 24)
-    return list(identifiers[:count])
+    return list(struct.unpack_from(f"={count}I", identifiers))
 
 
 def open_program(identifier: int) -> int:
@@ -84,13 +68,12 @@ def open_program(identifier: int) -> int:
 
 def program_name(program: int) -> bytes:
     """Return the name that a program was loaded with."""
-    info = ctypes.create_string_buffer(_NAME_OFFSET + _NAME_SIZE)
-    _bpf(_OBJ_GET_INFO, struct.pack("=IIQ", program, len(info), ctypes.addressof(info)))
-    return info.raw[_NAME_OFFSET:].rstrip(b"\0")
+    info = bytearray(_NAME_OFFSET + _NAME_SIZE)
+    _bpf(_OBJ_GET_INFO, bytearray(struct.pack("=IIQ", program, len(info), address(info))))
+    return bytes(info[_NAME_OFFSET:]).rstrip(b"\0")
 
 
-def _bpf(command: int, attributes: bytes | ctypes.Array[ctypes.c_char]) -> int:
+def _bpf(command: int, attributes: bytes | bytearray) -> int:
     """Call bpf(2) with a packed `union bpf_attr`, a buffer where the kernel answers in it."""
-    if isinstance(attributes, bytes):
-        attributes = ctypes.create_string_buffer(attributes, len(attributes))
-    return _check(_syscall(_BPF, command, attributes, len(attributes)))
+    data = attributes if isinstance(attributes, bytes) else address(attributes)
+    return call(_BPF, command, data, len(attributes))

@@ -9,8 +9,7 @@ from runtime.oci.failure import Failure
 from runtime.oci.rootfs import syscalls
 from runtime.oci.rootfs.binds import Bind
 from runtime.oci.rootfs.syscalls import ATTR_IDMAP
-
-_CLONE_NEWUSER = 0x10000000
+from runtime.oci.syscalls import CLONE_NEWUSER, unshare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def make_namespace(maps: Maps) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            syscalls.unshare(_CLONE_NEWUSER)
+            unshare(CLONE_NEWUSER)
             os.close(release[1])
             os.write(ready[1], b"1")
             os.read(release[0], 1)

@@ -13,6 +13,7 @@ import stat
 from runtime.oci.rootfs import filesystems, resolve, syscalls
 from runtime.oci.rootfs.mountflags import Options
 from runtime.oci.rootfs.syscalls import ATTR_RDONLY
+from runtime.oci.syscalls import filesystem_magic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -181,10 +182,10 @@ def refuse_proc_cover(target: int, where: str, kind: str, source: int = -1) -> N
     """
     path = os.path.normpath("/" + where.lstrip("/"))
     if path == "/proc":
-        procfs = kind == "proc" or (source >= 0 and syscalls.filesystem_magic(source) == syscalls.PROC_MAGIC)
+        procfs = kind == "proc" or (source >= 0 and filesystem_magic(source) == syscalls.PROC_MAGIC)
         if not procfs:
             raise OSError(errno.EPERM, "only proc may be mounted there", where)
         return
     may_cover = path.startswith("/proc/") and path[6:] in _PROC_FILES
-    if not may_cover and syscalls.filesystem_magic(target) == syscalls.PROC_MAGIC:
+    if not may_cover and filesystem_magic(target) == syscalls.PROC_MAGIC:
         raise OSError(errno.EPERM, "it is inside of proc, which must not be covered", where)

@@ -5,19 +5,22 @@ A mount made here is detached: nobody sees it before `move_mount` attaches it, a
 mount afterwards. Needs Linux 5.12. Wrappers raise `OSError(errno, text, path)`.
 """
 
-import ctypes
+from __future__ import annotations
+
 import os
 import struct
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_syscall = _libc.syscall
-_syscall.restype = ctypes.c_long
+from runtime.oci.native import call, number
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Path = str | bytes
 
 # Numbers of the generic table, equal on every architecture.
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _FSPICK = 428, 429, 430, 431, 432, 433
 _OPENAT2, _MOUNT_SETATTR = 437, 442
-# The ones that are not: (x86_64, the generic table of aarch64 and riscv64)
-_PIVOT_ROOT = 155 if os.uname().machine == "x86_64" else 41
+# The ones that are not.
+_PIVOT_ROOT, _MOUNT, _UMOUNT2 = number(155, 41), number(165, 40), number(166, 39)
 
 _AT_FDCWD, _AT_RECURSIVE, _AT_EMPTY_PATH, _AT_SYMLINK_NOFOLLOW = -100, 0x8000, 0x1000, 0x100
 _OPEN_TREE_CLONE, _MOVE_FROM_AND_TO_DESCRIPTORS = 1, 0x44
@@ -39,22 +42,10 @@ PROC_MAGIC, SYSFS_MAGIC = 0x9FA0, 0x62656572
 
 _ATTRIBUTES = struct.Struct("=QQQQ")
 _HOW = struct.Struct("=QQQ")
-_EMPTY = ctypes.c_char_p(b"")
-_statfs = ctypes.create_string_buffer(256)  # made once: the type takes 0.2 ms
-_LONG = ctypes.sizeof(ctypes.c_long)
-
-Path = str | bytes
 
 
-def _check(result: int, path: Path | None = None) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), path)
-    return result
-
-
-def _text(value: Path | None) -> ctypes.c_char_p:
-    return ctypes.c_char_p(None if value is None else os.fsencode(value))
+def _text(value: Path | None) -> bytes | None:
+    return None if value is None else os.fsencode(value)
 
 
 def openat2(name: Path, flags: int, *, dir_fd: int, resolve: int, mode: int = 0) -> int:
@@ -62,7 +53,7 @@ def openat2(name: Path, flags: int, *, dir_fd: int, resolve: int, mode: int = 0)
     how = _HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
     while True:
         try:
-            return _check(_syscall(_OPENAT2, dir_fd, _text(name), how, _HOW.size), name)
+            return call(_OPENAT2, dir_fd, _text(name), how, _HOW.size, path=name)
         except (
             InterruptedError,
             BlockingIOError,
@@ -76,43 +67,43 @@ def open_tree(path: Path, *, dir_fd: int = _AT_FDCWD, recursive: bool = False, f
     flags |= _AT_RECURSIVE if recursive else 0
     flags |= 0 if path else _AT_EMPTY_PATH
     flags |= 0 if follow else _AT_SYMLINK_NOFOLLOW
-    return _check(_syscall(_OPEN_TREE, dir_fd, _text(path), flags), path or None)
+    return call(_OPEN_TREE, dir_fd, _text(path), flags, path=path or None)
 
 
 def move_mount(mount: int, target: int) -> None:
     """Attach the detached mount `mount` on what the descriptor `target` refers to."""
-    _check(_syscall(_MOVE_MOUNT, mount, _EMPTY, target, _EMPTY, _MOVE_FROM_AND_TO_DESCRIPTORS))
+    call(_MOVE_MOUNT, mount, b"", target, b"", _MOVE_FROM_AND_TO_DESCRIPTORS)
 
 
 def fsopen(kind: str) -> int:
     """Return a context to configure a new filesystem of type `kind`; ENODEV if the kernel does not know it."""
-    return _check(_syscall(_FSOPEN, _text(kind), _CLOEXEC), kind)
+    return call(_FSOPEN, _text(kind), _CLOEXEC, path=kind)
 
 
 def fspick(path: Path, *, dir_fd: int) -> int:
     """Return a context to reconfigure the filesystem mounted at `path`; an empty path is `dir_fd` itself."""
-    return _check(_syscall(_FSPICK, dir_fd, _text(path), _CLOEXEC | (0 if path else 0x8)), path or None)
+    return call(_FSPICK, dir_fd, _text(path), _CLOEXEC | (0 if path else 0x8), path=path or None)
 
 
 def fsconfig_set(context: int, key: str, value: str | None = None) -> None:
     """Set a parameter to `value` (at most 255 bytes), or a flag."""
     command = _SET_FLAG if value is None else _SET_STRING
-    _check(_syscall(_FSCONFIG, context, command, _text(key), _text(value), 0), key)
+    call(_FSCONFIG, context, command, _text(key), _text(value), path=key)
 
 
 def fsconfig_create(context: int) -> None:
     """Make the filesystem of the context."""
-    _check(_syscall(_FSCONFIG, context, _CREATE, None, None, 0))
+    call(_FSCONFIG, context, _CREATE)
 
 
 def fsconfig_reconfigure(context: int) -> None:
     """Change the filesystem of the context."""
-    _check(_syscall(_FSCONFIG, context, _RECONFIGURE, None, None, 0))
+    call(_FSCONFIG, context, _RECONFIGURE)
 
 
 def fsmount(context: int, attributes: int = 0) -> int:
     """Return a detached mount with `attributes` (ATTR_*) of the context's filesystem."""
-    return _check(_syscall(_FSMOUNT, context, _CLOEXEC, attributes))
+    return call(_FSMOUNT, context, _CLOEXEC, attributes)
 
 
 def mount_setattr(
@@ -125,31 +116,19 @@ def mount_setattr(
     """
     flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
     attributes = _ATTRIBUTES.pack(add, drop, propagation, users)
-    _check(_syscall(_MOUNT_SETATTR, mount, _EMPTY, flags, attributes, _ATTRIBUTES.size))
+    call(_MOUNT_SETATTR, mount, b"", flags, attributes, _ATTRIBUTES.size)
 
 
 def mount(source: Path | None, target: Path, kind: str | None, flags: int, data: str | None = None) -> None:
     """Mount as mount(2) does: for what the calls above cannot do."""
-    arguments = (_text(source), _text(target), _text(kind), ctypes.c_ulong(flags), _text(data))
-    _check(_libc.mount(*arguments), target)
+    call(_MOUNT, _text(source), _text(target), _text(kind), flags, _text(data), path=target)
 
 
 def umount2(target: Path, flags: int = 0) -> None:
     """Unmount `target`; MNT_DETACH makes it lazy."""
-    _check(_libc.umount2(_text(target), flags), target)
+    call(_UMOUNT2, _text(target), flags, path=target)
 
 
 def pivot_root(new_root: Path, put_old: Path) -> None:
     """Make `new_root`, a mount point, the root mount of this mount namespace."""
-    _check(_syscall(_PIVOT_ROOT, _text(new_root), _text(put_old)), new_root)
-
-
-def filesystem_magic(fd: int) -> int:
-    """Return f_type of the filesystem behind `fd` (`os.statvfs` leaves it out)."""
-    _check(_libc.fstatfs(fd, _statfs))
-    return int.from_bytes(_statfs.raw[:_LONG], "little") & 0xFFFFFFFF
-
-
-def unshare(flags: int) -> None:
-    """Move the calling process into new namespaces."""
-    _check(_libc.unshare(flags))
+    call(_PIVOT_ROOT, _text(new_root), _text(put_old), path=new_root)

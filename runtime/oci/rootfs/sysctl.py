@@ -12,6 +12,7 @@ import os
 
 from runtime.oci.rootfs import syscalls
 from runtime.oci.rootfs.filesystems import new_filesystem
+from runtime.oci.syscalls import filesystem_magic
 
 _RULES = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_XDEV
 
@@ -72,7 +73,7 @@ def write_all(settings: dict[str, str]) -> None:
 def _write(proc: int, path: str, value: str) -> None:
     fd = syscalls.openat2(path, os.O_WRONLY, dir_fd=proc, resolve=_RULES)
     try:
-        if syscalls.filesystem_magic(fd) != syscalls.PROC_MAGIC:
+        if filesystem_magic(fd) != syscalls.PROC_MAGIC:
             raise OSError(errno.EXDEV, "is not a file of proc", path)
         os.write(fd, os.fsencode(value))
     finally:
@@ -86,7 +87,7 @@ def _open_proc() -> int:
     except PermissionError:
         pass
     proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    if syscalls.filesystem_magic(proc) == syscalls.PROC_MAGIC and os.fstat(proc).st_ino == 1:
+    if filesystem_magic(proc) == syscalls.PROC_MAGIC and os.fstat(proc).st_ino == 1:
         return proc
     os.close(proc)
     raise OSError(errno.EINVAL, "is not procfs", "/proc")
