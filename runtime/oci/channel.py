@@ -7,6 +7,7 @@ the package's `socket` takes longer to import than a container to start.
 
 from __future__ import annotations
 
+import os
 import struct
 from _socket import (
     AF_UNIX,
@@ -24,7 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Channel", "pair", "receive", "send"]
+__all__ = ["Channel", "ask", "pair", "receive", "send", "wait"]
 
 _LONGEST = 65536
 _MOST_DESCRIPTORS = 4
@@ -68,3 +69,15 @@ def receive(channel: Channel) -> tuple[str, str, list[int]]:
             descriptors += struct.unpack(f"{count}i", rights[: 4 * count])
     word, _, text = data.decode("utf-8", "surrogateescape").partition(" ")
     return word, text, descriptors
+
+
+def ask(channel: Channel, word: str) -> None:
+    """Send a request and wait for "ok"."""
+    send(channel, word)
+    wait(channel)
+
+
+def wait(channel: Channel) -> None:
+    """Wait for "ok"; ends this process if the other side has gone or gives up."""
+    if receive(channel)[0] != "ok":
+        os._exit(1)

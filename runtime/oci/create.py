@@ -11,7 +11,7 @@ import os
 
 from runtime.oci import channel as messages
 from runtime.oci import config as configuration
-from runtime.oci import jsontext, log, namespaces, process, rootfs, stage, state
+from runtime.oci import image, jsontext, log, namespaces, process, rootfs, stage, state
 from runtime.oci.cgroups import open_group
 from runtime.oci.failure import Failure, Step, describe
 from runtime.oci.job import Job
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import NoReturn
 
+    from runtime.oci.cgroups import Group
     from runtime.oci.job import Request
     from runtime.oci.settings import Settings
     from runtime.oci.state import Container
@@ -47,7 +48,7 @@ def create(settings: Settings, request: Request, meanwhile: Callable[[], None] =
     try:
         creation.prepare()
         creation.fork()
-        _import_the_rest()
+        image.bring("runtime.oci.cgroups.limits")
         meanwhile()
         creation.serve()
         creation.publish()
@@ -87,7 +88,8 @@ class _Creation:
         self._channel = self._job.control
         self._first = 0  # the pid of what we forked
         self._init = 0  # the pid of the container's first process
-        self._grouped = False
+        self._group: Group | None = None
+        self._complete = False  # whether all cgroups are there, and the first process
         self._terminal = -1  # where the terminal comes from, if we keep it
 
     def prepare(self) -> None:
@@ -117,20 +119,17 @@ class _Creation:
             job.process.user.groups = None
         job.root = rootfs.prepare(config, self._request.bundle, rootless=self._settings.rootless)
         if configuration.has_filter(config):
+            image.bring("runtime.oci.seccomp")
             from runtime.oci import seccomp
 
             job.filter = seccomp.prepare(config, os.path.join(self._settings.root, _CACHE), log.debug)
         self._connect_terminal()
-        if self._request.new_keyring:
-            import runtime.oci.process.keyring  # noqa: F401  # init cannot import it any more
         job.group = open_group(
             config, self._request.id, manager=self._settings.manager, rootless=self._settings.rootless
         )
         self._record()
-        job.group.create()
-        self._grouped = True  # not before: a group that was refused is somebody else's
-        self._make_gate()
-        self._warn()
+        self._group = job.group
+        job.group.begin()
 
     def _connect_terminal(self) -> None:
         if not self._job.process.terminal:
@@ -168,24 +167,12 @@ class _Creation:
             "notify": bool(os.environ.get("NOTIFY_SOCKET")),
             "keyring": self._request.new_keyring,
             "poststart": bool(job.hooks("poststart")),
+            "poststop": bool(job.hooks("poststop")),
             "cgroup": job.group.to_state(),
             "found": job.group.present(),
         }
         with Step("write the state"):
             container.save()
-            state.write_file(container.path(state.CONFIG), jsontext.dumps(job.config))
-
-    def _make_gate(self) -> None:
-        """Make what `start` needs, which also says that the cgroup of the record is the container's (see state.py)."""
-        container, job = self._container, self._job
-        with Step("write the state"):
-            gate, report = container.path(state.GATE), container.path(state.REPORT)
-            os.mkfifo(gate, 0o600)
-            os.mkfifo(report, 0o600)
-            job.gate = os.open(gate, os.O_RDWR | os.O_CLOEXEC)
-            reader = os.open(report, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            job.report = os.open(report, os.O_WRONLY | os.O_CLOEXEC)
-            os.close(reader)
 
     def fork(self) -> None:
         """Fork the first process and keep only our own descriptors."""
@@ -196,9 +183,17 @@ class _Creation:
         job.channel.close()
         job.root.close()
         namespaces.close(job.namespaces)
-        for fd in (job.gate, job.report, job.console):
-            if fd >= 0:
-                os.close(fd)
+        if job.console >= 0:
+            os.close(job.console)
+        job.group.complete()
+        self._complete = True  # not before: a group that was refused is somebody else's
+        with Step("write the state"):
+            # They also say that the cgroups of the record are the container's (see state.py).
+            os.mkfifo(self._container.path(state.GATE), 0o600)
+            os.mkfifo(self._container.path(state.REPORT), 0o600)
+            messages.send(self._channel, "ok")
+            state.write_file(self._container.path(state.CONFIG), jsontext.dumps(job.config))
+        self._warn()
 
     def serve(self) -> None:
         """Do what stage and init ask for, until init or the stub in its place waits for `start`."""
@@ -212,6 +207,9 @@ class _Creation:
                 return
             if word == "warning":
                 log.warning(text)
+                continue
+            if word == "built":
+                self._configure()
                 continue
             self._answer(word, text, descriptors)
             messages.send(self._channel, "ok")
@@ -315,17 +313,13 @@ class _Creation:
             except (ProcessLookupError, ChildProcessError):
                 pass
         try:
-            group = self._job.group if self._grouped else None
-            destroy.remove(self._container, group, self._job.config if self._first else None)
+            if self._group is not None and not self._complete:
+                self._group.unmake()
+                self._group = None
+            destroy.remove(self._container, self._group, self._job.config if self._complete else None)
         except (OSError, Failure) as error:
             reason = describe(error) if isinstance(error, OSError) else error.line()
             log.warning(f"could not remove all of {self._container.id}: {reason}")
-
-
-def _import_the_rest() -> None:
-    """Import what this process needs from now on, while init builds the root."""
-    import runtime.oci.cgroups.devices
-    import runtime.oci.cgroups.limits  # noqa: F401
 
 
 def _send_pidfd(path: str, pid: int) -> None:
@@ -347,10 +341,12 @@ def _now() -> str:
 
 
 def _owner() -> str:
+    uid = os.geteuid()
+    if uid == 0:
+        return "root"
     import pwd
 
-    uid = os.geteuid()
     try:
-        return "root" if uid == 0 else pwd.getpwuid(uid).pw_name
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)

@@ -26,7 +26,8 @@ def destroy(container: Container) -> None:
     _end(container, container.record.get("cgroup", {}).get("mounts", {}).get("v1", {}))
     group = container.group() if container.has_group() else None
     try:
-        config = container.config() if container.record.get("pid") else None
+        wanted = container.record.get("pid") and container.record.get("poststop", True)
+        config = container.config() if wanted else None
     except Exception as error:  # whatever is wrong with the copy, the container must go
         log.warning(f"no poststop hooks are run: {error}")
         config = None

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start faster: the code of the modules that commands import, in one file beside their .pyc files.
+"""Start faster: the code of all modules that a command needs, in one file, put in place without the import system.
 
-Python looks for every module in several places, opens and checks it: 0.15 ms each, and an ordinary `run` needs seventy.
-Here each costs one stat(2): its source must still have the size and time it had. The file is made by the first command
-that needs something which is not in it, and believed only if nobody but us or root can have written it.
+Python looks for every module in several places, opens it, checks it, and locks it meanwhile: 0.1 ms each, and an ordinary
+`run` needs seventy. An *image* is named after a module, and the one that was brought before it. It holds the code of that module
+and of all of ours which it is the first to import, each after those that it needs itself. It counts as long as every source
+has the size and the time it had; else Python imports as ever and the image is made anew. It is believed only if nobody but us
+or root can have written it.
 """
+
+from __future__ import annotations
 
 import marshal
 import os
@@ -13,112 +17,123 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType, ModuleType
-    from typing import Any
 
-_VERSION = 2
-_HERE = os.path.dirname(
-    __file__
-)  # an image that was copied with the package knows the sources it was copied from
-_PACKAGES = ("runtime", "unionfs", "ctypes")
+    # name, source, whether it is a package, st_mtime_ns, st_size, code
+    Entry = tuple[str, str, bool, int, int, CodeType]
+
+_VERSION = 3
+_HERE = os.path.dirname(__file__)  # an image that was copied with the package knows where it was made
+_PACKAGES = ("runtime", "unionfs")
 _WRITABLE_BY_OTHERS = 0o022
 _OPTIMIZE = 2  # without docstrings, which are half of it
 
+_Module = type(sys)
 _Spec = type(sys.__spec__)
 
 
-class _Image:
-    """A finder for the import system, and a loader."""
+class _Progress:
+    """What was brought last, by which the next image is named, and how many modules there were then."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        # Name → (file, is a package, st_mtime_ns, st_size, marshalled code), or None: there is nothing of it to keep.
-        self.entries: dict[str, Any] = _read(path)
-        self.missed: list[str] = []
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> "Any":
-        """Return the spec of a module that is in the image and unchanged, else None."""
-        try:
-            entry = self.entries[name]
-        except KeyError:
-            self.missed.append(name)
-            return None
-        if entry is None:
-            return None
-        file, is_package, changed, size, _ = entry
-        try:
-            status = os.stat(file)
-        except OSError:
-            return None
-        if (status.st_mtime_ns, status.st_size) != (changed, size):
-            self.missed.append(name)
-            return None
-        spec = _Spec(name, self, origin=file, is_package=is_package)  # type: ignore[arg-type]
-        spec.has_location = True
-        if is_package:
-            spec.submodule_search_locations = [os.path.dirname(file)]
-        return spec
-
-    def create_module(self, spec: object) -> None:
-        """Leave it to the import system to make the module."""
-
-    def exec_module(self, module: "ModuleType") -> None:
-        """Run the module's code."""
-        exec(marshal.loads(self.entries[module.__name__][4]), module.__dict__)
-
-    def get_code(self, name: str) -> "CodeType":
-        """Return the code of a module in the image."""
-        code: CodeType = marshal.loads(self.entries[name][4])
-        return code
-
-
-_image: _Image | None = None
+    on = False  # not where somebody imports our modules into a program of his own
+    last = ""
+    count = 0
 
 
 def use() -> None:
-    """Look for modules in the image first; what is built into the interpreter goes before it anyway."""
-    global _image
-    _image = _Image(f"{_HERE}/__pycache__/unionrt.{sys.implementation.cache_tag}.image")
-    sys.meta_path.insert(2, _image)
+    """Use images from now on."""
+    _Progress.on = True
+    _Progress.count = len(sys.modules)
 
 
-def complete() -> None:
-    """Put what this process had to import by itself into the image. Does nothing if the image cannot be written."""
-    if _image is None or sys.dont_write_bytecode:
+def bring(name: str) -> None:
+    """Import the module `name` and what it needs; what is there already stays."""
+    if name in sys.modules:
         return
-    missed = [name for name in _image.missed if name.partition(".")[0] in _PACKAGES]
-    if not missed:
+    if not _Progress.on:
+        __import__(name)
         return
+    path = f"{_HERE}/__pycache__/{name}-{_Progress.last}.{sys.implementation.cache_tag}.image"
+    entries = _read(path)
+    if entries and all(map(_is_current, entries)):
+        _put(entries)
+    else:
+        between = _ours_after(_Progress.count)
+        count = len(sys.modules)
+        __import__(name)
+        if not between:  # what is seldom imported must not be missing from an image that others use
+            _make(path, _ours_after(count))
+    _Progress.last, _Progress.count = name.rpartition(".")[2], len(sys.modules)
+
+
+def _ours_after(count: int) -> list[ModuleType]:
+    """Return our modules without the first `count` of all; the import system puts one at the end when it is complete."""
+    modules = list(sys.modules.values())[count:]
+    return [module for module in modules if module.__name__.partition(".")[0] in _PACKAGES]
+
+
+def _is_current(entry: Entry) -> bool:
+    _, source, _, changed, size, _ = entry
     try:
-        entries = {**_image.entries, **{name: _entry_of(name) for name in missed}}
-        stage = f"{_image.path}.{os.getpid()}"
+        status = os.stat(source)
+    except OSError:
+        return False
+    return status.st_mtime_ns == changed and status.st_size == size
+
+
+def _put(entries: list[Entry]) -> None:
+    """Make the modules, and only then run their code: a package can be imported while its parts are not yet complete."""
+    new = [entry for entry in entries if entry[0] not in sys.modules]
+    for name, source, is_package, _, _, _ in new:
+        module = _Module(name)
+        spec = _Spec(name, None, origin=source, is_package=is_package)
+        module.__spec__, module.__file__ = spec, source
+        module.__package__ = name if is_package else name.rpartition(".")[0]
+        if is_package:
+            module.__path__ = spec.submodule_search_locations = [source.rpartition("/")[0]]
+        sys.modules[name] = module
+    for name, _, _, _, _, code in new:
+        module = sys.modules[name]
+        parent, _, last = name.rpartition(".")
+        if parent:
+            __import__(parent)
+            setattr(sys.modules[parent], last, module)
+        exec(code, module.__dict__)
+
+
+def _make(path: str, modules: list[ModuleType]) -> None:
+    """Write an image of `modules`. Does nothing if it cannot be written."""
+    if sys.dont_write_bytecode:
+        return
+    stage = f"{path}.{os.getpid()}"
+    try:
         with open(os.open(stage, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb") as stream:
-            stream.write(marshal.dumps((_VERSION, _HERE, entries)))
-        os.rename(stage, _image.path)
+            stream.write(marshal.dumps((_VERSION, _HERE, [_entry(module) for module in modules])))
+        os.rename(stage, path)
     except (OSError, SyntaxError, ValueError):
         return  # read-only, full, or just being edited: the next one may do it
 
 
-def _entry_of(name: str) -> "Any":
-    module = sys.modules.get(name)
-    file = getattr(module, "__file__", None)
-    if not file or not file.endswith(".py"):
-        return None
-    status = os.stat(file)
-    with open(file, "rb") as stream:
-        source = stream.read()
-    code = compile(source, file, "exec", dont_inherit=True, optimize=_OPTIMIZE)
-    is_package = hasattr(module, "__path__")
-    return file, is_package, status.st_mtime_ns, status.st_size, marshal.dumps(code)
+def _entry(module: ModuleType) -> Entry:
+    source = str(module.__file__)
+    status = os.stat(source)
+    with open(source, "rb") as stream:
+        code = compile(stream.read(), source, "exec", dont_inherit=True, optimize=_OPTIMIZE)
+    return module.__name__, source, hasattr(module, "__path__"), status.st_mtime_ns, status.st_size, code
 
 
-def _read(path: str) -> "dict[str, Any]":
+def _read(path: str) -> list[Entry]:
     """Return the entries of the image at `path`; none if it is missing, foreign, or of another version or place."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb", buffering=0) as stream:
-            status = os.fstat(stream.fileno())
-            if status.st_uid not in (0, os.geteuid()) or status.st_mode & _WRITABLE_BY_OTHERS:
-                return {}
-            version, here, entries = marshal.loads(stream.readall())
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return []
+    try:
+        status = os.fstat(fd)
+        if status.st_uid not in (0, os.geteuid()) or status.st_mode & _WRITABLE_BY_OTHERS:
+            return []
+        version, here, entries = marshal.loads(os.read(fd, status.st_size))
     except (OSError, EOFError, ValueError, TypeError):
-        return {}
-    return entries if (version, here) == (_VERSION, _HERE) else {}
+        return []
+    finally:
+        os.close(fd)
+    return entries if (version, here) == (_VERSION, _HERE) else []

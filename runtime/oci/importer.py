@@ -9,11 +9,12 @@ from __future__ import annotations
 import gc
 import sys
 
+_kept: list[object] = []
+
 
 def freeze() -> None:
     """Make every further import of a module that is not loaded fail, in a child that is about to leave our root."""
-    sys.path.clear()
-    sys.meta_path.clear()
-    sys.path_hooks.clear()
-    sys.path_importer_cache.clear()
+    # Kept, as to free them would copy the pages that this process shares with its parent.
+    _kept.append((sys.path, sys.meta_path, sys.path_hooks, sys.path_importer_cache))
+    sys.path, sys.meta_path, sys.path_hooks, sys.path_importer_cache = [], [], [], {}
     gc.disable()

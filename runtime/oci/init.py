@@ -7,20 +7,20 @@ It tells the parent over the channel, and is answered with "ok":
     "ready"    all that needs rights is done: the parent sets rlimits and writes down that the container exists
     "seccomp"  with a listener's descriptor (see seccomp/load.py)
 
-and with "error TEXT", which is not. The end of the channel means that the sealed stub waits for `start` in its place (see
+"built" takes the place of "hooks" where there is nothing to wait for and is not answered: the limits are set before the answer
+to "ready". Nor is "error TEXT". The end of the channel means that the sealed stub waits for `start` in its place (see
 seal.py), "waiting" that this process does, as it has hooks to run before.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 
 from runtime.oci import channel as messages
-from runtime.oci import jsontext, namespaces, process, rootfs, syscalls
+from runtime.oci import jsontext, namespaces, syscalls
 from runtime.oci.failure import Failure, Step, describe
-from runtime.oci.process import launch
-from runtime.oci.process.prepared import make_directory
+from runtime.oci.process import become, keyring, launch
+from runtime.oci.rootfs import steps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,24 +28,26 @@ if TYPE_CHECKING:
 
     from runtime.oci.job import Job
 
-_SIGKILL = 9
 _LONGEST_REPORT = 4000  # bytes that a fifo takes whole
 
 
 def run(job: Job) -> None:
     """Furnish the container and become its program; returns only by an exception."""
     _settle(job)
-    rootfs.build(job.config, job.root)
-    ask(job.channel, "hooks")
-    _run_hooks(job, "createContainer", "creating")
-    rootfs.enter(job.config, job.root, no_pivot=not job.request.pivot)
-    make_directory(job.process)
+    steps.build(job.config, job.root)
+    if job.must_pause():
+        messages.ask(job.channel, "hooks")
+        _run_hooks(job, "createContainer", "creating")
+    else:
+        messages.send(job.channel, "built")
+    steps.enter(job.config, job.root, no_pivot=not job.request.pivot)
+    become.make_directory(job.process)
     if job.process.terminal:
         from runtime.oci.process import terminal
 
         terminal.attach(job.console, job.process.window, job.process.user.uid, console_device=True)
-    rootfs.finish(job.config, job.root)
-    ask(job.channel, "ready")
+    steps.finish(job.config, job.root)
+    messages.send(job.channel, "ready")
     _become_program(job)
 
 
@@ -56,8 +58,6 @@ def _settle(job: Job) -> None:
         with Step("make the cgroup namespace"):
             syscalls.unshare(syscalls.CLONE_NEWCGROUP)
     if job.request.new_keyring:
-        from runtime.oci.process import keyring
-
         keyring.join(job.request.id)
     if job.namespaces.makes("network"):
         with Step("bring the loopback device up"):
@@ -74,11 +74,11 @@ def _become_program(job: Job) -> None:
     # The stub loads the filter last of all; but startContainer hooks are the container's programs and run with it.
     can_wait = job.process.no_new_privileges and not job.hooks("startContainer")
     late = job.filter if can_wait and job.filter and not job.filter.listener else None
-    process.become(job.process, _loader(job) if late is None else None)
+    become.become(job.process, _loader(job) if late is None else None, lambda: messages.wait(job.channel))
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)  # the container is known from now on, and outlives `create`
     if not job.hooks("startContainer"):
         channel = job.channel.fileno()  # close-on-exec, but until then errors go there
-        process.execute(job.process, report=job.report, gate=job.gate, seccomp=late, keep=channel)
+        launch.execute(job.process, report=job.report, gate=job.gate, seccomp=late, keep=channel)
     messages.send(job.channel, "waiting")
     job.channel.close()
     launch.close_all_but({0, 1, 2, job.gate, job.report} | job.process.kept)
@@ -86,7 +86,7 @@ def _become_program(job: Job) -> None:
         os._exit(1)
     try:
         _run_hooks(job, "startContainer", "starting", job.process.environment)
-        process.execute(job.process, report=job.report, seccomp=late)
+        launch.execute(job.process, report=job.report, seccomp=late)
     except BaseException as error:  # `start` takes silence for success
         reason = describe(error) if isinstance(error, OSError) else str(error)
         text = error.line() if isinstance(error, Failure) else f"start the container: {reason}"
@@ -110,19 +110,3 @@ def _run_hooks(job: Job, kind: str, status: str, environment: dict[bytes, bytes]
 
     state = jsontext.dumps(job.container.describe(status, os.getpid()))
     hooks.run(job.hooks(kind), state, kind=kind, environment=environment, inside=kind == "startContainer")
-
-
-def ask(channel: messages.Channel, word: str) -> None:
-    """Send a request and wait for "ok"; ends this process if the parent has gone or gives up."""
-    messages.send(channel, word)
-    if messages.receive(channel)[0] != "ok":
-        os._exit(1)
-
-
-def die_with_parent() -> None:
-    """Let the kernel kill this process when its parent ends."""
-    try:
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _SIGKILL)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise

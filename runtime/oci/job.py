@@ -82,6 +82,11 @@ class Job:
         self.gate = -1
         self.report = -1
 
+    def must_pause(self) -> bool:
+        """Tell whether init may not go on before the parent has done what follows the building of the root."""
+        kinds = ("prestart", "createRuntime", "createContainer")
+        return bool(self.config["linux"].get("netDevices")) or any(self.hooks(kind) for kind in kinds)
+
     def hooks(self, kind: str) -> list[dict[str, Any]]:
         """Return the hooks of one kind."""
         found: list[dict[str, Any]] = self.config.get("hooks", {}).get(kind, [])

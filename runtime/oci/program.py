@@ -40,7 +40,6 @@ def main(arguments: list[str]) -> NoReturn:
         _settle()
         status = _run(arguments)
         sys.stdout.flush()
-        image.complete()
     except Failure as failure:
         log.error(failure.line())
         status = failure.status
@@ -75,7 +74,11 @@ def _settle() -> None:
 
 def load(name: str) -> Any:
     """Return the module of a command."""
-    return __import__(f"runtime.oci.commands.{_MODULES.get(name, name)}", fromlist=["run"])
+    return __import__(_module(name), fromlist=["run"])
+
+
+def _module(name: str) -> str:
+    return f"runtime.oci.commands.{_MODULES.get(name, name)}"
 
 
 def _run(arguments: list[str]) -> int:
@@ -93,6 +96,7 @@ def _run(arguments: list[str]) -> int:
         return _show_version()
     if name not in COMMANDS:
         raise Failure(f"unknown command {name!r}", f"see {NAME} --help", status=_USAGE_ERROR)
+    image.bring(_module(name))
     module = load(name)
     parsed = options.parse(rest[1:], module.COMMAND)
     if parsed.flag("help"):

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way from the parent into the container's namespaces: one clone when all are new, else an intermediate process.
+"""The way from the parent into the container's namespaces: at once when all are new, else by an intermediate process.
 
-The intermediate process, *stage*, joins and makes the namespaces in the order that the kernel's checks leave possible, and forks
-*init* as its sibling, so that init is the parent's child and pid 1 of a new pid namespace. Both tell the parent over the channel:
+If all are new, init is born in the pid namespace and makes the others, while the parent makes its v1 cgroups on another
+processor. The intermediate process, *stage*, joins and makes the namespaces in the order that the kernel's checks leave
+possible, and forks *init* as its sibling, so that init is the parent's child and pid 1 of a new pid namespace. The first of
+them is told "ok" when the cgroups are there. Both tell the parent over the channel:
 
     stage: "map", "offsets" (each answered with "ok"), "init PID"
     init:  see init.py
@@ -14,31 +16,31 @@ executed with our rights (the Python form of CVE-2019-14271).
 
 from __future__ import annotations
 
+import errno
 import os
 
 from runtime.oci import channel as messages
-from runtime.oci import importer, init, namespaces, syscalls
+from runtime.oci import importer, init, namespaces, state, syscalls
 from runtime.oci.failure import Failure, Step, describe
 from runtime.oci.process.prepared import set_oom_score
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import NoReturn
 
     from runtime.oci.job import Job
 
-_UNFIT_FOR_CLONE = syscalls.CLONE_NEWCGROUP  # made last, when the process is in its group
+_SIGKILL = 9
+_MADE_LAST = syscalls.CLONE_NEWCGROUP  # when the process is in its group
 
 
 def spawn(job: Job) -> int:
     """Fork the first process; return its pid: init's if `job.namespaces.simple()`, else stage's."""
-    simple = job.namespaces.simple()
-    flags = job.namespaces.new & ~_UNFIT_FOR_CLONE if simple else 0
+    new = job.namespaces.new & ~_MADE_LAST if job.namespaces.simple() else 0
     with Step("make the namespaces", _hint()):
-        pid = job.group.fork(flags)
+        pid = job.group.fork(new & syscalls.CLONE_NEWPID)
     if pid == 0:
-        _be_child(job, init.run if simple else _stage)
+        _be_child(job, new & ~syscalls.CLONE_NEWPID)
     return pid
 
 
@@ -49,19 +51,26 @@ def _hint() -> str:
     return "the kernel or its limits in /proc/sys/user forbid one of them"
 
 
-def _be_child(job: Job, work: Callable[[Job], None]) -> NoReturn:
-    """Carry out `work`, tell the parent why it failed if it did, and end this process."""
+def _be_child(job: Job, new: int) -> NoReturn:
+    """Make the `new` namespaces, be init or stage, tell the parent why that failed if it did, and end this process."""
     text = ""
     try:
-        importer.freeze()
         job.control.close()  # else we would not hear of the parent's end
         job.container.release()
-        init.die_with_parent()
+        _die_with_parent()
+        importer.freeze()
+        if new:
+            with Step("make the namespaces", _hint()):
+                syscalls.unshare(new)
+        messages.wait(job.channel)  # until the parent has made all cgroups and files
+        _open_gate(job)
         with Step("join the cgroup"):
             job.group.enter()
         set_oom_score(job.process)
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # hides memory, descriptors and executable
-        work(job)
+        if not job.namespaces.simple():
+            _stage(job)
+        init.run(job)
     except Failure as failure:
         text = failure.line()
     except OSError as error:
@@ -76,6 +85,16 @@ def _be_child(job: Job, work: Callable[[Job], None]) -> NoReturn:
             os._exit(1 if text else 0)
 
 
+def _open_gate(job: Job) -> None:
+    """Open the fifos by which `start` speaks to the stub; later they may be out of reach."""
+    with Step("open the container's gate"):
+        job.gate = os.open(job.container.path(state.GATE), os.O_RDWR | os.O_CLOEXEC)
+        report = job.container.path(state.REPORT)
+        reader = os.open(report, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        job.report = os.open(report, os.O_WRONLY | os.O_CLOEXEC)
+        os.close(reader)
+
+
 def _place(error: BaseException) -> str:
     """Return where an error that nobody foresaw was raised; the package `traceback` would read files by their path."""
     trace = error.__traceback__
@@ -88,14 +107,15 @@ def _place(error: BaseException) -> str:
 
 
 def _stage(job: Job) -> None:
+    """Join and make the namespaces, and return in a child that lives in them: init."""
     wanted = job.namespaces
     namespaces.join(wanted)
-    new = wanted.new & ~_UNFIT_FOR_CLONE
+    new = wanted.new & ~_MADE_LAST
     if wanted.makes("user"):
         with Step("make the user namespace", "raise /proc/sys/user/max_user_namespaces"):
             syscalls.unshare(syscalls.CLONE_NEWUSER)  # alone: what is made after it belongs to it
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # else an ordinary user may not write our maps
-        init.ask(job.channel, "map")
+        messages.ask(job.channel, "map")
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         new &= ~syscalls.CLONE_NEWUSER
     if wanted.has("user"):
@@ -103,15 +123,13 @@ def _stage(job: Job) -> None:
     with Step("make the namespaces"):
         syscalls.unshare(new)
     if wanted.makes("time") and job.config["linux"].get("timeOffsets"):
-        init.ask(job.channel, "offsets")
+        messages.ask(job.channel, "offsets")
     pid = syscalls.fork_sibling()
     if pid:
         messages.send(job.channel, "init", str(pid))
-        return
-    init.die_with_parent()
-    if messages.receive(job.channel)[0] != "ok":  # the parent has gone before the line above
-        os._exit(1)
-    init.run(job)
+        os._exit(0)
+    _die_with_parent()
+    messages.wait(job.channel)  # the parent may have gone before the line above
 
 
 def _become_root() -> None:
@@ -128,4 +146,13 @@ def _become_root() -> None:
             f"become root of the user namespace: {describe(error)}", "map the container's id 0"
         ) from None
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-    init.die_with_parent()  # a change of ids clears it
+    _die_with_parent()  # a change of ids clears it
+
+
+def _die_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends."""
+    try:
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _SIGKILL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise

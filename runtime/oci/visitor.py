@@ -14,7 +14,7 @@ import os
 from runtime.oci import channel as messages
 from runtime.oci import importer, namespaces, syscalls
 from runtime.oci.failure import Failure, Step, describe
-from runtime.oci.process import keyring, launch, prepared, scheduling
+from runtime.oci.process import become, keyring, launch, prepared, scheduling
 from runtime.oci.process.signals import signal
 
 TYPE_CHECKING = False
@@ -141,7 +141,7 @@ def _visit(visit: Visit, channel: messages.Channel, report: int) -> None:
         os._exit(_FAILED)
     # A filter without a listener is best loaded by the stub, if no_new_privs lets it; see seal.py.
     late = visit.filter if visit.process.no_new_privileges and not visit.has_listener() else None
-    prepared.become(visit.process, visit.loader(channel) if late is None else None)
+    become.become(visit.process, visit.loader(channel) if late is None else None)
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
     messages.send(channel, "ready")
     launch.execute(visit.process, report=report, keep=channel.fileno(), seccomp=late)

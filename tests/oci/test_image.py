@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file that holds the code of the program's modules: made by use, never believed when it may be somebody else's or old."""
+"""The files that hold the code of the program's modules: made by use, never believed when they may be somebody else's or old."""
 
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def _features(copy: Path) -> subprocess.CompletedProcess[str]:
 
 
 def _image(copy: Path) -> Path:
-    (found,) = (copy / "runtime/oci/__pycache__").glob("unionrt.*.image")
+    (found,) = (copy / "runtime/oci/__pycache__").glob("runtime.oci.commands.features-*.image")
     return found
 
 
@@ -45,6 +46,53 @@ def test_image_is_made_once_and_follows_the_sources(copy: Path) -> None:
     assert "changed" in _features(copy).stdout
     assert "changed" in _features(copy).stdout
     assert _image(copy).stat().st_ino != made.st_ino
+
+
+START = """
+import sys
+sys.path.append(sys.argv[1])
+from runtime.oci import image
+image.use()
+"""
+
+
+def _twice(copy: Path, code: str) -> list[str]:
+    """Return what `code` prints with images to be made, and with images."""
+    command = [sys.executable, "-ISc", START + code, str(copy)]
+    return [subprocess.run(command, capture_output=True, text=True).stdout for _ in range(2)]
+
+
+def test_image_is_used(copy: Path) -> None:
+    """With an image its modules do not come through the import system; a module that it lacks does."""
+    outputs = _twice(
+        copy,
+        """
+image.bring("runtime.oci.program")
+image.bring("runtime.oci.commands.features")
+import runtime.oci.help
+from runtime.oci.commands import features
+print(sys.modules["runtime.oci.program"].__loader__ is None, features.__loader__ is None)
+print(runtime.oci.help.__loader__ is None, features.COMMAND.name)
+""",
+    )
+    assert outputs == ["False False\nFalse features\n", "True True\nFalse features\n"]
+
+
+def test_image_of_a_package_behaves_like_imports(copy: Path) -> None:
+    """A name that a package takes from its part stands for the same thing as after an ordinary import."""
+    outputs = _twice(
+        copy,
+        """
+image.bring("runtime.oci.rootfs")
+import runtime.oci.rootfs.masks
+from runtime.oci import rootfs
+assert rootfs.prepare is sys.modules["runtime.oci.rootfs.prepare"].prepare
+assert rootfs.masks is sys.modules["runtime.oci.rootfs.masks"]
+assert list(rootfs.__path__) == [sys.argv[1] + "/runtime/oci/rootfs"]
+print(sys.modules["runtime.oci.rootfs.prepare"].__loader__ is None)
+""",
+    )
+    assert outputs == ["False\n", "True\n"]
 
 
 @pytest.mark.parametrize("spoil", ["others may write", "cut short", "foreign"])

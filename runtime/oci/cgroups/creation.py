@@ -24,27 +24,30 @@ _DELEGATED = "/sys/kernel/cgroup/delegate"
 _DELEGATED_AT_LEAST = "cgroup.procs cgroup.subtree_control cgroup.threads"
 
 
-def create(group: Group) -> None:
-    """Make the group in every hierarchy, or, if that fails, in none.
+def begin(group: Group) -> None:
+    """Make what a first process has to be born with: the v2 group.
 
-    Failure if it has processes already or is frozen. A hierarchy in which an ordinary user may not make groups is left out.
+    Failure if it has processes already or is frozen. A hierarchy in which an ordinary user may not make groups is left out;
+    for one who may not, the v1 groups are made now too, as the first process has to know which there are.
     """
-    pairs = dict.fromkeys((group.layout.v1[word], path) for word, path in group.v1.items())
     if group.v2:
-        pairs[group.layout.v2, group.v2] = None
-    made: list[str] = []
-    try:
-        for mount, path in pairs:
-            _make_or_leave_out(group, mount, path, made)
+        _make_or_leave_out(group, group.layout.v2, group.v2)
+    if group.rootless:
+        complete(group)
+    if group.layout.unified and group.v2:
         _refuse_frozen(group)
-        if group.layout.unified and group.v2:
-            hand_down(group.layout.v2, group.v2, _CONTROLLERS)
-            if group.owner:
-                _hand_over(group.v2, *group.owner)
-    except BaseException:
-        for path in reversed(made):
-            _remove(path)
-        raise
+        hand_down(group.layout.v2, group.v2, _CONTROLLERS)
+        if group.owner:
+            _hand_over(group.v2, *group.owner)
+
+
+def complete(group: Group) -> None:
+    """Make the v1 groups that are not made yet, under the same rules."""
+    for mount, path in dict.fromkeys((group.layout.v1[word], path) for word, path in group.v1.items()):
+        if path not in group.made:
+            _make_or_leave_out(group, mount, path)
+    if group.v1:
+        _refuse_frozen(group)
 
 
 def hand_down(mount: str, directory: str, controllers: tuple[str, ...]) -> None:
@@ -70,9 +73,9 @@ def _enable(directory: str, controllers: list[str]) -> None:
             continue
 
 
-def _make_or_leave_out(group: Group, mount: str, path: str, made: list[str]) -> None:
+def _make_or_leave_out(group: Group, mount: str, path: str) -> None:
     try:
-        _make(group, mount, path, made)
+        _make(group, mount, path)
     except OSError as error:
         beside_v1 = group.layout.hybrid and mount == group.layout.v2  # needed by few, missed by none
         if not beside_v1 and not (group.rootless and error.errno in _FORBIDDEN):
@@ -88,21 +91,21 @@ def _hint(error: OSError) -> str:
     return ""
 
 
-def _make(group: Group, mount: str, path: str, made: list[str]) -> None:
+def _make(group: Group, mount: str, path: str) -> None:
     try:
-        _mkdir(group, mount, path, made, own=True)
+        _mkdir(group, mount, path, own=True)
     except FileNotFoundError:
         parent = mount
         for part in path[len(mount) + 1 :].split("/"):
             parent = f"{parent}/{part}"
             if parent == path or not os.path.isdir(parent):
-                _mkdir(group, mount, parent, made, own=parent == path)
+                _mkdir(group, mount, parent, own=parent == path)
 
 
-def _mkdir(group: Group, mount: str, path: str, made: list[str], *, own: bool) -> None:
+def _mkdir(group: Group, mount: str, path: str, *, own: bool) -> None:
     try:
         os.mkdir(path, 0o755 | MARK if own else 0o755)
-        made.append(path)
+        group.made.append(path)
     except FileExistsError:
         if not os.path.isdir(path):  # the kernel's own file, cgroup.procs for example
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
@@ -157,10 +160,3 @@ def _hand_over(directory: str, uid: int, gid: int) -> None:
             os.chown(f"{directory}/{file}", uid, gid)
         except FileNotFoundError:  # the kernel's list has files of controllers that the group lacks
             pass
-
-
-def _remove(path: str) -> None:
-    try:
-        os.rmdir(path)
-    except OSError:
-        pass

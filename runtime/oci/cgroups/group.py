@@ -28,7 +28,7 @@ class Group:
     What a user should know but need not stop at is appended to `warnings`.
     """
 
-    __slots__ = ("_born_in_v2", "layout", "owner", "rootless", "v1", "v2", "warnings")
+    __slots__ = ("_born_in_v2", "layout", "made", "owner", "rootless", "v1", "v2", "warnings")
 
     def __init__(self, layout: Layout, v1: dict[str, str], v2: str, *, rootless: bool = False) -> None:
         self.layout = layout
@@ -36,6 +36,7 @@ class Group:
         self.v2 = v2
         self.rootless = rootless
         self.owner: tuple[int, int] | None = None  # uid and gid that the v2 group is handed to
+        self.made: list[str] = []  # directories that this process has made, those above the group too
         self.warnings: list[str] = []
         self._born_in_v2 = False
 
@@ -63,8 +64,21 @@ class Group:
         return [directory for directory in self.directories() if os.path.isdir(directory)]
 
     def create(self) -> None:
-        """Make the directories. Failure if the group has processes or is frozen, or where it may not be made."""
-        creation.create(self)
+        """Make the directories, or none. Failure if the group has processes or is frozen, or may not be made."""
+        try:
+            self.begin()
+            self.complete()
+        except BaseException:
+            self.unmake()
+            raise
+
+    def begin(self) -> None:
+        """Make the directories that `fork` needs; under the same conditions."""
+        creation.begin(self)
+
+    def complete(self) -> None:
+        """Make the others, which `enter` needs."""
+        creation.complete(self)
 
     def fork(self, flags: int = 0, *, beside: int = 0) -> int:
         """Fork the calling process, which has one thread; the child must call `enter` first of all.
@@ -170,8 +184,12 @@ class Group:
         """Kill what is left and remove the directories; Failure if something does not end within seconds."""
         removal.destroy(self)
 
+    def unmake(self) -> None:
+        """Remove what `begin` and `complete` have made, once nobody is in it any more: the rest is somebody else's."""
+        removal.remove(self.made[::-1])
+
     def withdraw(self, found: Collection[str]) -> None:
-        """Remove what a `create` that was killed has made, and nothing that it `found` or that others made since."""
+        """Remove what a creation that was killed has made, and nothing that it `found` or that others made since."""
         removal.withdraw(self, found)
 
     def oom_kills(self) -> int:

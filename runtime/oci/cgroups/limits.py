@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 
+from runtime.oci.cgroups import bpf, devices_v1
 from runtime.oci.cgroups.creation import hand_down
 from runtime.oci.cgroups.devices import rules
 from runtime.oci.cgroups.files import read, write
@@ -61,12 +62,8 @@ def restrict_devices(group: Group, given: list[dict[str, Any]]) -> None:
     """Make the group's devices those of `linux.resources.devices` and the default ones."""
     wanted = rules(given)
     if "devices" in group.v1:
-        from runtime.oci.cgroups import devices_v1
-
         devices_v1.restrict(group, wanted)
     elif group.layout.unified and group.v2:
-        from runtime.oci.cgroups import bpf
-
         bpf.restrict(group, wanted)
 
 

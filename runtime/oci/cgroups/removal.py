@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 _SIGKILL = 9
 _SECONDS = 10.0
+_A_DYING_PROCESS = 1.0
 _PAUSE = 0.002
+_INSTANTS = (0.00005, 0.0001, 0.0002, 0.0004)
 
 
 def destroy(group: Group) -> None:
     """Remove the directories; groups that the container made below them and processes left in them go too."""
+    left = _remove_empty(group.directories())
     deadline = time.monotonic() + _SECONDS
-    left = [directory for directory in group.directories() if not _removed(directory)]
     while left:
         pids = group.processes()
         if pids:
@@ -37,21 +39,45 @@ def destroy(group: Group) -> None:
             raise Failure(
                 f"the cgroup {left[0]} stays busy", f"processes in it: {_listed(group.processes())}"
             )
-        if left and not pids:  # a process that has just ended keeps its group busy for an instant
+        if left and not pids:
             time.sleep(_PAUSE)
+
+
+def _remove_empty(directories: list[str]) -> list[str]:
+    """Remove directories without processes and return the others; one that has just ended keeps them busy for an instant."""
+    for pause in _INSTANTS:
+        directories = [directory for directory in directories if not _removed(directory)]
+        if not directories:
+            break
+        time.sleep(pause)
+    return directories
+
+
+def remove(directories: list[str]) -> None:
+    """Remove directories in which no process is left, or one that is just ending; what cannot be removed stays."""
+    deadline = time.monotonic() + _A_DYING_PROCESS
+    for directory in directories:
+        try:
+            while not _removed(directory) and time.monotonic() < deadline:
+                time.sleep(_PAUSE)
+        except OSError:
+            continue
 
 
 def withdraw(group: Group, found: Collection[str]) -> None:
     """Remove the directories that a creation has made before it was killed, and nothing of anybody else's.
 
-    What was `found` there before is not ours, nor what lacks our mark; and nobody of ours was ever in it.
+    What was `found` there before is not ours, nor what lacks our mark; the one process that may have been in it dies with
+    its parent.
     """
-    for directory in group.directories():
-        try:
-            if directory not in found and os.stat(directory).st_mode & MARK:
-                os.rmdir(directory)
-        except OSError:
-            continue  # not made, in use, or not ours to remove
+    remove([path for path in group.directories() if path not in found and _has_mark(path)])
+
+
+def _has_mark(directory: str) -> bool:
+    try:
+        return bool(os.stat(directory).st_mode & MARK)
+    except OSError:  # not made
+        return False
 
 
 def _listed(pids: list[int]) -> str:

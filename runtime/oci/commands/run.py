@@ -3,19 +3,14 @@
 
 from __future__ import annotations
 
-import os
-
-from runtime.oci import syscalls
+from runtime.oci import image, syscalls
 from runtime.oci.commands.create import OPTIONS, SUBREAPER, request
 from runtime.oci.create import create
 from runtime.oci.options import Command, Option, Options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from runtime.oci.settings import Settings
-    from runtime.oci.state import Container
 
 COMMAND = Command(
     "run",
@@ -42,41 +37,7 @@ def run(settings: Settings, options: Options) -> int:
         return 0
     if not asked.detach and not options.flag("no-subreaper"):
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-    container = create(settings, asked, _import_the_rest)
-    from runtime.oci.process import foreground
-    from runtime.oci.start import start
+    container = create(settings, asked, lambda: image.bring("runtime.oci.attend"))
+    from runtime.oci import attend
 
-    if not asked.detach:
-        foreground.block()  # from here on signals are for the container, once it runs
-    ours = container.record
-    try:
-        readiness = start(container, stays=not asked.detach)
-        container.release()
-        if asked.detach and readiness is not None:
-            readiness.wait(ours["pid"])
-    except BaseException:
-        _delete(container, ours)
-        raise
-    if asked.detach:
-        return 0
-    status = foreground.wait(ours["pid"], asked.terminal, readiness)
-    if not options.flag("keep"):
-        _delete(container, ours)
-    return status
-
-
-def _import_the_rest() -> None:
-    """Import what comes after the creation."""
-    import runtime.oci.destroy
-    import runtime.oci.process.foreground
-    import runtime.oci.start  # noqa: F401
-
-
-def _delete(container: Container, ours: dict[str, Any]) -> None:
-    """Delete the container, unless somebody else has done so, and perhaps made another; or a poststart hook that failed."""
-    from runtime.oci import destroy
-
-    if os.path.isdir(container.directory):
-        with container.lock():
-            if container.record.get("created") == ours["created"]:
-                destroy.destroy(container)
+    return attend.attend(container, asked, keep=options.flag("keep"))

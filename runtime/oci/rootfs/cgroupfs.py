@@ -16,6 +16,7 @@ from runtime.oci.rootfs.mountflags import Options
 from runtime.oci.rootfs.mounts import Mount
 from runtime.oci.rootfs.syscalls import ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY
 
+_PLACE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _QUIET = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC
 
 
@@ -73,7 +74,7 @@ class Cgroup(Mount):
         syscalls.move_mount(top, target)
         for hierarchy in hierarchies(found):
             name = os.path.basename(hierarchy.path)
-            place = resolve.make_directory(top, name, links=False)
+            place = _make_place(top, name)
             try:
                 tree = self._open(hierarchy)
                 try:
@@ -102,6 +103,15 @@ class Cgroup(Mount):
         tree = syscalls.open_tree(_own_group(hierarchy))
         change(tree, attributes, 0, recursive=False)
         return tree
+
+
+def _make_place(top: int, name: str) -> int:
+    """Return a directory of the new tmpfs. Two hierarchies may have one name; the second then covers the first."""
+    try:
+        os.mkdir(name, 0o755, dir_fd=top)
+    except FileExistsError:
+        pass
+    return os.open(name, _PLACE, dir_fd=top)
 
 
 def _own_group(hierarchy: Hierarchy) -> str:

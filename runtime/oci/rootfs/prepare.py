@@ -13,6 +13,7 @@ from runtime.oci import log
 from runtime.oci.failure import Failure, Step
 from runtime.oci.rootfs import devices, pivot, syscalls
 from runtime.oci.rootfs.binds import Bind
+from runtime.oci.rootfs.cgroupfs import Cgroup
 from runtime.oci.rootfs.mountflags import Options
 from runtime.oci.rootfs.mounts import Change, Filesystem, Mount
 
@@ -131,8 +132,6 @@ def _mount(entry: dict[str, Any], bundle: str, linux: dict[str, Any]) -> Mount:
     if options.remount or kind in ("", "none"):
         return Change(where, "", "", options)
     if kind in ("cgroup", "cgroup2"):
-        from runtime.oci.rootfs.cgroupfs import Cgroup
-
         return Cgroup(where, options, own_namespace="cgroup" in own)
     return Filesystem(where, kind, entry.get("source") or "", options, own_processes="pid" in own)
 
