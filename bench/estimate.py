@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -84,3 +84,8 @@ def pair_ratios(
     if higher_is_better:
         pairs = [(b, a) for a, b in pairs]
     return [a / b for a, b in pairs if a > 0 and b > 0]
+
+
+def middle_ratio(ratios: Iterable[float]) -> float:
+    """Return the median of ratios, by their logarithms: of two in the middle, ×0.5 and ×2 make ×1."""
+    return math.exp(statistics.median(map(math.log, ratios)))

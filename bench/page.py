@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from html import escape
 
 from bench import bars, curveplot, dotplot, plots, terminal, text
+from bench.estimate import middle_ratio
 from bench.page_style import style_sheet
 from bench.page_table import table
 from bench.results import Cell, Results, by_suite, latency_quantiles, summarize
@@ -121,7 +120,7 @@ def _overview_cell(results: Results, rows: list[list[Cell]], name: str) -> str:
     ratios = [cell.ratio.median for row in rows for cell in row if cell.target == name and cell.ratio]
     if not ratios:
         return f'<td class="t{number} none">–</td>'
-    middle = math.exp(statistics.median(map(math.log, ratios)))
+    middle = middle_ratio(ratios)
     inside = f"{text.three(min(ratios))}–{text.three(max(ratios))}"
     return f'<td class="t{number} {text.heat(middle)}"><b>×{text.three(middle)}</b><i>{inside}</i></td>'
 

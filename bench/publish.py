@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import gzip
 import math
-import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench import bars, curveplot, page, plots, text
+from bench.estimate import middle_ratio
 from bench.proof import judge
 from bench.report import markdown_table, picture
 from bench.results import Cell, Results, by_suite, load, summarize
@@ -110,7 +110,7 @@ def _overview(results: Results, groups: Groups) -> list[str]:
 
 
 def _middle(ratios: Sequence[float]) -> str:
-    return f"×{text.three(statistics.median(ratios))}" if ratios else "–"
+    return f"×{text.three(middle_ratio(ratios))}" if ratios else "–"
 
 
 def _has_ratios(rows: list[list[Cell]]) -> bool:
