@@ -120,7 +120,7 @@ class _Supervisor:
         group = self._container.group
         spec = self._request.spec
         while True:
-            word, text, descriptors = messages.receive(self._channel)
+            word, text, descriptors = messages.receive_from(stage_one, self._channel)
             if word == "map":
                 namespaces.write_id_maps(stage_one, spec.uid_map, spec.gid_map)
                 messages.send(self._channel, "ok")

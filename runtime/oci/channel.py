@@ -8,6 +8,7 @@ the package's `socket` takes longer to import than a container to start.
 from __future__ import annotations
 
 import os
+import select
 import struct
 from _socket import (
     AF_UNIX,
@@ -25,7 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Channel", "ask", "pair", "receive", "send", "wait"]
+__all__ = ["Channel", "ask", "pair", "receive", "receive_from", "send", "wait"]
 
 _LONGEST = 65536
 _MOST_DESCRIPTORS = 4
@@ -69,6 +70,22 @@ def receive(channel: Channel) -> tuple[str, str, list[int]]:
             descriptors += struct.unpack(f"{count}i", rights[: 4 * count])
     word, _, text = data.decode("utf-8", "surrogateescape").partition(" ")
     return word, text, descriptors
+
+
+def receive_from(pid: int, channel: Channel) -> tuple[str, str, list[int]]:
+    """Wait for a message or the end of our child `pid`, which must not be reaped yet; an empty one if it ended without.
+
+    For a child that forks a sibling of itself: killed after that (at a memory limit), it leaves the sibling holding the channel
+    and waiting for us, so the end of the channel would never come.
+    """
+    end = os.pidfd_open(pid)
+    poll = select.poll()
+    for source in (channel.fileno(), end):
+        poll.register(source, select.POLLIN)
+    poll.poll()
+    os.close(end)
+    poll.unregister(end)
+    return receive(channel) if poll.poll(0) else ("", "", [])
 
 
 def ask(channel: Channel, word: str) -> None:

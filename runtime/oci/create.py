@@ -198,7 +198,7 @@ class _Creation:
     def serve(self) -> None:
         """Do what stage and init ask for, until init or the stub in its place waits for `start`."""
         while True:
-            word, text, descriptors = messages.receive(self._channel)
+            word, text, descriptors = self._hear()
             if word == "error":
                 raise self._explain(text)
             if word in ("", "waiting"):
@@ -213,6 +213,11 @@ class _Creation:
                 continue
             self._answer(word, text, descriptors)
             messages.send(self._channel, "ok")
+
+    def _hear(self) -> tuple[str, str, list[int]]:
+        if self._init:
+            return messages.receive(self._channel)
+        return messages.receive_from(self._first, self._channel)
 
     def _answer(self, word: str, text: str, descriptors: list[int]) -> None:
         job = self._job

@@ -249,7 +249,7 @@ def _start(visit: visitor.Visit, container: state.Container, options: Options) -
             os.close(fd)
     pid = 0
     try:
-        pid = _hear_pid(channel)
+        pid = _hear_pid(scout, channel)
         os.waitpid(scout, 0)
         scout = 0
         prepared.limit(pid, visit.process)
@@ -270,8 +270,8 @@ def _start(visit: visitor.Visit, container: state.Container, options: Options) -
     return pid
 
 
-def _hear_pid(channel: messages.Channel) -> int:
-    word, text, _ = messages.receive(channel)
+def _hear_pid(scout: int, channel: messages.Channel) -> int:
+    word, text, _ = messages.receive_from(scout, channel)
     if word != "pid":
         raise Failure(f"exec failed: {text or 'the process ended early'}")
     return int(text)
