@@ -76,7 +76,8 @@ def test_terminal_has_size_follows_changes_and_passes_interrupts(box: Box) -> No
         terminal.resize(40, 80)
         terminal.type("while test \"$(stty size)\" != '40 80'; do :; done; echo resi''zed\r")
         terminal.read_until("resized\r\n")
-        terminal.type("echo sta''rt; sleep 1000; echo st''atus $?\r")
+        # The program itself tells that it has been started, and so is in the foreground: before, Ctrl-C is for the shell.
+        terminal.type("sh -c \"echo sta''rt; exec sleep 1000\"; echo st''atus $?\r")
         terminal.read_until("start\r\n")
         terminal.type("\x03")
         terminal.type("echo still the''re; exit 9\r")
