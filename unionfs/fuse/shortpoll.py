@@ -44,7 +44,7 @@ class ShortPoll:
         self._poll = poller.poll
         self._fd = fd
         self.client = 0  # who sent the last request (thread id); set by the session, 0: not known
-        self._processors = os.sched_getaffinity(0)
+        self._several = len(os.sched_getaffinity(0)) > 1
         self._short = 0  # short sleeps in a row
         self._followed = False
         self._asking = False
@@ -76,26 +76,17 @@ class ShortPoll:
 
     def _find_place(self, now: float) -> None:
         """Share the busy client's processor; where that was tried in vain, begin to ask."""
-        if len(self._processors) < 2 or now < self._until:
+        if not self._several or now < self._until:
             return
         there = _processor_of(self.client)
         if there is None or there == syscalls.current_processor():
             self._followed = False
-        elif there in self._processors and not self._followed:
+        elif not self._followed and _go_to(there):
             self._followed = True
-            self._go_to(there)
         else:
             self._followed = False
             self._asking, self._until, self._credit = True, now + _TERM, 2 * _PATIENCE
             self._switches = _switches()
-
-    def _go_to(self, processor: int) -> None:
-        """Move to a processor, without staying bound to it."""
-        try:
-            os.sched_setaffinity(0, {processor})
-            os.sched_setaffinity(0, self._processors)
-        except OSError:  # the processors that we may use were changed meanwhile
-            self._processors = os.sched_getaffinity(0)
 
     def _ask(self) -> bool:
         """Ask until there is input, and give up where the next request does not come soon."""
@@ -119,6 +110,19 @@ class ShortPoll:
         """Wait no more: the descriptor is about to be closed."""
         self._everybody.unregister(self._fd)
         ShortPoll._count -= 1
+
+
+def _go_to(processor: int) -> bool:
+    """Move to a processor without staying bound to it; False if we may not use it."""
+    allowed = os.sched_getaffinity(0)
+    if processor not in allowed:
+        return False
+    try:
+        os.sched_setaffinity(0, {processor})
+        os.sched_setaffinity(0, allowed)
+    except OSError:  # what we may use was changed meanwhile
+        return False
+    return True
 
 
 def _switches() -> int:
