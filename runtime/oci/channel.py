@@ -26,7 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Channel", "ask", "pair", "receive", "receive_from", "send", "wait"]
+__all__ = ["Channel", "ask", "pair", "receive", "receive_before", "receive_from", "send", "wait"]
 
 _LONGEST = 65536
 _MOST_DESCRIPTORS = 4
@@ -79,11 +79,18 @@ def receive_from(pid: int, channel: Channel) -> tuple[str, str, list[int]]:
     and waiting for us, so the end of the channel would never come.
     """
     end = os.pidfd_open(pid)
+    try:
+        return receive_before(end, channel)
+    finally:
+        os.close(end)
+
+
+def receive_before(end: int, channel: Channel) -> tuple[str, str, list[int]]:
+    """Wait for a message or the end of the process behind the pidfd `end`; an empty one if it ended without."""
     poll = select.poll()
     for source in (channel.fileno(), end):
         poll.register(source, select.POLLIN)
     poll.poll()
-    os.close(end)
     poll.unregister(end)
     return receive(channel) if poll.poll(0) else ("", "", [])
 

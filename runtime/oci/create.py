@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from runtime.oci.settings import Settings
     from runtime.oci.state import Container
 
-_SIGKILL = 9
+_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _KEEP_GROUPS = (
     "run.oci.keep_original_groups"  # set by engines for files that only a group of the caller may read
 )
 _CACHE = ".cache"  # in the state root
+_DIED = "the container's first process died"
 
 
 def create(settings: Settings, request: Request, meanwhile: Callable[[], None] = lambda: None) -> Container:
@@ -41,11 +42,13 @@ def create(settings: Settings, request: Request, meanwhile: Callable[[], None] =
     `meanwhile` is called while the container's first process is at work on another CPU.
     """
     config = configuration.load(request.config, lambda terminal: _check_terminal(request, terminal))
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _STOP:
         signal.signal(number, _give_up)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     container = state.reserve(settings.root, request.id)
     creation = _Creation(settings, request, container, config)
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         creation.prepare()
         creation.fork()
         image.bring("runtime.oci.cgroups.limits")
@@ -53,6 +56,7 @@ def create(settings: Settings, request: Request, meanwhile: Callable[[], None] =
         creation.serve()
         creation.publish()
     except BaseException:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)  # told twice, we must undo it all the same
         creation.undo()
         raise
     return container
@@ -91,6 +95,7 @@ class _Creation:
         self._group: Group | None = None
         self._complete = False  # whether all cgroups are there, and the first process
         self._terminal = -1  # where the terminal comes from, if we keep it
+        self._helper: list[int] = []  # the pidfd of the process that sends the seccomp listener
 
     def prepare(self) -> None:
         """Check and open everything that can be without touching more than the state directory and the cgroup."""
@@ -203,7 +208,7 @@ class _Creation:
                 raise self._explain(text)
             if word in ("", "waiting"):
                 if not self._recorded():
-                    raise self._explain("the container's first process died")
+                    raise self._explain(_DIED)
                 return
             if word == "warning":
                 log.warning(text)
@@ -211,13 +216,26 @@ class _Creation:
             if word == "built":
                 self._configure()
                 continue
+            if word == "helper":
+                self._watch(descriptors)
+                continue
             self._answer(word, text, descriptors)
             messages.send(self._channel, "ok")
 
     def _hear(self) -> tuple[str, str, list[int]]:
+        if self._helper:
+            heard = messages.receive_before(self._helper[0], self._channel)
+            if not heard[0]:
+                raise self._explain("the process died that sends the listener of the seccomp filter")
+            return heard
         if self._init:
             return messages.receive(self._channel)
         return messages.receive_from(self._first, self._channel)
+
+    def _watch(self, helper: list[int]) -> None:
+        for pidfd in self._helper:
+            os.close(pidfd)
+        self._helper = helper
 
     def _answer(self, word: str, text: str, descriptors: list[int]) -> None:
         job = self._job
@@ -241,6 +259,7 @@ class _Creation:
             with Step("write the state"):
                 self._container.save()
         elif word == "seccomp":
+            self._watch([])
             self._hand_over(descriptors[0])
 
     def _set_clocks(self) -> None:
@@ -308,20 +327,20 @@ class _Creation:
         self._channel.close()
 
     def undo(self) -> None:
-        """Remove everything that was made, and run the poststop hooks."""
+        """Remove everything that was made, be it a group above the container's, and nothing else; run the poststop hooks."""
         from runtime.oci import destroy
 
+        self._channel.close()  # ends a first process too whose pid we were not told
         for pid in {self._first, self._init} - {0}:
-            try:
-                os.kill(pid, _SIGKILL)
-                os.waitpid(pid, 0)
-            except (ProcessLookupError, ChildProcessError):
-                pass
+            destroy.end_child(pid, self._job.group.layout.v1)
         try:
             if self._group is not None and not self._complete:
                 self._group.unmake()
                 self._group = None
-            destroy.remove(self._container, self._group, self._job.config if self._complete else None)
+            config = self._job.config if self._complete else None
+            destroy.remove(self._container, self._group, config, self._container.record.get("found", ()))
+            if self._group is not None:
+                self._group.unmake()
         except (OSError, Failure) as error:
             reason = describe(error) if isinstance(error, OSError) else error.line()
             log.warning(f"could not remove all of {self._container.id}: {reason}")

@@ -12,6 +12,7 @@ from runtime.oci.process.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import Any
 
     from runtime.oci.state import Container
@@ -34,13 +35,15 @@ def destroy(container: Container) -> None:
     remove(container, group, config)
 
 
-def remove(container: Container, group: Group | None, config: dict[str, Any] | None) -> None:
-    """Remove the cgroup and the state directory, then run the poststop hooks of `config`.
+def remove(
+    container: Container, group: Group | None, config: dict[str, Any] | None, kept: Collection[str] = ()
+) -> None:
+    """Remove the cgroup, but those directories of it that shall be `kept`, and the state directory; run the poststop hooks.
 
-    `group` is None if the container has none, or its creation has ended on the way there.
+    `group` is None if the container has none, or its creation has ended on the way there. The hooks are those of `config`.
     """
     if group is not None:
-        group.destroy()
+        group.destroy(kept)
     elif "cgroup" in container.record:
         Group.from_state(container.record["cgroup"]).withdraw(container.record.get("found", ()))
     described = container.describe("stopped", 0)
@@ -61,8 +64,6 @@ def _end(container: Container, hierarchies: dict[str, str]) -> None:
 
     `hierarchies` are the mounts of cgroup v1: whoever froze the process, be it in another group, it must thaw to die.
     """
-    import select
-
     pid = container.pid
     if not pid:
         return
@@ -71,18 +72,34 @@ def _end(container: Container, hierarchies: dict[str, str]) -> None:
     except ProcessLookupError:
         return
     try:
-        if container.pid != pid:  # ended, and perhaps another one has its pid
-            return
-        signal.pidfd_send_signal(end, signal.SIGKILL)
-        poll = select.poll()
-        poll.register(end, select.POLLIN)
-        if not poll.poll(_QUICK_END) and "freezer" in hierarchies:
-            _thaw(pid, hierarchies["freezer"])
-        poll.poll(_SLOW_END)
-    except ProcessLookupError:
-        pass
+        if container.pid == pid:  # else ended, and perhaps another one has its pid
+            _kill(pid, end, hierarchies)
     finally:
         os.close(end)
+
+
+def end_child(pid: int, hierarchies: dict[str, str]) -> None:
+    """Kill and reap a child of ours that was not reaped before; `hierarchies` as above."""
+    end = os.pidfd_open(pid)
+    try:
+        _kill(pid, end, hierarchies)
+        os.waitpid(pid, os.WNOHANG)
+    finally:
+        os.close(end)
+
+
+def _kill(pid: int, end: int, hierarchies: dict[str, str]) -> None:
+    import select
+
+    try:
+        signal.pidfd_send_signal(end, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    poll = select.poll()
+    poll.register(end, select.POLLIN)
+    if not poll.poll(_QUICK_END) and "freezer" in hierarchies:
+        _thaw(pid, hierarchies["freezer"])
+    poll.poll(_SLOW_END)
 
 
 def _thaw(pid: int, mount: str) -> None:

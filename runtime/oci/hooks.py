@@ -196,18 +196,27 @@ class _Run:
                     else:
                         ended = True
             if late:
-                os.killpg(pid, signals.signal.SIGKILL)
+                _kill(pid)
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             output = (output + _drain(output_reader))[-_MOST_OUTPUT:]
             return output, None if late else status
         except BaseException:  # we are told to stop: so is the hook
-            os.killpg(pid, signals.signal.SIGKILL)
+            _kill(pid)
             os.waitpid(pid, 0)
             raise
         finally:
             for fd in (state_writer, output_reader, end):
                 if fd >= 0:
                     os.close(fd)
+
+
+def _kill(pid: int) -> None:
+    """Kill a hook that is not reaped yet, with its process group once it has one of its own."""
+    os.kill(pid, signals.signal.SIGKILL)
+    try:
+        os.killpg(pid, signals.signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def _killed(number: int) -> str:

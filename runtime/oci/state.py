@@ -83,7 +83,8 @@ class Container:
     def pid(self) -> int:
         """The first process, 0 if there is none (any more)."""
         pid = int(self.record.get("pid", 0))
-        return pid if pid and start_time(pid) == self.record.get("start") else 0
+        started = start_time(pid) if pid else 0
+        return pid if started and started == self.record.get("start") else 0
 
     def status(self) -> str:
         """Return creating, created, running, paused or stopped."""

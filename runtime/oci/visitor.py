@@ -75,7 +75,7 @@ class Visit:
 
 
 def fork(visit: Visit, channel: messages.Channel, report: int) -> int:
-    """Fork the scout and return its pid. Called with every signal blocked."""
+    """Fork the scout and return its pid."""
     pid = visit.group.fork(beside=visit.init)
     if pid == 0:
         _guard(channel, lambda: _scout(visit, channel, report))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.oci import Bundle, has_ended
+from tests.support.oci import Bundle, has_ended, wait_until
 
 LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
 
@@ -32,6 +32,43 @@ def test_group_that_is_a_file_of_the_kernel_is_refused(bundle: Bundle) -> None:
     assert "cannot make the cgroup" in bundle.create(check=False).stderr
     bundle.linux["cgroupsPath"] = before
     assert not list(bundle.state.glob("[!.]*"))
+
+
+def test_groups_that_were_there_stay_and_those_on_the_way_go(bundle: Bundle) -> None:
+    """A creation that fails late removes the groups that it made, above the container's too, and no others."""
+    bundle.create()
+    plain = _directories(bundle)
+    bundle.delete("--force")
+    bundle.linux["cgroupsPath"] += "/a/b"
+    bundle.config["hooks"] = {"createRuntime": [{"path": "/bin/false"}]}
+    assert "createRuntime hook failed" in bundle.create(check=False).stderr
+    assert not [path for path in plain if os.path.exists(path)]
+    for path in plain:
+        os.makedirs(f"{path}/a/b")
+    assert "createRuntime hook failed" in bundle.create(check=False).stderr
+    for path in plain:
+        for directory in (f"{path}/a/b", f"{path}/a", path):
+            os.rmdir(directory)
+
+
+def test_told_twice_to_stop_it_undoes_all(bundle: Bundle) -> None:
+    """The signals that follow the first do not keep it from clearing up, in the midst of a hook for example."""
+    runs = bundle.directory / "runs"
+    bundle.config["hooks"] = {
+        "createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", f"echo > {runs}; exec sleep 1000"]}],
+        "poststop": [{"path": "/bin/sleep", "args": ["sleep", "0.3"]}],
+    }
+    bundle.save()
+    with open(bundle.directory / "errors", "w") as errors:
+        process = subprocess.Popen(
+            bundle.command("create", bundle.id), cwd=bundle.directory, stdout=errors, stderr=errors
+        )
+    wait_until(runs.exists, "the hook runs")
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+    assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+    assert bundle.leftovers() == []
 
 
 @pytest.mark.skipif(not os.access(LAST_PID, os.W_OK), reason="pids cannot be chosen here")

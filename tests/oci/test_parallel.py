@@ -3,6 +3,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -109,6 +110,58 @@ def test_commands_killed_at_random_moments(bundle: Bundle, command: str) -> None
             process.kill()
             process.wait()
     _assert_nothing_left(bundle, identities)
+
+
+def _descendants(pid: int) -> list[int]:
+    try:
+        found = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [*found, *(below for child in found for below in _descendants(child))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["create", "user namespace", "hooks", "exec"])
+def test_processes_of_ours_killed_at_random_moments(bundle: Bundle, kind: str) -> None:
+    """A command whose helper is killed, by the memory limit for example, ends at once with one line and leaves nothing."""
+    _prepare(bundle)
+    if kind == "user namespace":
+        bundle.linux["namespaces"].append({"type": "user"})
+        for key in ("uidMappings", "gidMappings"):
+            bundle.linux[key] = [{"containerID": 0, "hostID": 0, "size": 65536}]
+    if kind == "hooks":
+        hook = {"path": "/bin/sh", "args": ["sh", "-c", "cat > /dev/null"]}
+        bundle.config["hooks"] = {name: [hook] for name in ("prestart", "createContainer", "startContainer")}
+    bundle.save()
+    words = ["create", bundle.id]
+    if kind == "exec":
+        bundle.call("run", "--detach", bundle.id)
+        words = ["exec", bundle.id, "true"]
+    chance = random.Random(kind)
+    errors = bundle.directory / "errors"
+    for _ in range(COUNT // 2):
+        with open(errors, "w") as out:
+            process = subprocess.Popen(
+                bundle.command(*words), cwd=bundle.directory, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            )
+        moment = time.monotonic() + chance.uniform(0.005, 0.06)
+        while time.monotonic() < moment and process.poll() is None:
+            pass
+        if victims := _descendants(process.pid):
+            try:
+                os.kill(chance.choice(victims), signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        status = process.wait(timeout=30)
+        assert len(errors.read_text().splitlines()) <= (status != 0), errors.read_text()
+        if kind == "exec":
+            assert status in (0, 137, 255)
+            assert bundle.status()["status"] == "running"
+        else:
+            assert status == 0 or bundle.leftovers() == []
+            bundle.delete("--force")
+    bundle.delete("--force")
+    _assert_nothing_left(bundle, [])
 
 
 def test_start_killed_half_way_is_told_apart(bundle: Bundle) -> None:

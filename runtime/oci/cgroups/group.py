@@ -180,9 +180,9 @@ class Group:
         """Send a signal to all processes, none of which can escape by forking. A frozen group thaws for SIGKILL."""
         freezer.kill(self, signal)
 
-    def destroy(self) -> None:
-        """Kill what is left and remove the directories; Failure if something does not end within seconds."""
-        removal.destroy(self)
+    def destroy(self, kept: Collection[str] = ()) -> None:
+        """Kill what is left and remove the directories but those `kept`; Failure if something does not end within seconds."""
+        removal.destroy(self, kept)
 
     def unmake(self) -> None:
         """Remove what `begin` and `complete` have made, once nobody is in it any more: the rest is somebody else's."""

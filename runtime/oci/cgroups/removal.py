@@ -25,20 +25,22 @@ _PAUSE = 0.002
 _INSTANTS = (0.00005, 0.0001, 0.0002, 0.0004)
 
 
-def destroy(group: Group) -> None:
-    """Remove the directories; groups that the container made below them and processes left in them go too."""
-    left = _remove_empty(group.directories())
+def destroy(group: Group, kept: Collection[str] = ()) -> None:
+    """Remove the directories but those `kept`; groups made below them and processes left in any of them go too."""
+    left = []
+    for top in group.directories():
+        left += [directory for directory in tree(top) if directory != top] if top in kept else [top]
+    left = _remove_empty(left)
     deadline = time.monotonic() + _SECONDS
-    while left:
-        pids = group.processes()
+    pids = group.processes() if left or kept else []
+    while left or pids:
         if pids:
             group.kill(_SIGKILL)
             _wait_for_end(pids, 0.05)
         left = [top for top in left if not _removed_with_all_below(top)]
-        if left and time.monotonic() > deadline:
-            raise Failure(
-                f"the cgroup {left[0]} stays busy", f"processes in it: {_listed(group.processes())}"
-            )
+        pids = group.processes()
+        if (left or pids) and time.monotonic() > deadline:
+            raise Failure(f"the cgroup {[*left, *kept][0]} stays busy", f"processes in it: {_listed(pids)}")
         if left and not pids:
             time.sleep(_PAUSE)
 

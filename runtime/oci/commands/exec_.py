@@ -239,7 +239,8 @@ def _start(visit: visitor.Visit, container: state.Container, options: Options) -
     """Start the process and return its pid when its program runs."""
     channel, theirs = messages.pair()
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    foreground.block()
+    if not options.flag("detach"):  # else they are for us, and their default action takes the process with us
+        foreground.block()
     scout = visitor.fork(visit, theirs, writer)
     theirs.close()
     os.close(writer)
@@ -249,7 +250,7 @@ def _start(visit: visitor.Visit, container: state.Container, options: Options) -
             os.close(fd)
     pid = 0
     try:
-        pid = _hear_pid(scout, channel)
+        pid = _hear_pid(scout, channel, visit)
         os.waitpid(scout, 0)
         scout = 0
         prepared.limit(pid, visit.process)
@@ -270,18 +271,28 @@ def _start(visit: visitor.Visit, container: state.Container, options: Options) -
     return pid
 
 
-def _hear_pid(scout: int, channel: messages.Channel) -> int:
+def _hear_pid(scout: int, channel: messages.Channel, visit: visitor.Visit) -> int:
     word, text, _ = messages.receive_from(scout, channel)
     if word != "pid":
-        raise Failure(f"exec failed: {text or 'the process ended early'}")
+        raise Failure(f"exec failed: {text}") if text else _death(visit)
     return int(text)
+
+
+def _death(visit: visitor.Visit) -> Failure:
+    """Return what to say of a process that somebody has killed, perhaps the memory limit."""
+    kills = visit.group.oom_kills()
+    hint = f"the container's memory limit has killed processes ({kills} so far)" if kills else ""
+    return Failure("exec failed: the process died before its program ran", hint)
 
 
 def _hear_end(channel: messages.Channel, visit: visitor.Visit, container: state.Container, pid: int) -> None:
     """Serve the child until its channel closes, which is at its exec; raises its failure."""
     ready = False
+    helper: list[int] = []  # the pidfd of the process that sends the seccomp listener
     while True:
-        word, text, descriptors = messages.receive(channel)
+        word, text, descriptors = (
+            messages.receive_before(helper[0], channel) if helper else messages.receive(channel)
+        )
         if word == "error":
             raise Failure(f"exec failed: {text}")
         if word == "seccomp" and visit.filter is not None:
@@ -291,10 +302,14 @@ def _hear_end(channel: messages.Channel, visit: visitor.Visit, container: state.
                 notify.send(visit.filter, container.describe(), pid, descriptors[0])
             os.close(descriptors[0])
             messages.send(channel, "ok")
+        if word in ("helper", "seccomp"):
+            for pidfd in helper:
+                os.close(pidfd)
+            helper = descriptors if word == "helper" else []
         ready = ready or word == "ready"
         if not word:
             if not ready:
-                raise Failure("exec failed: the process died before its program ran")
+                raise _death(visit)
             return
 
 
