@@ -83,9 +83,13 @@ class Job:
         self.report = -1
 
     def must_pause(self) -> bool:
-        """Tell whether init may not go on before the parent has done what follows the building of the root."""
+        """Tell whether init may not go on before the parent has done what follows the building of the root.
+
+        That is what hooks are promised; devices have moved in; and while those of cgroup v1 are set it may open no terminal.
+        """
         kinds = ("prestart", "createRuntime", "createContainer")
-        return bool(self.config["linux"].get("netDevices")) or any(self.hooks(kind) for kind in kinds)
+        devices = self.process.terminal or bool(self.config["linux"].get("netDevices"))
+        return devices or any(self.hooks(kind) for kind in kinds)
 
     def hooks(self, kind: str) -> list[dict[str, Any]]:
         """Return the hooks of one kind."""

@@ -119,6 +119,15 @@ def test_exec_console_socket(bundle: Bundle, receiver: Receiver) -> None:
         assert bundle.exec(*options, "true", check=False).returncode == 255
 
 
+def test_terminal_is_made_while_devices_are_restricted(bundle: Bundle) -> None:
+    """The parent denies all devices before it allows some: nothing of the container may need one at that moment."""
+    bundle.process["terminal"] = True
+    many = [{"allow": True, "type": "c", "major": 1000 + n, "minor": 0, "access": "r"} for n in range(500)]
+    bundle.linux["resources"] = {"devices": [{"allow": False, "access": "rwm"}, *many]}
+    for _ in range(5):
+        assert bundle.run(args=["echo", "fine"], check=False).stderr == ""
+
+
 def test_exec_terminal_belongs_to_the_user(bundle: Bundle) -> None:
     """So that he can open it again."""
     bundle.detach()
