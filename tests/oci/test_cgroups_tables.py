@@ -291,6 +291,9 @@ def test_device_rules_begin_with_the_last_that_says_all() -> None:
     assert rules([]) == rules([NONE]) == rules([ALL, KMSG, NONE]) == [(False, "a", -1, -1, "rwm"), *DEFAULT]
     assert rules([NONE, ALL]) == [(True, "a", -1, -1, "rwm")]
     assert rules([KMSG])[1] == (True, "c", 1, 11, "r")
+    assert rules([{**KMSG, "access": "ra"}]) == rules([KMSG])  # engines' tests have such letters
+    with pytest.raises(Failure, match="access"):
+        rules([{**KMSG, "access": "x"}])
 
 
 def test_device_rules_for_v1_are_a_default_and_exceptions() -> None:

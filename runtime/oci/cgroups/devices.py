@@ -34,15 +34,13 @@ DEFAULT: tuple[Rule, ...] = (
 def rules(given: list[dict[str, Any]]) -> list[Rule]:
     """Return the rules in their order, beginning with the last one that says all: deny all, the given ones, the default ones.
 
-    Failure for a type or an access that there is not.
+    Failure for a type or an access that there is not; letters beside those that mean something are dropped, as by the peers.
     """
     result = [_NOTHING]
     for number, entry in enumerate(given):
         kind = entry.get("type") or "a"
-        for key, wrong in (
-            ("type", kind not in _TYPES),
-            ("access", set(entry.get("access") or "") - set(ALL)),
-        ):
+        access = "".join(letter for letter in entry.get("access") or ALL if letter in ALL)
+        for key, wrong in (("type", kind not in _TYPES), ("access", not access)):
             if wrong:
                 raise Failure(f"linux.resources.devices[{number}].{key}: {entry[key]!r} is not valid")
         major, minor = entry.get("major"), entry.get("minor")
@@ -51,7 +49,7 @@ def rules(given: list[dict[str, Any]]) -> list[Rule]:
             {"u": "c"}.get(kind, kind),
             ANY if major is None else major,
             ANY if minor is None else minor,
-            entry.get("access") or ALL,
+            access,
         )
         if rule[1:4] == ("a", ANY, ANY) and set(rule[4]) >= set(ALL):
             result = [rule]
