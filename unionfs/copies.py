@@ -16,6 +16,7 @@ from unionfs.branch import OpenBranch
 from unionfs.directories import Directories
 from unionfs.identity import identity_of
 from unionfs.lookup import Found, open_directory
+from unionfs.metadata import restore_times
 from unionfs.nodes import ROOT_INO, ROOT_NODEID, Attributes, Directory, Node, stale
 from unionfs.options import Options
 from unionfs.pseudolinks import PlinkTable
@@ -71,8 +72,10 @@ class Copies:
     def _bookkeeping_dir(self, branch: OpenBranch, name: bytes) -> int:
         fd = self._bookkeeping.get((branch.id, name))
         if fd is None:
+            status = os.fstat(branch.root)
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=branch.root)
+                restore_times(branch.root, status)
             fd = self._bookkeeping[branch.id, name] = open_directory(branch.root, name)
         return fd
 
@@ -80,6 +83,15 @@ class Copies:
         """Close the bookkeeping directories of a branch that is no longer written to."""
         for key in [key for key in self._bookkeeping if key[0] == branch.id]:
             os.close(self._bookkeeping.pop(key))
+
+    def remove_plink_dirs(self) -> None:
+        """Remove empty directories of pseudo-links: a branch in overlayfs' form is to hold nothing of ours in the end."""
+        for branch in self.branches:
+            if (branch.id, whiteout.PLINK_DIR) in self._bookkeeping:
+                status = os.fstat(branch.root)
+                with contextlib.suppress(OSError):
+                    os.rmdir(whiteout.PLINK_DIR, dir_fd=branch.root)
+                    restore_times(branch.root, status)
 
     def status(self, node: Node) -> os.stat_result:
         """Return the stat of a node's visible copy."""

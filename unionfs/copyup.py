@@ -19,7 +19,7 @@ from unionfs.copydata import CopyJob, Deferred
 from unionfs.handles import is_pinned
 from unionfs.identity import identity_of
 from unionfs.links import plinked
-from unionfs.metadata import copy_metadata
+from unionfs.metadata import copy_metadata, restore_times
 from unionfs.nodes import Node
 from unionfs.policy import Policies
 from unionfs.union import Union
@@ -309,9 +309,3 @@ def open_unseen(source: int) -> int:
         return os.open(whiteout.proc_path(source), flags | os.O_NOATIME)
     except PermissionError:
         return os.open(whiteout.proc_path(source), flags)
-
-
-def restore_times(fd: int, status: os.stat_result) -> None:
-    """Give a directory its times back: internal work must not show in the union (AUFS §3.3)."""
-    with contextlib.suppress(PermissionError):  # an unprivileged server and somebody else's directory
-        os.utime(whiteout.proc_path(fd), ns=(status.st_atime_ns, status.st_mtime_ns))

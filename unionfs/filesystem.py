@@ -434,6 +434,8 @@ class UnionFilesystem:
             self.flush_plinks()
         except OSError as error:
             log.error("pseudo-links are not flushed: %s", error)
+        if self.options.whiteout == "overlay":
+            self.union.remove_plink_dirs()
         self.copyups.close()
         for handle in self.handles:
             handle.close()

@@ -8,8 +8,10 @@ are a function of the lower inode, pseudo-links survive a crash: the next mount 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
+import time
 from collections.abc import Iterator
 
 from unionfs import whiteout
@@ -20,6 +22,9 @@ from unionfs.pseudolinks import Plink
 from unionfs.union import Union
 
 log = logging.getLogger(__name__)
+
+# So long (seconds) a mount waits for another server that is flushing the pseudo-links of a branch.
+_PATIENCE = 10.0
 
 
 @contextlib.contextmanager
@@ -44,19 +49,16 @@ def plinked(union: Union, node: Node, branch: OpenBranch, fd: int, origin: os.st
 
 
 def recover_plinks(union: Union) -> None:
-    """Take up the pseudo-links that a killed server left on writable branches."""
+    """Take up the pseudo-links that a killed server left on writable branches.
+
+    A server flushes when umount(2) has returned, so a mount that follows at once waits for it.
+    """
     for branch in union.branches:
-        if not branch.writable:
+        directory = _open_plink_dir(branch) if branch.writable else None
+        if directory is None:
             continue
         try:
-            directory = os.open(
-                whiteout.PLINK_DIR,
-                os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC,
-                dir_fd=branch.root,
-            )
-        except OSError:
-            continue
-        try:
+            _wait_for_flush(directory)
             for entry in os.listdir(directory):
                 number, _, ino = entry.partition(".")
                 if number.isdigit() and ino.isdigit():
@@ -66,6 +68,45 @@ def recover_plinks(union: Union) -> None:
                         union.plinks.add(Plink(int(number), branch, os.fsencode(entry), nlink, identity))
         finally:
             os.close(directory)
+
+
+@contextlib.contextmanager
+def flushing(union: Union) -> Iterator[None]:
+    """Around a flush: let mounts of the same branches wait."""
+    held = []
+    for branch in union.branches:
+        directory = _open_plink_dir(branch) if branch.writable else None
+        if directory is not None:
+            held.append(directory)
+            # Another mount may be reading it, and some filesystems have no locks.
+            with contextlib.suppress(OSError):
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        yield
+    finally:
+        for directory in held:
+            os.close(directory)
+
+
+def _open_plink_dir(branch: OpenBranch) -> int | None:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(whiteout.PLINK_DIR, flags, dir_fd=branch.root)
+    except OSError:
+        return None
+
+
+def _wait_for_flush(directory: int) -> None:
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        try:
+            fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.01)
+        except OSError:
+            return  # a filesystem without locks
+        else:
+            return
 
 
 def drop_name(union: Union, node: Node) -> None:

@@ -4,6 +4,7 @@
 Works on descriptors (O_PATH allowed); knows branches only for their icex attributes.
 """
 
+import contextlib
 import errno
 import os
 import stat
@@ -32,6 +33,12 @@ def copy_metadata(
         os.chmod(path, stat.S_IMODE(status.st_mode))
     if times:
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def restore_times(fd: int, status: os.stat_result) -> None:
+    """Give a directory its times back: internal work must not show in the union (AUFS §3.3)."""
+    with contextlib.suppress(PermissionError):  # an unprivileged server and somebody else's directory
+        os.utime(whiteout.proc_path(fd), ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _chown(path: bytes, status: os.stat_result, branch: OpenBranch) -> None:

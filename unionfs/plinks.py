@@ -8,11 +8,12 @@ import logging
 import os
 
 from unionfs import whiteout
-from unionfs.copyup import CopyUps, restore_times
+from unionfs.copyup import CopyUps
 from unionfs.emptiness import open_list, raw_entries
 from unionfs.identity import identity_of
-from unionfs.links import drop_entry
+from unionfs.links import drop_entry, flushing
 from unionfs.lookup import find
+from unionfs.metadata import restore_times
 from unionfs.nodes import Node
 from unionfs.union import Union
 
@@ -36,9 +37,13 @@ class PlinkFlusher:
 
         A name that cannot be linked keeps its pseudo-link, and the first error is raised in the end.
         """
-        union = self._union
-        if not union.plinks:
+        if not self._union.plinks:
             return 0
+        with flushing(self._union):
+            return self._flush()
+
+    def _flush(self) -> int:
+        union = self._union
         made = 0
         failed: dict[int, OSError] = {}
         lower = self._lower_names()

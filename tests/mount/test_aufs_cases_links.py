@@ -4,9 +4,9 @@
 import os
 import shutil
 
-from tests.support import tree
-from tests.support.tree import HardLink
-from tests.support.union import Union, Workshop
+from tests.support import syscalls, tree
+from tests.support.tree import Dir, HardLink
+from tests.support.union import DEADLINE, Union, Workshop
 
 PAIR: tree.Tree = {"a": "old\n", "b": HardLink("a")}
 
@@ -40,6 +40,19 @@ def test_umount_with_pseudo_link_makes_it_real(union: Workshop) -> None:
     u.remount()
     assert (u / "a").read_text() == (u / "b").read_text() == "old\nFOO\n"
     assert os.listdir(u.branch(0) / ".wh..wh.plnk") == []
+
+
+def test_mount_right_after_umount_waits_for_the_flush(union: Workshop) -> None:
+    """The server makes the links when umount(2) has returned; who mounts the branches again at once finds them made."""
+    u = union.mount(B0={}, B1={**PAIR, **{f"d{number}": Dir() for number in range(5000)}})
+    _append(u, "b", "FOO\n")
+    again = union.prepare("", "", dict(u.branches))
+    syscalls.umount2(str(u.mnt))
+    again.start()
+    assert again.status()["counters"]["plinks"] == 0
+    assert (again / "a").read_text() == (again / "b").read_text() == "old\nFOO\n"
+    assert u.process is not None
+    u.process.wait(DEADLINE)
 
 
 def test_write_hard_linked_lower_file_with_noplink_splits(union: Workshop) -> None:

@@ -12,9 +12,10 @@ from unionfs.options import Options
 ROOT = Caller(os.geteuid(), os.getegid(), os.getpid())
 
 
-def _open(root: Path) -> UnionFilesystem:
+def _open(root: Path, whiteout: str = "aufs") -> UnionFilesystem:
     return UnionFilesystem.open(
-        [Branch(str(root / "B0"), "rw"), Branch(str(root / "B1"), "ro")], Options(fsync=False)
+        [Branch(str(root / "B0"), "rw"), Branch(str(root / "B1"), "ro")],
+        Options(fsync=False, whiteout=whiteout),
     )
 
 
@@ -89,6 +90,24 @@ def test_flush_reaches_names_in_forgotten_directories(tmp_path: Path) -> None:
         filesystem.close()
     assert (tmp_path / "B0/d/b").read_bytes() == b"new"
     assert os.listdir(tmp_path / "B0/.wh..wh.plnk") == []
+
+
+def test_overlay_form_keeps_names_one_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    """Where overlayfs' form is written, hard links stay together too, and after umount the branch has no bookkeeping."""
+    (tmp_path / "B0").mkdir()
+    (tmp_path / "B1").mkdir()
+    (tmp_path / "B1/a").write_bytes(b"old")
+    os.link(tmp_path / "B1/a", tmp_path / "B1/b")
+    os.utime(tmp_path / "B0", ns=(0, 0))
+    filesystem = _open(tmp_path, "overlay")
+    try:
+        _write(filesystem, b"a", b"new")
+        assert _read(filesystem, b"b") == b"new"
+    finally:
+        filesystem.close()
+    assert sorted(os.listdir(tmp_path / "B0")) == ["a", "b"]
+    assert (tmp_path / "B0").stat().st_mtime_ns == 0
+    assert (tmp_path / "B0/a").samefile(tmp_path / "B0/b")
 
 
 def test_number_of_a_plink_is_not_given_to_another_file(tmp_path: Path) -> None:
