@@ -40,7 +40,8 @@ class Hierarchy:
 
 def hierarchies() -> list[Hierarchy]:
     """Return what is mounted here: all of v1, or v2 where that has the memory controller."""
-    lines = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    table = os.fsdecode(Path("/proc/self/mounts").read_bytes())
+    lines = [line.split(" ") for line in table.split("\n") if line]
     flags = {"rw", "ro", "relatime", "nosuid", "nodev", "noexec"}
     v1 = [
         Hierarchy(Path(directory), ",".join(word for word in options.split(",") if word not in flags))

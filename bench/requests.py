@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench import syscalls
 from bench.unprivileged import User
+from unionfs import mount_table
 from unionfs import syscalls as mounts
 from unionfs.fuse import abi
 
@@ -60,8 +61,6 @@ def _event_id() -> int | None:
 
 def _device(mount: Path, user: User | None) -> int:
     """Return the number of the filesystem mounted at `mount`, as the kernel writes it inside."""
-    lines = Path(f"/proc/{user.holder if user else 'self'}/mountinfo").read_text().splitlines()
-    major, minor = next(
-        line.split(" ")[2].split(":") for line in reversed(lines) if line.split(" ")[4] == str(mount)
-    )
+    mounted = reversed(mount_table.read(user.holder if user else "self"))
+    major, minor = next(found.device.split(":") for found in mounted if found.target == str(mount))
     return int(major) << 20 | int(minor)

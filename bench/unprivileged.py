@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from bench import syscalls
+from unionfs import mount_table
 from unionfs import syscalls as mounts
 
 _UID = 59_000  # nobody's, in the range of ordinary users
@@ -64,8 +65,7 @@ class User:
 
     def has_mounted(self, directory: Path) -> bool:
         """Tell whether something is mounted on a directory in the user's mount namespace."""
-        lines = Path(f"/proc/{self.holder}/mountinfo").read_text().splitlines()
-        return any(line.split(" ")[4] == str(directory) for line in lines)
+        return any(mount.target == str(directory) for mount in mount_table.read(self.holder))
 
     @contextmanager
     def acting(self) -> Iterator[None]:

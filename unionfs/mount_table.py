@@ -27,7 +27,8 @@ class Mount:
 
 def read(pid: int | str = "self") -> list[Mount]:
     """Return the mounts that process `pid` sees, oldest first."""
-    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+    # A carriage return in a name is not escaped by the kernel, and ends no line.
+    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as table:
         return [_parse(line) for line in table]
 
 

@@ -65,7 +65,7 @@ def detect(mountinfo: str | None = None) -> Layout:
         mountinfo = _read("/proc/self", "mountinfo")
     v1: dict[str, str] = {}
     v2 = ""
-    for line in mountinfo.splitlines():
+    for line in filter(None, mountinfo.split("\n")):  # other line ends may be part of a name
         left, _, right = line.partition(" - ")
         kind, _source, options = right.split(" ", 2)
         path = left.split(" ")[4]
@@ -273,7 +273,9 @@ def _wait_for_end(pids: set[int], seconds: float) -> None:
 
 def _read(directory: str, file: str) -> str:
     try:
-        with open(os.path.join(directory, file), encoding="utf-8", errors="surrogateescape") as stream:
+        with open(
+            os.path.join(directory, file), encoding="utf-8", errors="surrogateescape", newline="\n"
+        ) as stream:
             return stream.read()
     except OSError:
         return ""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.box import Box, children, wait_until
+from tests.support.oddmounts import odd_mounts
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,13 @@ def test_run_bad_request_exits_125_with_a_reason(box: Box, arguments: list[str],
     assert done.returncode == 125
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_run_among_odd_mounts(box: Box, tmp_path: Path) -> None:
+    """What others have mounted, and how they call it, is no matter."""
+    with odd_mounts(tmp_path):
+        done = box.run("--", "true")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_run_namespaces_all_differ_from_the_hosts(box: Box) -> None:

@@ -36,11 +36,11 @@ def detect(mountinfo: str | None = None) -> Layout:
     A mount below /sys/fs/cgroup wins over one elsewhere, a later one over an earlier one on the same place.
     """
     if mountinfo is None:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as stream:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
             mountinfo = stream.read()
     v1: dict[str, str] = {}
     v2 = ""
-    for line in mountinfo.splitlines():
+    for line in mountinfo.split("\n"):  # other line ends may be part of a name
         if " - cgroup" not in line:
             continue
         left, _, right = line.partition(" - ")

@@ -50,7 +50,7 @@ def directories(layout: Layout, path: str, own: dict[str, str] | None) -> tuple[
 def groups_of(pid: int | str = "self") -> dict[str, str]:
     """Return the groups a process is in by controller, "" for v2; empty if there is no such process."""
     try:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as stream:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
             return parse_groups(stream.read())
     except OSError:
         return {}
@@ -59,7 +59,7 @@ def groups_of(pid: int | str = "self") -> dict[str, str]:
 def parse_groups(text: str) -> dict[str, str]:
     """Return the groups by controller that the text of a /proc/PID/cgroup shows."""
     groups = {}
-    for line in text.splitlines():
+    for line in filter(None, text.split("\n")):  # other line ends may be part of a name
         _number, words, path = line.split(":", 2)
         for word in words.split(","):
             groups[word] = path

@@ -117,7 +117,7 @@ def _make_place(top: int, name: str) -> int:
 def _own_group(hierarchy: Hierarchy) -> str:
     """Return the directory on the host of the group that this process is in."""
     group = "/"
-    for line in mountinfo.read_text("/proc/self/cgroup").splitlines():
+    for line in mountinfo.read_lines("/proc/self/cgroup"):
         _number, words, path = line.split(":", 2)
         if sorted(filter(None, words.split(","))) == sorted(hierarchy.words):
             group = path

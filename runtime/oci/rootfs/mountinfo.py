@@ -22,11 +22,11 @@ class Line:
 
 def read() -> list[Line]:
     """Return the mounts in the order they were made."""
-    return [Line(line) for line in read_text("/proc/self/mountinfo").splitlines()]
+    return [Line(line) for line in read_lines("/proc/self/mountinfo")]
 
 
-def read_text(path: str) -> str:
-    """Return the text of a file of proc, however long."""
+def read_lines(path: str) -> list[str]:
+    """Return the lines of a file of proc, however long. Only a newline ends one: others may be part of a name."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         parts = []
@@ -34,7 +34,7 @@ def read_text(path: str) -> str:
             parts.append(part)
     finally:
         os.close(fd)
-    return os.fsdecode(b"".join(parts))
+    return [os.fsdecode(line) for line in b"".join(parts).split(b"\n") if line]
 
 
 def _unescape(text: str) -> str:
