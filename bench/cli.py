@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
 
 from bench import backing, catalog, environment, isolation, measure, terminal
 from bench.launcher import RUNTIME
@@ -25,6 +25,7 @@ from bench.targets import BASELINE, FULL, QUICK, TARGETS, Instance, parse_target
 from bench.targets.model import Target
 from bench.workloads import SUITES, check_programs, parse_suites
 from bench.workloads.model import Workload
+from unionfs.arguments import Parser, Version
 from unionfs.errors import UserError
 from unionfs.program import run_command
 
@@ -46,22 +47,20 @@ _FEW_ROUNDS = 3
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
+    return run_command("unionbench", lambda: _command(arguments))
+
+
+def _command(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
-    return run_command("unionbench", lambda: int(options.run(options)))
+    return int(options.run(options))
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as everything else here does."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"unionbench: {message}; see: {self.prog} --help\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="unionbench", description="Measure union filesystems side by side.", epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     quick = commands.add_parser("quick", help=SUITES["quick"])
     quick.set_defaults(run=_quick)
@@ -88,19 +87,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_measuring(parser: argparse.ArgumentParser, targets: str, rounds: int, minutes: int = 0) -> None:
+def _add_measuring(parser: Parser, targets: str, rounds: int, minutes: int = 0) -> None:
     parser.add_argument(
         "--targets", default=targets, metavar="T,…", help="NAME or NAME:LABEL, see: unionbench list"
     )
     parser.add_argument(
         "--rounds",
-        type=_count,
+        type=_rounds,
         default=rounds,
         help="rounds of interleaved measurements (default %(default)s)",
     )
     parser.add_argument(
         "--minutes",
-        type=_count,
+        type=_minutes,
         default=minutes,
         help="leave out rounds that would take longer than that in all",
     )
@@ -123,7 +122,7 @@ def _add_measuring(parser: argparse.ArgumentParser, targets: str, rounds: int, m
     )
 
 
-def _add_reading(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_reading(commands: argparse._SubParsersAction[Parser]) -> None:
     report = commands.add_parser("report", help="make a page of a result file")
     report.add_argument("results", type=Path)
     report.add_argument("--suite", metavar="S,…", help="only the figures of these suites")
@@ -156,9 +155,19 @@ def _percent(text: str) -> float:
     return value
 
 
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+def _rounds(text: str) -> int:
+    return _count(text, 1000)
+
+
+def _minutes(text: str) -> int:
+    return _count(text, 100_000)
+
+
+def _count(text: str, most: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    if int(text) > most:
+        raise argparse.ArgumentTypeError(f"{text} is more than {most}")
     return int(text)
 
 

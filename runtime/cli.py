@@ -12,9 +12,12 @@ from runtime.engine import cgroup, foreground, request
 from runtime.engine import container as containers
 from runtime.engine.spec import ContainerSpec, Limits, Process
 from runtime.oci import console
+from unionfs.arguments import Parser, Version
 from unionfs.errors import UserError
+from unionfs.program import run_command
 
 FAILED = 125
+_MOST_CPUS = 1e6  # the kernel has no more than some thousand
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 _EXAMPLES = """\
@@ -32,38 +35,32 @@ exit status: the command's own, 128+N if signal N killed it, 125 if the containe
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     logging.basicConfig(level=logging.WARNING, format="unionbox: %(message)s")
-    try:
-        options = _parser().parse_args(arguments)
-    except SystemExit as end:  # argparse has printed what was wrong
-        return FAILED if end.code else 0
-    try:
-        return _run(options)
-    except UserError as error:
-        print(f"unionbox: {error.line()}", file=sys.stderr)
-    except OSError as error:
-        where = f" ({os.fsdecode(error.filename)})" if error.filename else ""
-        print(f"unionbox: {error.strerror or error}{where}", file=sys.stderr)
-    return FAILED
+    return run_command("unionbox", lambda: _run(_parser().parse_args(arguments)), failed=FAILED)
+
+
+class _Parser(Parser):
+    wrong_usage = FAILED
 
 
 def parse_size(text: str) -> int:
     """Read a size such as 64m, 1.5g or 4096 (bytes)."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([bkmgt]?)b?", text.strip().lower())
-    if match is None or not float(match[1]):
+    size = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if not 1 <= size < 1 << 63:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 64m or 1g")
-    return int(float(match[1]) * _UNITS[match[2]])
+    return int(size)
 
 
 def parse_cpus(text: str) -> float:
     """Read a number of CPUs such as 0.5."""
-    if not re.fullmatch(r"\d*\.?\d+", text) or float(text) < 0.01:
+    if not re.fullmatch(r"\d*\.?\d+", text) or not 0.01 <= float(text) <= _MOST_CPUS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of CPUs such as 0.5 (at least 0.01)")
     return float(text)
 
 
 def parse_count(text: str) -> int:
     """Read a positive number."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)
 
@@ -82,8 +79,9 @@ def parse_workdir(text: str) -> str:
     return text
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="unionbox", description="Run containers on a union filesystem.")
+def _parser() -> Parser:
+    parser = _Parser(prog="unionbox", description="Run containers on a union filesystem.")
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser(
         "run",

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from unionfs import commands, mount_helper, views
+from unionfs.arguments import Parser, Version
 from unionfs.program import run_command
 
 _EXAMPLES = """\
@@ -35,20 +36,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(argv) > 2 and argv[0] not in _COMMANDS and "-o" in argv:
         # mount(8) gives a mount of type fuse.unionfs to mount.fuse3, and that runs: unionfs SOURCE TARGET -o OPTIONS
         return mount_helper.main(argv)
+    return run_command("unionfs", lambda: _run(argv))
+
+
+def _run(argv: Sequence[str]) -> int:
     options = parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = options.run
-    return run_command("unionfs", lambda: run(options))
+    return run(options)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the parser of the whole command line."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="unionfs",
         description="A union filesystem with AUFS' branches in user space.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    top.add_argument("--version", action=Version, nargs=0, help="print the version")
     actions = top.add_subparsers(required=True, metavar="COMMAND")
     _mounting(actions)
     _branches(actions)
@@ -57,25 +62,15 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-class _Version(argparse.Action):
-    """Print the version; importlib.metadata is slow to import, so only on demand."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version
-
-        print(f"unionfs {version('unionfs')}")
-        parser.exit()
-
-
 def _command(
-    actions: argparse._SubParsersAction[argparse.ArgumentParser],
+    actions: argparse._SubParsersAction[Parser],
     name: str,
     text: str,
     run: Callable[[argparse.Namespace], int],
     *examples: str,
     words: Sequence[tuple[str, str]] = (("mountpoint", "MOUNTPOINT"),),
     json: bool = False,
-) -> argparse.ArgumentParser:
+) -> Parser:
     command = actions.add_parser(
         name,
         help=text,
@@ -91,11 +86,11 @@ def _command(
     return command
 
 
-def _options(command: argparse.ArgumentParser, text: str) -> None:
+def _options(command: Parser, text: str) -> None:
     command.add_argument("-o", metavar="OPTIONS", dest="options", action="append", default=[], help=text)
 
 
-def _mounting(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _mounting(actions: argparse._SubParsersAction[Parser]) -> None:
     mount = _command(
         actions,
         "mount",
@@ -138,7 +133,7 @@ _ON_BRANCH = (("mountpoint", "MOUNTPOINT"), ("branch", "DIR"))
 _WITH_PERMISSION = (("mountpoint", "MOUNTPOINT"), ("branch", "DIR[=PERM]"))
 
 
-def _branches(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _branches(actions: argparse._SubParsersAction[Parser]) -> None:
     branch = actions.add_parser(
         "branch",
         help="list and change branches while mounted",
@@ -186,7 +181,7 @@ def _branches(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
 
 
-def _views(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _views(actions: argparse._SubParsersAction[Parser]) -> None:
     _command(actions, "status", "show session, options, branches and counters", views.status, json=True)
     _command(
         actions, "stats", "show requests by kind with count and latency percentiles", views.stats, json=True
@@ -203,7 +198,7 @@ def _views(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     which.add_argument("path", nargs="+", metavar="PATH")
 
 
-def _upkeep(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _upkeep(actions: argparse._SubParsersAction[Parser]) -> None:
     _command(actions, "flush", "turn pseudo-links into hard links", commands.flush)
     down = _command(
         actions,

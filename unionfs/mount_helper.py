@@ -11,8 +11,8 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
+from unionfs.arguments import Parser
 from unionfs.errors import UserError
 from unionfs.program import run_command
 
@@ -31,9 +31,8 @@ an fstab line:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(_WRONG_USAGE, f"{PROGRAM}: {message}\n")
+class _Parser(Parser):
+    wrong_usage = _WRONG_USAGE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,9 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-N", dest="namespace", help="ignored")
     for letter, text in (("-s", "accept unknown options"), ("-f", "do nothing"), ("-n", ""), ("-v", "")):
         parser.add_argument(letter, action="store_true", help=text or "ignored")
-    options = parser.parse_args(arguments)
-    status = run_command(PROGRAM, lambda: _run(options))
-    return _MOUNT_FAILURE if status == 1 else status
+    return run_command(PROGRAM, lambda: _run(parser.parse_args(arguments)), failed=_MOUNT_FAILURE)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -163,10 +163,12 @@ _COPY_UP = {"top-down-parent": "tdp", "bottom-up-parent": "bup", "bottom-up": "b
 _UDBA = {"fsnotify": "notify", "inotify": "notify"}
 SECONDS_MAX = 3600
 _BLOCK_MIN, _BLOCK_MAX = 255, 4 << 20
+_MOST_DIGITS = 20  # Python refuses to read numbers of some thousand
 
 
 def _number(text: str, option: str, low: int, high: int) -> int:
-    if not (text.isascii() and text.isdigit()) or not low <= int(text) <= high:
+    digits = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+    if not digits or not low <= int(text) <= high:
         raise UserError(f"option {option}: {text!r} is not a number from {low} to {high}")
     return int(text)
 

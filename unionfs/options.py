@@ -6,6 +6,7 @@ It decides nothing about branches on disk and touches no file.
 """
 
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,8 @@ from unionfs.option_table import (
 from unionfs.option_table import Options as Options
 
 log = logging.getLogger(__name__)
+
+_INDEX = re.compile(r"-?[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ def _branch(text: str, option: str) -> Branch:
 def _surgery(action: str, value: str) -> Surgery:
     if action == "add":
         index, separator, rest = value.partition(":")
-        if not separator or not index.lstrip("-").isdigit():
+        if not separator or not _INDEX.fullmatch(index):
             raise UserError(f"option add: {value!r} is not INDEX:DIR[=PERM]")
         return Surgery(action, _branch(rest, action), index=int(index))
     if action == "mod":

@@ -41,14 +41,6 @@ class _CommandLine:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    if "-h" in argv or "--help" in argv:
-        print(_HELP, end="")
-        return 0
-    if "-V" in argv or "--version" in argv:
-        from importlib.metadata import version
-
-        print(f"{PROGRAM} {version('unionfs')}")
-        return 0
     return run_command(PROGRAM, lambda: _run(argv))
 
 
@@ -86,9 +78,20 @@ def _next(rest: Iterator[str], option: str) -> str:
 
 
 def _run(argv: list[str]) -> int:
+    if "-h" in argv or "--help" in argv:
+        print(_HELP, end="")
+        return 0
+    if "-V" in argv or "--version" in argv:
+        from importlib.metadata import version
+
+        print(f"{PROGRAM} {version('unionfs')}")
+        return 0
+    return _mount(_read(argv))
+
+
+def _mount(line: _CommandLine) -> int:
     from unionfs.overlay_options import parse
 
-    line = _read(argv)
     if not 1 <= len(line.words) <= 2:
         raise UserError(
             "one mount point (and a source before it) is needed", f"see {PROGRAM} --help", status=2

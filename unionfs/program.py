@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every program of this package does around its work: one line for an error, the right exit code, no traceback."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
 
 from unionfs.errors import UserError
+
+_FAILED, _INTERRUPTED = 1, 130
 
 
 def describe(error: OSError) -> str:
@@ -15,26 +18,75 @@ def describe(error: OSError) -> str:
     return f"{name}: {text}" if name else text
 
 
-def run_command(program: str, command: Callable[[], int]) -> int:
-    """Run a command and return its exit code: its own, 1 for what failed, 2 for wrong usage, 130 for an interrupt."""
-    try:
-        status = command()
-        sys.stdout.flush()
-        return status
-    except UserError as error:
-        print(f"{program}: {_one_line(error.line())}", file=sys.stderr)
-        return error.status
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    except OSError as error:
-        print(f"{program}: {_one_line(describe(error))}", file=sys.stderr)
-        return 1
-
-
-def _one_line(text: str) -> str:
-    # A path may hold anything; the message stays one line, and what no terminal can show is escaped.
+def one_line(text: str) -> str:
+    """Return a text as one line that any terminal can show: what is no text in a path, or would control it, is escaped."""
     line = "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in text)
-    return line.encode(errors="backslashreplace").decode()
+    return line.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def run_command(program: str, command: Callable[[], int], *, failed: int = _FAILED) -> int:
+    """Run a command and return its exit code: its own, `failed`, what a UserError says, or 130 for an interrupt.
+
+    SystemExit, by which argparse ends after its help or its complaint, goes through.
+    """
+    _settle_streams()
+    try:
+        status, lost = _run(program, command, failed), _flush()
+    except SystemExit as end:
+        if not end.code and _say_lost(program, _flush()):
+            end.code = failed
+        raise
+    return failed if _say_lost(program, lost) else status
+
+
+def _run(program: str, command: Callable[[], int], failed: int) -> int:
+    try:
+        return command()
+    except UserError as error:
+        _say(program, error.line())
+        return failed if error.status == _FAILED else error.status
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except OSError as error:
+        lost = None if error.filename else _flush()
+        if not _say_lost(program, lost):
+            _say(program, describe(error))
+        return failed
+
+
+def _say(program: str, text: str) -> None:
+    print(f"{program}: {one_line(text)}", file=sys.stderr)
+
+
+def _settle_streams() -> None:
+    """Make up for standard streams that the caller has closed: files of ours would take their numbers, and their output.
+
+    What a stream's encoding cannot say, a name that is no text for one, is escaped instead of being an error.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _flush() -> OSError | None:
+    """Write out what was printed; return why that failed. The interpreter would try again at its end, and say so at length."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return error
+    return None
+
+
+def _say_lost(program: str, error: OSError | None) -> bool:
+    """Tell whether output was lost. A reader that has gone, such as head(1), knows; others are told."""
+    if error is not None and not isinstance(error, BrokenPipeError):
+        _say(program, f"standard output: {error.strerror}")
+    return error is not None

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from unionfs.program import one_line
+
 if TYPE_CHECKING:
     from unionfs.check import Problem
 
@@ -19,11 +21,6 @@ def _paint(text: str, code: str) -> str:
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return text
     return f"\033[{code}m{text}\033[0m"
-
-
-def printable(path: str) -> str:
-    """Return a path that prints on any terminal; bytes that are no text are escaped."""
-    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def branch_list(arguments: argparse.Namespace) -> int:
@@ -35,7 +32,7 @@ def branch_list(arguments: argparse.Namespace) -> int:
         print(json.dumps(branches))
         return 0
     for row in branches:
-        print(f"{row['index']:>3}  {printable(row['branch'])}")
+        print(f"{row['index']:>3}  {one_line(row['branch'])}")
     return 0
 
 
@@ -49,7 +46,7 @@ def busy(arguments: argparse.Namespace) -> int:
         print(json.dumps(rows))
         return 0
     for pid, path in holders:
-        print(f"{pid:>8}  {_command_of(pid):<16} {printable(path)}")
+        print(f"{pid:>8}  {_command_of(pid):<16} {one_line(path)}")
     return 0
 
 
@@ -79,14 +76,14 @@ def status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(state))
         return 0
-    print(f"{_paint(printable(state['mountpoint']), '1')}  si={state['id']}  pid {state['pid']}")
+    print(f"{_paint(one_line(state['mountpoint']), '1')}  si={state['id']}  pid {state['pid']}")
     print(f"files     {state['run_directory']}")
     print(f"session   {state['session']} ({state['session_reason']})")
     if "passthrough" in state:
         print(f"data      {_data_path(state['passthrough'])}")
     print(f"options   {','.join(state['options'])}")
     for row in state["branches"]:
-        print(f"br{row['index']:<7} {printable(row['branch'])}  (brid {row['id']})")
+        print(f"br{row['index']:<7} {one_line(row['branch'])}  (brid {row['id']})")
     for name, value in state["counters"].items():
         print(f"{name:<12} {value}")
     return 0
@@ -122,7 +119,7 @@ def which(arguments: argparse.Namespace) -> int:
     else:
         for path, rows in results.items():
             if len(results) > 1:
-                print(f"{printable(path)}:")
+                print(f"{one_line(path)}:")
             _show_rows(path, rows)
     return 0 if all(any(row["visible"] for row in rows) for rows in results.values()) else 1
 
@@ -132,7 +129,7 @@ def _show_rows(path: str, rows: list[dict[str, Any]]) -> None:
     for row in shown:
         print(_row(row))
     if not shown:
-        print(f"unionfs: {printable(path)}: no branch has it", file=sys.stderr)
+        print(f"unionfs: {one_line(path)}: no branch has it", file=sys.stderr)
 
 
 def _row(row: dict[str, Any]) -> str:
@@ -141,7 +138,7 @@ def _row(row: dict[str, Any]) -> str:
     notes += ["opaque: hides what is below"] if row["opaque"] else []
     notes += [] if row["visible"] or row["whiteout"] else ["hidden"]
     mark = "*" if row["visible"] else " "
-    line = f"{mark} {row['index']:>3}  {printable(row['path'])}  ({', '.join(notes)})"
+    line = f"{mark} {row['index']:>3}  {one_line(row['path'])}  ({', '.join(notes)})"
     return _paint(line, "32") if row["visible"] else line
 
 
@@ -152,4 +149,4 @@ def problems(found: Sequence[Problem], *, repaired: bool, as_json: bool) -> None
         return
     for problem in found:
         done = f"; {problem.remedy}" if repaired else ""
-        print(f"{printable(problem.path)}: {problem.text}{done}")
+        print(f"{one_line(problem.path)}: {problem.text}{done}")

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> NoReturn:
     try:
         _settle()
         status = _run(arguments)
-        sys.stdout.flush()
+        _flush()
     except Failure as failure:
         log.error(failure.line())
         status = failure.status
@@ -70,6 +70,16 @@ def _settle() -> None:
             os.set_inheritable(os.open("/dev/null", os.O_RDWR), True)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+def _flush() -> None:
+    """Write out what was printed, or say that it is lost."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Failure(f"standard output: {describe(error)}") from None
 
 
 def load(name: str) -> Any:

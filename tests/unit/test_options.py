@@ -71,6 +71,8 @@ def test_parse_accepted_and_ignored_word_changes_nothing(word: str) -> None:
         "create=tdmfs:x", "cpup=rr", "udba=maybe", "dirwh=-1", "dirwh=x", "diropq=q", "rdcache=3601", "rdcache=",
         "rdblk=10", "rdhash=x", "fhsm_sec=9999", "droplvl=4", "whiteout=docker", "fsync=2", "create", "udba",
         "mod:/a", "add:x:/a", "add:/a", "del:", "br:", "br:/a::/b", "nonsense", "nonsense=3", "brr:/a",
+        "add:²:/a", "add:--1:/a", "rdcache=²", pytest.param("rdcache=" + "9" * 5000, id="long number"),
+        pytest.param(f"add:{'9' * 5000}:/a", id="long index"),
     ],
 )  # fmt: skip
 def test_parse_bad_word_is_refused_by_name(word: str) -> None:

@@ -41,7 +41,9 @@ def test_parse_size_reads_units(text: str, size: int) -> None:
     assert cli.parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "m", "-1", "0", "1x", "1 m m", "0x10", "1e3"])
+@pytest.mark.parametrize(
+    "text", ["", "m", "-1", "0", "0.5b", "1x", "1 m m", "0x10", "1e3", "9" * 400, "9" * 20 + "t"]
+)
 def test_parse_size_refuses_nonsense(text: str) -> None:
     """What is no size is refused before anything is made."""
     with pytest.raises(argparse.ArgumentTypeError):
