@@ -52,9 +52,9 @@ def configure(target: str, form: str, level: str) -> None:
 
 def error(text: str) -> None:
     """Say why the command fails; standard error gets it too."""
-    _write("error", text)
     if _sink.kind:
-        _stderr(f"unionrt: {text}\n")
+        _stderr(f"unionrt: {text}")
+    _write("error", text)
 
 
 def warning(text: str) -> None:
@@ -83,11 +83,19 @@ def _write(level: str, text: str) -> None:
     elif _sink.kind == "journald":
         _send_to_journal(level, text)
     elif _sink.kind == "file":
-        os.write(_sink.fd, _line(level, text))
+        _append(level, text)
     elif _sink.json:
-        _stderr(_line(level, text).decode())
+        _stderr(_line(level, text).decode().rstrip("\n"))
     else:
-        _stderr(f"unionrt: {text}\n" if level == "error" else f"unionrt: {level}: {text}\n")
+        _stderr(f"unionrt: {text}" if level == "error" else f"unionrt: {level}: {text}")
+
+
+def _append(level: str, text: str) -> None:
+    try:
+        os.write(_sink.fd, _line(level, text))
+    except OSError:  # a full disk: what `error` has not told yet goes where it can be read
+        if level != "error":
+            _stderr(f"unionrt: {level}: {text}")
 
 
 def _line(level: str, text: str) -> bytes:
@@ -109,14 +117,16 @@ def _send_to_journal(level: str, text: str) -> None:
     try:
         journal.sendto(message.encode("utf-8", "surrogateescape"), _JOURNAL)
     except OSError:
-        _stderr(f"unionrt: {text}\n")
+        _stderr(f"unionrt: {text}")
     finally:
         journal.close()
 
 
 def _stderr(text: str) -> None:
+    """Write one line; what would control a terminal, or begin another line, is escaped: a path may hold anything."""
+    line = "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in text)
     try:
-        os.write(2, text.encode("utf-8", "surrogateescape"))
+        os.write(2, line.encode("utf-8", "surrogateescape") + b"\n")
     except OSError:  # closed, or a pipe that nobody reads: the status must do
         pass
     sys.stderr.flush()

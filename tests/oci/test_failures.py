@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.oci import Bundle, wait_for_end, wait_until
+from tests.support.oddmounts import odd_mounts
 
 
 def _note(bundle: Bundle, text: str, *, status: int = 0, **rest: Any) -> dict[str, Any]:
@@ -193,6 +194,23 @@ def test_broken_configuration_fails_in_one_line(bundle: Bundle, what: str) -> No
     assert entries[-1]["level"] == "error"
     assert not list(bundle.state.glob("[!.]*"))
     assert bundle.leftovers() == []
+
+
+def test_full_log_does_not_silence_an_error(bundle: Bundle) -> None:
+    """What cannot be written to the log is still said."""
+    bundle.options = ["--log", "/dev/full"]
+    result = bundle.call("state", "nobody", check=False)
+    assert result.returncode == 1
+    assert "nobody" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_odd_mounts_of_others_do_not_disturb(bundle: Bundle) -> None:
+    """The mount table may hold any name."""
+    others = bundle.directory / "others"
+    others.mkdir()
+    with odd_mounts(others):
+        assert bundle.run(args=["echo", "fine"]).stdout == "fine\n"
+        assert bundle.run("--no-pivot", args=["echo", "fine"]).stdout == "fine\n"
 
 
 def test_unknown_keys_are_ignored(bundle: Bundle) -> None:
