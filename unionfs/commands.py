@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 
 from unionfs.errors import UserError
@@ -153,7 +154,13 @@ def commit(arguments: argparse.Namespace) -> int:
     """Fold the top branch into a lower one."""
     from unionfs.commit import commit as fold
 
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)  # not at once: the mount is to become writable again
     summary = fold(arguments.mountpoint, arguments.target, keep_top=arguments.copy)
     if sys.stdout.isatty():
         print(f"{summary.copied} copied, {summary.removed} removed, {summary.whiteouts} whiteouts kept")
     return 0
+
+
+def _leave(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)

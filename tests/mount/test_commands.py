@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import CAN_MOUNT
 from tests.support import syscalls
+from tests.support.oddmounts import odd_mounts
 from tests.support.place import Place, refused
 from tests.support.union import Workshop, eventually, is_mounted, program, unionfs
 
@@ -106,6 +107,27 @@ def test_mount_without_device_names_it(place: Place) -> None:
         ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False
     )
     refused(done, "/dev/fuse does not exist")
+
+
+def test_mount_with_closed_streams_serves_as_any_other(place: Place) -> None:
+    """No file of the server's takes the number of a standard stream that the caller has closed."""
+    subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *program(), "mount", "-o", place.options, place.mnt],
+        check=True, timeout=60,
+    )  # fmt: skip
+    assert (place.mnt / "file").read_text() == "low\n"
+    unionfs("umount", place.mnt)
+
+
+def test_commands_read_any_mount_table(place: Place) -> None:
+    """Mounts of others with odd names do not disturb, and a union may be at such a place itself."""
+    with odd_mounts(place.root) as others:
+        for target in others:
+            unionfs("mount", "-o", place.options, target)
+            assert json.loads(unionfs("status", "--json", target).stdout)["mountpoint"] == str(target)
+            shown = unionfs("which", target / "file").stdout
+            assert str(place.ro / "file") in shown and shown.count("\n") == 1
+            unionfs("umount", target)
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["mount"], ["branch", "add", "/mnt", "x", "/b"]])
@@ -300,6 +322,20 @@ def test_commit_refuses_what_it_cannot_do(union: Workshop) -> None:
     with (made / "n").open():
         refused(unionfs("commit", made.mnt, made.branch(1), check=False), "open")
     assert (made.branch(0) / "n").exists()
+
+
+def test_commit_told_to_stop_leaves_a_writable_mount(union: Workshop) -> None:
+    """SIGTERM in the middle: nothing half copied stays, and the mount is writable again."""
+    made = union.mount("br:{B0}=rw:{B1}=ro+wh", changing="B1", B0={}, B1={"f": "x"})
+    with (made / "big").open("wb") as stream:
+        for _ in range(256):
+            stream.write(os.urandom(1 << 20))
+    commit = subprocess.Popen([*program(), "commit", made.mnt, made.branch(1)])
+    eventually(lambda: commit.poll() is not None or os.statvfs(made.mnt).f_flag & os.ST_RDONLY)
+    commit.terminate()
+    assert commit.wait(60) in (143, 0)  # 0: it was done before
+    (made / "after").write_text("x")
+    assert set(os.listdir(made.branch(1))) <= {"f", "big"}
 
 
 def test_check_finds_and_repairs(tmp_path: Path) -> None:
