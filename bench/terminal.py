@@ -163,14 +163,6 @@ def other_baselines(results: Results) -> list[str]:
     return [f"relative to {baseline}: {', '.join(labels)}" for baseline, labels in found.items()]
 
 
-def _fewer_rounds(results: Results) -> list[str]:
-    found: dict[int, list[str]] = {}
-    for target in results.run["targets"]:
-        if target.get("rounds", results.run["rounds"]) < results.run["rounds"]:
-            found.setdefault(target["rounds"], []).append(target["label"])
-    return [f"{rounds} rounds at most: {', '.join(labels)}" for rounds, labels in found.items()]
-
-
 def problems(results: Results) -> list[str]:
     """Return a line for each way in which a target failed, and for each that is missing."""
     lines: dict[str, list[str]] = {}

@@ -397,10 +397,6 @@ class UnionFilesystem:
         """Turn pseudo-links into real links; return how many names were linked."""
         return self._flusher.flush()
 
-    def plinks(self) -> list[list[str]]:
-        """Return, for each pseudo-linked file, the names that share it."""
-        return self._flusher.names()
-
     def which(self, path: bytes) -> list[dict[str, Any]]:
         """Return per branch what it has at `path` (relative to the union's root) and why it shows or not."""
         return self._inspect.which(path)

@@ -118,8 +118,3 @@ def is_visible_below(layers: Layers, name: bytes, branch: OpenBranch) -> bool:
     if position is None:
         return find(layers, name, trust=True) is not None
     return find(layers[position + 1 :], name, trust=True) is not None
-
-
-def hidden_from(layers: Layers, name: bytes) -> list[OpenBranch]:
-    """Return the branches of `layers` that hold a whiteout of `name`, top first."""
-    return [branch for branch, fd in layers if branch.marks and whiteout.is_whited_out(branch, fd, name)]

@@ -233,16 +233,6 @@ def default_flags(flags: frozenset[str]) -> frozenset[str]:
     return flags
 
 
-def split_flags(words: Sequence[str]) -> frozenset[str]:
-    """Return the words of mount(8) in effect: of a pair like suid/nosuid the last one given counts."""
-    chosen: set[str] = set()
-    for word in words:
-        opposite = word.removeprefix("no") if word.startswith("no") else f"no{word}"
-        chosen.discard(opposite)
-        chosen.add(word)
-    return frozenset(chosen)
-
-
 def wait_for_end(pid: int) -> None:
     """Wait until the server has closed its branches, so that they can be used (or unmounted) at once."""
     try:

@@ -26,7 +26,7 @@ _GONE = (errno.ENOENT, errno.ESTALE)
 
 
 class PlinkFlusher:
-    """Flushes and lists the pseudo-links of one union."""
+    """Flushes the pseudo-links of one union."""
 
     def __init__(self, union: Union, copyups: CopyUps) -> None:
         self._union = union
@@ -74,23 +74,6 @@ class PlinkFlusher:
         if failed:
             raise next(iter(failed.values()))
         return made
-
-    def names(self) -> list[list[str]]:
-        """Return, for each pseudo-linked file, its names on lower branches."""
-        lower = self._lower_names()
-        result = []
-        for ino in self._union.plinks:
-            node = self._union.nodes.get(ino)
-            known = {
-                os.fsdecode(parent.path().rstrip(b"/") + b"/" + name) for parent, name in lower.get(ino, [])
-            }
-            if node is not None:
-                known.update(
-                    os.fsdecode(parent.path().rstrip(b"/") + b"/" + name) for parent, name in node.names()
-                )
-            result.append(sorted(known))
-        self._release(lower)
-        return result
 
     def _release(self, lower: dict[int, list[tuple[Node, bytes]]]) -> None:
         """Let go of the directories that a walk kept."""

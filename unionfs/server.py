@@ -266,7 +266,6 @@ class Commands:
             "modify",
             "busy",
             "flush",
-            "plinks",
             "which",
             "move_down",
             "refresh",
@@ -333,10 +332,6 @@ class Commands:
     def do_flush(self) -> int:
         """Flush pseudo-links."""
         return self._filesystem.flush_plinks()
-
-    def do_plinks(self) -> list[list[str]]:
-        """List pseudo-links."""
-        return self._filesystem.plinks()
 
     def do_which(self, path: str) -> list[dict[str, Any]]:
         """Return per branch what is at a path of the union."""

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a container is to be, as plain values: decided by the caller, executed by the other modules of `oci`."""
+"""What a container is to be, as plain values: decided by the caller, executed by the other modules of this package."""
 
 from dataclasses import dataclass, field
 
-MIB = 1 << 20
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

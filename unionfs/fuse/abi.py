@@ -101,13 +101,11 @@ LSEEK_IN = Struct("=QqI4x")  # fh, offset (may be negative: ENXIO), whence
 COPY_FILE_RANGE_IN = Struct("=QQQQQQQ")
 IOCTL_IN = Struct("=QIIQII")  # fh, flags, cmd, arg, in_size, out_size
 INTERRUPT_IN = Struct("=Q")  # the request's unique number
-STATX_IN = Struct("=I4xQII")  # getattr_flags, fh, sx_flags, sx_mask
 # attr_valid, its nsec, flags, then statx: mask, blksize, attributes, nlink, uid, gid, mode, ino, size, blocks,
 # attributes_mask, (seconds, nanoseconds) of atime, btime, ctime and mtime, the device numbers.
 STATX_OUT = Struct("=QII16x" + "IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIII112x")
 BACKING_MAP = Struct("=iI8x")  # fd, flags
 BACKING_ID = Struct("=i")  # 32 bits wide here and in OPEN_OUT
-DIRENT = Struct("=QQII")  # ino, off, namelen, type; the name follows, padded to 8 bytes
 
 # INIT flags; those above bit 31 live in flags2.
 ASYNC_READ = 1 << 0
@@ -134,24 +132,6 @@ NO_EXPORT_SUPPORT = 1 << 6
 HAS_RESEND = 1 << 7
 ALLOW_IDMAP = 1 << 8
 
-FLAG_NAMES = {
-    ASYNC_READ: "ASYNC_READ",
-    ATOMIC_O_TRUNC: "ATOMIC_O_TRUNC",
-    BIG_WRITES: "BIG_WRITES",
-    DONT_MASK: "DONT_MASK",
-    AUTO_INVAL_DATA: "AUTO_INVAL_DATA",
-    DO_READDIRPLUS: "DO_READDIRPLUS",
-    READDIRPLUS_AUTO: "READDIRPLUS_AUTO",
-    ASYNC_DIO: "ASYNC_DIO",
-    WRITEBACK_CACHE: "WRITEBACK_CACHE",
-    PARALLEL_DIROPS: "PARALLEL_DIROPS",
-    POSIX_ACL: "POSIX_ACL",
-    MAX_PAGES: "MAX_PAGES",
-    CACHE_SYMLINKS: "CACHE_SYMLINKS",
-    HANDLE_KILLPRIV_V2: "HANDLE_KILLPRIV_V2",
-    SETXATTR_EXT: "SETXATTR_EXT",
-}
-
 FOPEN_DIRECT_IO = 1 << 0
 FOPEN_KEEP_CACHE = 1 << 1
 FOPEN_CACHE_DIR = 1 << 3
@@ -173,9 +153,6 @@ FSYNC_DATASYNC = 1
 FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE = 1, 2, 4, 8
 FATTR_ATIME, FATTR_MTIME, FATTR_FH = 16, 32, 64
 FATTR_ATIME_NOW, FATTR_MTIME_NOW = 128, 256
-FATTR_CTIME = 1 << 10
 FATTR_KILL_SUIDGID = 1 << 11
 
 INVALID_ID = 0xFFFFFFFF  # uid and gid of requests that make nothing, with ALLOW_IDMAP
-
-MIN_READ_BUFFER = 8192
