@@ -25,6 +25,7 @@ _MOUNT_FLAGS = {
     "dirsync": syscalls.MS_DIRSYNC,
     "noatime": syscalls.MS_NOATIME,
     "nodiratime": syscalls.MS_NODIRATIME,
+    "nosymfollow": syscalls.MS_NOSYMFOLLOW,
 }
 # What fusermount3 takes of the words above.
 _HELPER_WORDS = ("ro", "nosuid", "nodev", "noexec", "sync", "dirsync", "noatime", "suid", "dev", "exec")
