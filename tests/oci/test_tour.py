@@ -5,18 +5,16 @@ The shell has namespaces and control groups of its own, in which names such as /
 """
 
 import os
-import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.groups import Make
 from tests.support.oci import PROGRAM, can_run
+from tests.support.tour import TOUR, commands
 
-TOUR = Path(__file__).parents[2] / "docs/tour"
 TOOLS = ("bash", "ip", "lsns", "nsenter", "pgrep", "ps", "unshare")
 # What a page shows to fail, or ends itself.
 FAILING = (
@@ -31,26 +29,6 @@ PATIENT_RMDIR = """rmdir() { for group; do
     for try in $(seq 100); do command rmdir $group && continue 2; sleep 0.05; done 2>/dev/null; return 1
 done; }
 """
-
-
-def commands(page: str) -> Iterator[str]:
-    """Yield what stands behind the prompts of a page, without what it prints."""
-    for block in re.findall(r"^```console\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
-        lines = iter(block.splitlines())
-        command = ""
-        for line in lines:
-            if line.startswith("$ "):
-                if command:
-                    yield command
-                command = line[2:]
-            elif line.startswith(">"):
-                command += "\n" + line[1:]
-            if command.endswith("\\"):
-                command += "\n" + next(lines)
-            if command.endswith("<<'EOF'"):
-                while not command.endswith("\nEOF"):
-                    command += "\n" + next(lines)
-        yield command
 
 
 def script(pages: list[Path], place: Path) -> tuple[str, list[str]]:
