@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,7 +105,10 @@ def _add_measuring(parser: Parser, targets: str, rounds: int, minutes: int = 0) 
     )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the result file (JSON Lines)")
     parser.add_argument(
-        "--directory", type=Path, default=Path(tempfile.gettempdir()), help="where branches are made"
+        "--directory",
+        type=Path,
+        default=Path(os.environ.get("TMPDIR") or "/tmp"),
+        help="where branches are made",
     )
     parser.add_argument(
         "--backing", choices=tuple(backing.BACKINGS), default="", help="a fresh filesystem below the branches"
@@ -164,7 +167,7 @@ def _minutes(text: str) -> int:
 
 
 def _count(text: str, most: int) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
+    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     if int(text) > most:
         raise argparse.ArgumentTypeError(f"{text} is more than {most}")

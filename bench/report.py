@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from bench import dotplot, page, plots, text
@@ -12,19 +16,36 @@ from unionfs.errors import UserError
 
 
 def write(results: Results, output: Path) -> None:
-    """Write a report in the form that the name's ending asks for; UserError for another ending."""
+    """Write a report in the form that the name's ending asks for; UserError for another ending.
+
+    A former report stays until the new one is complete.
+    """
     if not results.samples:
         raise UserError("the result file holds no samples: nothing to report")
-    forms = {".html": page.html, ".md": markdown}
+    make = _FORMS.get(output.suffix)
+    if make is None:
+        raise UserError(f"{output}: unknown form", "end it in .html, .md or .png", status=2)
+    place = Path(os.path.realpath(output))
+    new = place.with_name(f".{place.name}.new")
     try:
-        if output.suffix in forms:
-            output.write_text(forms[output.suffix](results), encoding="utf-8")
-        elif output.suffix == ".png":
-            output.write_bytes(picture(results, summarize(results)))
-        else:
-            raise UserError(f"{output}: unknown form", "end it in .html, .md or .png", status=2)
+        if place.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with new.open("wb", buffering=0) as stream:  # before the work, which takes a while
+            _fill(stream, new, place, lambda: make(results))
     except OSError as error:
         raise UserError(f"{output}: {error.strerror}") from None
+
+
+def _fill(stream: io.FileIO, new: Path, place: Path, make: Callable[[], bytes]) -> None:
+    """Write what `make` returns to the file `new` and let it take its place; it goes when that fails."""
+    try:
+        rest = memoryview(make())
+        while rest:
+            rest = rest[stream.write(rest) :]
+        new.replace(place)
+    except BaseException:
+        new.unlink()
+        raise
 
 
 def picture(results: Results, rows: list[list[Cell]]) -> bytes:
@@ -33,6 +54,13 @@ def picture(results: Results, rows: list[list[Cell]]) -> bytes:
     if drawing is None:
         raise UserError("no ratios to draw", f"they need a second target beside {results.baseline}")
     return plots.png(drawing)
+
+
+_FORMS: dict[str, Callable[[Results], bytes]] = {
+    ".html": lambda results: page.html(results).encode(),
+    ".md": lambda results: markdown(results).encode(),
+    ".png": lambda results: picture(results, summarize(results)),
+}
 
 
 def markdown(results: Results) -> str:

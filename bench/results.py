@@ -234,6 +234,8 @@ _DAMAGED = "measure again, or take an undamaged copy"
 
 def _read(path: Path) -> list[str]:
     try:
+        if path.is_char_device():  # /dev/zero has no end
+            raise UserError(f"{path}: not a result file of unionbench", status=2)
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         return data.decode().splitlines()
     except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile):

@@ -4,6 +4,9 @@
 import gzip
 import json
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -126,6 +129,12 @@ def test_load_damaged_file_is_one_line(
     assert said.startswith(f"unionbench: {path}: ") and message in said and said.count("\n") == 1
 
 
+def test_load_endless_file_is_refused() -> None:
+    """A device has no end."""
+    with pytest.raises(UserError, match="/dev/zero: not a result file"):
+        load(Path("/dev/zero"))
+
+
 def test_load_packed_file_is_read_and_half_of_one_is_refused(tmp_path: Path) -> None:
     """gzip is unpacked on the way; a torn one is damaged."""
     plain = write_results(tmp_path / "r.jsonl")
@@ -145,6 +154,17 @@ def test_report_unwritable_output_is_one_line(
     results = str(write_results(tmp_path / "r.jsonl"))
     assert cli.main(["report", results, "-o", f"/nonexistent/r{ending}"]) == 1
     assert capsys.readouterr().err == f"unionbench: /nonexistent/r{ending}: No such file or directory\n"
+
+
+def test_report_that_fails_leaves_the_former_one(tmp_path: Path) -> None:
+    """Where the disk is full, or a file may not become so long."""
+    results, output = write_results(tmp_path / "r.jsonl"), tmp_path / "r.md"
+    output.write_text("before")
+    report = shlex.join([sys.executable, "-m", "bench.cli", "report", str(results), "-o", str(output)])
+    done = subprocess.run(["sh", "-c", f"ulimit -f 0; {report}"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, f"unionbench: {output}: File too large\n")
+    assert output.read_text() == "before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.jsonl", "r.md"]
 
 
 def test_report_of_one_suite_has_its_figures_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
