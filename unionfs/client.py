@@ -21,8 +21,8 @@ def locate(path: str) -> tuple[str, str]:
     """Return (mount point, path from its root) of a path on a union; the last part is not followed if it is a link."""
     full = mount_table.canonical(path)
     mounted = mount_table.containing(full)
-    if mounted is None:
-        raise UserError(f"{path} is on no mount")
+    if mounted is None or not mounted.fstype.startswith("fuse"):
+        raise UserError(f"{path} is not on a union mounted by unionfs", "see: findmnt -t fuse.unionfs")
     return mounted.target, os.path.relpath(full, mounted.target).removeprefix(".")
 
 

@@ -130,7 +130,11 @@ def mvdown(arguments: argparse.Namespace) -> int:
 
     for file in arguments.file:
         mountpoint, path = client.locate(file)
-        request(mountpoint, "move_down", path=path, overwrite=arguments.overwrite, keep=arguments.keep)
+        try:
+            request(mountpoint, "move_down", path=path, overwrite=arguments.overwrite, keep=arguments.keep)
+        except OSError as error:  # the server knows the file by its path in the union
+            reason = str(error.strerror).removeprefix(f"{path}: ")
+            raise OSError(error.errno, reason, file) from None
     return 0
 
 

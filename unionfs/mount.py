@@ -59,7 +59,7 @@ def mount_in_background(*plans: MountPlan) -> int:
     with open(reading, "rb") as stream:
         report = stream.read()
     if not report.startswith(_READY):
-        raise UserError(report.decode(errors="replace") or "the server died before the mount answered")
+        raise UserError(os.fsdecode(report) or "the server died before the mount answered")
     return int(report[1:])
 
 
@@ -87,7 +87,7 @@ def _background(plans: Sequence[MountPlan], writing: int) -> int:
         logging.getLogger(__name__).exception("the server failed")
         message = f"internal error: {error!r}"
     with contextlib.suppress(OSError):  # after `ready` nobody listens
-        os.write(writing, message.encode())
+        os.write(writing, os.fsencode(message))
     return 1
 
 

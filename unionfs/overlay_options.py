@@ -124,7 +124,7 @@ class _Reader:
 def _check_identity(name: str, value: str) -> None:
     """Accept a mapping of ids to themselves; UserError for any other."""
     numbers = value.split(":")
-    if len(numbers) % 3 or not all(number.isdigit() for number in numbers):
+    if len(numbers) % 3 or not all(number.isascii() and number.isdigit() for number in numbers):
         raise UserError(f"option {name}: {value!r} is not a list of ID:ID:COUNT")
     if numbers[0::3] != numbers[1::3]:
         raise UserError(

@@ -47,6 +47,8 @@ def _run(program: str, command: Callable[[], int], failed: int) -> int:
         return failed if error.status == _FAILED else error.status
     except KeyboardInterrupt:
         return _INTERRUPTED
+    except BrokenPipeError:
+        return failed
     except OSError as error:
         lost = None if error.filename else _flush()
         if not _say_lost(program, lost):

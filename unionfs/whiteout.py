@@ -190,11 +190,14 @@ def make_base(branch: OpenBranch) -> None:
 
 
 def make_bookkeeping(branch: OpenBranch) -> None:
-    """Create AUFS' three entries in the root of a writable branch."""
-    make_base(branch)
-    for directory in (PLINK_DIR, ORPHAN_DIR):
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(directory, 0o700, dir_fd=branch.root)
+    """Create AUFS' three entries in the root of a writable branch; OSError with the branch's path."""
+    try:
+        make_base(branch)
+        for directory in (PLINK_DIR, ORPHAN_DIR):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(directory, 0o700, dir_fd=branch.root)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, branch.path) from None
 
 
 def remove_bookkeeping(branch: OpenBranch) -> list[OSError]:

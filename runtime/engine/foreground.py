@@ -18,6 +18,7 @@ from runtime.engine.container import Container
 from runtime.engine.request import Request
 from runtime.oci import channel as messages
 from runtime.oci import console, syscalls
+from unionfs.program import one_line
 
 _PR_SET_CHILD_SUBREAPER = 36
 _LOCAL = {
@@ -63,7 +64,7 @@ def run(request: Request, container: Container) -> int:
         _wait_for_children(pid)
         container.clean()  # usually the supervisor has, and there is nothing left to do
     if client.problem:
-        print(f"unionbox: {client.problem}", file=sys.stderr)
+        print(f"unionbox: {one_line(client.problem)}", file=sys.stderr)
     return status
 
 

@@ -70,9 +70,10 @@ def _hold(directory: str) -> int:
 
 def _directory(path: str, option: str) -> str:
     if not os.path.isdir(path):
-        what = "is not a directory" if os.path.exists(path) else "does not exist"
+        if os.path.exists(path):
+            raise UserError(f"{option} {path} is not a directory")
         raise UserError(
-            f"{option} {path} {what}", f"make it first: mkdir -p {path}" if option == "--rw" else ""
+            f"{option} {path} does not exist", f"make it first: mkdir -p {path}" if option == "--rw" else ""
         )
     return path
 

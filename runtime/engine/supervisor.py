@@ -21,6 +21,7 @@ from runtime.engine.container import Container
 from runtime.engine.request import Request
 from runtime.oci import channel as messages
 from unionfs.errors import UserError
+from unionfs.program import describe
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,7 @@ def main(
     except UserError as error:
         messages.send(control, "error", f"{FAILED} {error.line()}")
     except OSError as error:
-        where = f" ({os.fsdecode(error.filename)})" if error.filename else ""
-        messages.send(control, "error", f"{FAILED} {error.strerror or error}{where}")
+        messages.send(control, "error", f"{FAILED} {describe(error)}")
     except BaseException as error:
         log.exception("the supervisor failed")
         messages.send(control, "error", f"{FAILED} {type(error).__name__}: {error}")

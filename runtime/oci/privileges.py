@@ -82,7 +82,7 @@ def resolve_user(text: str) -> User:
     account = _find("/etc/passwd", name, columns=7)
     if account is not None:
         uid, gid, home, login = int(account[2]), int(account[3]), account[5] or "/", account[0]
-    elif name.isascii() and name.isdigit():
+    elif _is_id(name):
         uid, gid, home, login = int(name), 0, "/", ""
     else:
         raise KeyError(f"no user {name!r} in /etc/passwd of the container")
@@ -96,9 +96,14 @@ def _group_id(name: str) -> int:
     entry = _find("/etc/group", name, columns=4)
     if entry is not None:
         return int(entry[2])
-    if name.isascii() and name.isdigit():
+    if _is_id(name):
         return int(name)
     raise KeyError(f"no group {name!r} in /etc/group of the container")
+
+
+def _is_id(text: str) -> bool:
+    """Tell whether this is a number that the kernel takes for a user or group; 2³²−1 means "leave it"."""
+    return text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < 0xFFFFFFFF
 
 
 def _memberships(login: str) -> set[int]:
@@ -120,7 +125,7 @@ def _find(path: str, name: str, *, columns: int) -> list[str] | None:
 def _entries(path: str, *, columns: int) -> Iterator[list[str]]:
     for line in _read(path).split("\n"):
         fields = line.split(":")
-        if len(fields) >= columns and fields[2].isdigit() and (columns < 7 or fields[3].isdigit()):
+        if len(fields) >= columns and _is_id(fields[2]) and (columns < 7 or _is_id(fields[3])):
             yield fields
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The programs as people call them: what they print, their exit codes, and that a failure leaves nothing behind."""
 
+import errno
 import json
 import os
 import signal
@@ -38,6 +39,7 @@ def test_mount_returns_when_the_mount_answers(place: Place) -> None:
     ("options", "words"),
     [
         ("br:{root}/missing=rw", "missing"),
+        ("br:{root}/no\udcfftext=rw", "/no\\xfftext: No such file"),
         ("br:{ro}/file=ro", "directory"),
         ("br:{rw}=rw:{rw}/sub=ro", "overlaps"),
         ("br:{rw}=rw:{mnt}/inside=ro", "inside the mount point"),
@@ -128,6 +130,18 @@ def test_commands_read_any_mount_table(place: Place) -> None:
             shown = unionfs("which", target / "file").stdout
             assert str(place.ro / "file") in shown and shown.count("\n") == 1
             unionfs("umount", target)
+
+
+def test_mount_nosymfollow_follows_no_link(place: Place) -> None:
+    """A word of mount(8)'s that the kernel has since 5.10; a remount takes it back."""
+    (place.ro / "link").symlink_to("file")
+    unionfs("mount", "-o", f"{place.options},nosymfollow", place.mnt)
+    with pytest.raises(OSError) as caught:
+        (place.mnt / "link").read_text()
+    assert caught.value.errno == errno.ELOOP
+    unionfs("remount", "-o", "symfollow", place.mnt)
+    assert (place.mnt / "link").read_text() == "low\n"
+    unionfs("umount", place.mnt)
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["mount"], ["branch", "add", "/mnt", "x", "/b"]])
@@ -276,6 +290,28 @@ def test_control_socket_survives_rubbish(union: Workshop) -> None:
             assert b'"ok": true' not in answer
     assert made.status()["pid"] == made.pid
     made.allowed_log.append("control command failed|Traceback|^ |Error")
+
+
+@pytest.mark.parametrize("command", ["which", "mvdown"])
+def test_command_names_the_file_as_it_was_given(place: Place, command: str) -> None:
+    """Whether it is on no union at all or not in it."""
+    refused(unionfs(command, place.ro / "file", check=False), f"{place.ro}/file is not on a union")
+    unionfs("mount", "-o", place.options, place.mnt)
+    refused(unionfs(command, place.mnt / "absent", check=False), f"unionfs: {place.mnt}/absent: ")
+    refused(
+        unionfs("mvdown", place.mnt / "file", check=False), f"{place.mnt}/file: the file is on a read-only"
+    )
+    unionfs("umount", place.mnt)
+
+
+def test_mount_on_a_full_branch_names_it(place: Place) -> None:
+    """Where the bookkeeping entries cannot be made."""
+    syscalls.mount("none", str(place.rw), "tmpfs", 0, "nr_inodes=2")
+    try:
+        done = unionfs("mount", "-o", place.options, place.mnt, check=False)
+        refused(done, f"branch {place.rw}: No space left on device")
+    finally:
+        syscalls.umount2(str(place.rw))
 
 
 # -- commit and check -----------------------------------------------------------------------------------------------

@@ -37,7 +37,8 @@ def mount(source: str, target: str, kind: str | None, flags: int = 0, data: str 
     """Mount as mount(2) does."""
     encoded = kind.encode() if kind else None
     _check(
-        _libc.mount(source.encode(), target.encode(), encoded, ctypes.c_ulong(flags), data.encode()), target
+        _libc.mount(os.fsencode(source), os.fsencode(target), encoded, ctypes.c_ulong(flags), data.encode()),
+        target,
     )
 
 

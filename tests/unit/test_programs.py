@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all programs have in common: wrong usage and lost output are one line each, whatever their standard streams are."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ def run(name: str, *words: str, shell: str = 'exec "$@"') -> subprocess.Complete
     return subprocess.run(
         ["sh", "-c", shell, "sh", *command, *words],
         cwd=Path(__file__).parents[2],
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -48,6 +50,13 @@ def test_wrong_usage_is_one_line_with_the_programs_status(name: str, words: list
 def test_help_for_a_reader_that_leaves_is_no_error_message(name: str) -> None:
     """As in `PROGRAM --help | true`: the pipe says it all."""
     done = run(name, "--help", shell='"$@" | true')
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@each_program
+def test_help_for_a_reader_that_leaves_is_no_error_without_a_buffer(name: str) -> None:
+    """The same where each line is written at once."""
+    done = run(name, "--help", shell='PYTHONUNBUFFERED=1 "$@" | true')
     assert (done.returncode, done.stderr) == (0, "")
 
 
