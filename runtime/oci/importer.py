@@ -9,6 +9,8 @@ from __future__ import annotations
 import gc
 import sys
 
+from runtime.oci import image
+
 _kept: list[object] = []
 
 
@@ -17,4 +19,5 @@ def freeze() -> None:
     # Kept, as to free them would copy the pages that this process shares with its parent.
     _kept.append((sys.path, sys.meta_path, sys.path_hooks, sys.path_importer_cache))
     sys.path, sys.meta_path, sys.path_hooks, sys.path_importer_cache = [], [], [], {}
+    image.stop()
     gc.disable()

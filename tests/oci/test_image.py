@@ -1,51 +1,86 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files that hold the code of the program's modules: made by use, never believed when they may be somebody else's or old."""
 
+import marshal
 import os
+import resource
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from runtime.oci import image as images
 from tests.support.oci import PROGRAM, ROOT
+
+NOBODY = 65534
+COMMAND = "runtime.oci.commands.features"
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
 
 @pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """Return a checkout of the program's own, without any image."""
-    for package in ("runtime", "unionfs"):
-        shutil.copytree(
-            ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "fuse")
-        )
-    return tmp_path
+def copy() -> Iterator[Path]:
+    """Return a checkout of the program's own, which everybody may read, without any image."""
+    with tempfile.TemporaryDirectory(prefix="unionrt-test-") as name:
+        top = Path(name).resolve()
+        top.chmod(0o755)
+        for package in ("runtime", "unionfs"):
+            shutil.copytree(
+                ROOT / package, top / package, ignore=shutil.ignore_patterns("__pycache__", "fuse")
+            )
+        yield top
 
 
-def _features(copy: Path) -> subprocess.CompletedProcess[str]:
-    program = copy / PROGRAM.relative_to(ROOT)
-    environment = {**os.environ, "PATH": "/usr/bin:/bin"}
-    done = subprocess.run([program, "features"], capture_output=True, text=True, timeout=60, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done
+def _features(copy: Path, *wrapper: str, **how: Any) -> str:
+    """Return what the command `features` prints, which must print nothing else."""
+    program = str(copy / PROGRAM.relative_to(ROOT))
+    environment = {**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        [*wrapper, program, "features"], capture_output=True, text=True, timeout=60, env=environment, **how
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
 
 
 def _image(copy: Path) -> Path:
-    (found,) = (copy / "runtime/oci/__pycache__").glob("runtime.oci.commands.features-*.image")
+    (found,) = (copy / "runtime/oci/__pycache__").glob(f"{COMMAND}-*.image")
     return found
+
+
+def _write(image: Path, content: Any) -> None:
+    """Write an image that is whole, whatever is in it."""
+    data = marshal.dumps(content)
+    image.write_bytes(images._HEADER + images._checksum(data) + data)
+
+
+def _plant(image: Path, code: str = "print('planted')") -> None:
+    """Put other code into an image: a way to see whether it is used."""
+    data = image.read_bytes()
+    assert data.startswith(images._HEADER)
+    *before, last = marshal.loads(data[len(images._HEADER) + images._CHECKSUM :])
+    *entry, _ = last
+    _write(image, [*before, (*entry, compile(code, "planted", "exec"))])
 
 
 def test_image_is_made_once_and_follows_the_sources(copy: Path) -> None:
     """The second start changes nothing; a changed source counts at once and is put in anew."""
-    first = _features(copy).stdout
+    first = _features(copy)
     made = _image(copy).stat()
-    assert _features(copy).stdout == first
+    assert _features(copy) == first
     assert _image(copy).stat().st_mtime_ns == made.st_mtime_ns
     source = copy / "runtime/oci/commands/features.py"
     source.write_text(source.read_text() + "\nprint('changed')\n")
-    assert "changed" in _features(copy).stdout
-    assert "changed" in _features(copy).stdout
+    assert "changed" in _features(copy)
+    assert "changed" in _features(copy)
     assert _image(copy).stat().st_ino != made.st_ino
+    source.unlink()
+    assert "No module named" in subprocess.run(
+        [copy / PROGRAM.relative_to(ROOT), "features"], capture_output=True, text=True, timeout=60
+    ).stderr  # fmt: skip
 
 
 START = """
@@ -56,10 +91,14 @@ image.use()
 """
 
 
+def _run(copy: Path, code: str) -> str:
+    command = [sys.executable, "-ISc", START + code, str(copy)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+
+
 def _twice(copy: Path, code: str) -> list[str]:
     """Return what `code` prints with images to be made, and with images."""
-    command = [sys.executable, "-ISc", START + code, str(copy)]
-    return [subprocess.run(command, capture_output=True, text=True).stdout for _ in range(2)]
+    return [_run(copy, code), _run(copy, code)]
 
 
 def test_image_is_used(copy: Path) -> None:
@@ -95,36 +134,176 @@ print(sys.modules["runtime.oci.rootfs.prepare"].__loader__ is None)
     assert outputs == ["False\n", "True\n"]
 
 
-@pytest.mark.parametrize("spoil", ["others may write", "cut short", "foreign"])
-def test_image_that_cannot_be_trusted_is_not_used(copy: Path, spoil: str) -> None:
-    """Writable by others, of another user, or damaged: the modules are imported as ever."""
-    expected = _features(copy).stdout
-    image = _image(copy)
-    if spoil == "others may write":
-        image.chmod(0o666)
-    elif spoil == "foreign":
-        if os.geteuid() != 0:
-            pytest.skip("only root can give a file away")
-        image.write_bytes(b"not marshalled")
-        os.chown(image, 65534, 65534)
-    else:
-        os.truncate(image, 1000)
-    assert _features(copy).stdout == expected
+def test_no_image_is_read_when_the_importer_is_frozen(copy: Path) -> None:
+    """A process that is about to enter a container's root reads no image there: it would be the container's file."""
+    bring = 'image.bring("runtime.oci.importer"); import runtime.oci.importer as importer\n'
+    help = 'image.bring("runtime.oci.help"); print(sys.modules["runtime.oci.help"].__loader__)\n'
+    assert _twice(copy, bring + help)[1] == "None\n"
+    outcome = _run(
+        copy,
+        f"""
+{bring}
+importer.freeze()
+try:
+    {help}
+except ModuleNotFoundError:
+    print("frozen")
+""",
+    )
+    assert outcome == "frozen\n"
+
+
+def _cut(image: Path) -> None:
+    os.truncate(image, 1000)
+
+
+def _empty(image: Path) -> None:
+    os.truncate(image, 0)
+
+
+def _zero(image: Path) -> None:
+    size = image.stat().st_size
+    os.truncate(image, 0)
+    os.truncate(image, size)
+
+
+def _flip_a_bit(image: Path) -> None:
+    data = bytearray(image.read_bytes())
+    data[len(data) // 2] ^= 1
+    image.write_bytes(data)
+
+
+def _other_python(image: Path) -> None:
+    _plant(image)
+    header = images._HEADER
+    image.write_bytes(header[:-4] + bytes(4) + image.read_bytes()[len(header) :])
+
+
+def _raise(image: Path) -> None:
+    _plant(image, "raise RuntimeError")
+
+
+def _other_shape(image: Path) -> None:
+    _write(image, [1, ("name", 2)])
+
+
+def _other_object(image: Path) -> None:
+    _write(image, 17)
+
+
+def _open_to_others(image: Path) -> None:
+    _plant(image)
+    image.chmod(0o666)
+
+
+def _open_to_group(image: Path) -> None:
+    _plant(image)
+    image.chmod(0o664)
+
+
+def _link(image: Path) -> None:
+    _plant(image)
+    image.symlink_to(image.rename(image.with_suffix(".elsewhere")))
+
+
+def _directory(image: Path) -> None:
+    image.unlink()
+    image.mkdir()
+
+
+def _fifo(image: Path) -> None:
+    image.unlink()
+    os.mkfifo(image)
+
+
+def test_image_is_believed(copy: Path) -> None:
+    """The tests below mean something: code put into an image by its owner is executed."""
+    _features(copy)
+    _plant(_image(copy), "print('planted', flush=True); raise SystemExit")
+    assert "planted" in subprocess.run(
+        [copy / PROGRAM.relative_to(ROOT), "features"], capture_output=True, text=True, timeout=60
+    ).stdout  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _cut, _empty, _zero, _flip_a_bit, _other_python, _raise, _other_shape, _other_object,
+        _open_to_others, _open_to_group, _link, _directory, _fifo,
+    ],
+)  # fmt: skip
+def test_image_that_cannot_be_trusted_is_not_used(copy: Path, spoil: Callable[[Path], None]) -> None:
+    """Damaged, of another Python, writable by others, not even a file: the modules are imported as ever, without a word."""
+    expected = _features(copy)
+    spoil(_image(copy))
+    assert _features(copy) == expected
+    assert _features(copy) == expected
+
+
+@needs_root
+def test_image_of_another_user_is_not_used(copy: Path) -> None:
+    """Who is neither root, nor us, nor the owner of the sources could do with us what he likes."""
+    expected = _features(copy)
+    _plant(_image(copy))
+    os.chown(_image(copy), NOBODY, NOBODY)
+    assert _features(copy) == expected
+    assert _image(copy).stat().st_uid == 0
+
+
+@needs_root
+def test_image_that_root_has_made_is_used_by_all(copy: Path) -> None:
+    """In an installation of root's nobody else can make them; those that are there serve everybody, in a user namespace too."""
+    _features(copy)
+    _plant(_image(copy), "print('planted', flush=True); raise SystemExit")
+    program = str(copy / PROGRAM.relative_to(ROOT))
+    for wrapper in ([], ["unshare", "--user", "--map-root-user"]):
+        command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *wrapper, program]
+        done = subprocess.run([*command, "features"], capture_output=True, text=True, timeout=60)
+        if wrapper and "unshare" in done.stderr:
+            pytest.skip("ordinary users may not make user namespaces here")
+        assert done.stdout == "planted\n", done.stderr
+
+
+@needs_root
+def test_program_works_where_no_image_can_be_made(copy: Path) -> None:
+    """For an ordinary user of an installation without images; nothing is tried that leaves something."""
+    user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    assert _features(copy, *user)
+    assert not list(copy.rglob("__pycache__"))
+    (copy / "runtime/oci/__pycache__").mkdir()
+    assert _features(copy, *user)
+    assert not list((copy / "runtime/oci/__pycache__").iterdir())
 
 
 def test_image_that_cannot_be_written_is_no_failure(copy: Path) -> None:
     """Where __pycache__ cannot be made the program works without."""
     (copy / "runtime/oci/__pycache__").write_text("in the way")
-    assert _features(copy).stdout
+    assert _features(copy)
 
 
-def test_image_of_another_copy_is_not_used(copy: Path) -> None:
-    """Who copies a tree with its caches and changes the copy runs the copy."""
-    _features(copy)
+def test_image_that_cannot_be_finished_leaves_nothing(copy: Path) -> None:
+    """A full disk takes the beginning of a file only."""
+    expected = _features(copy)
+    for path in (copy / "runtime/oci/__pycache__").glob("*.image"):
+        path.unlink()
+    most = 1000
+    assert (
+        _features(copy, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
+        == expected
+    )
+    assert not [path for path in (copy / "runtime/oci/__pycache__").iterdir() if ".image" in path.name]
+
+
+def test_image_goes_along_with_a_copy(copy: Path) -> None:
+    """Who copies a tree with its caches and changes the copy runs the copy; what is as it was need not be made again."""
+    expected = _features(copy)
     other = copy / "other"
     other.mkdir()
     for package in ("runtime", "unionfs"):
         shutil.copytree(copy / package, other / package)
+    made = _image(other).stat().st_ino
+    assert _features(other) == expected
+    assert _image(other).stat().st_ino == made
     source = other / "runtime/oci/commands/features.py"
     source.write_text(source.read_text() + "\nprint('changed')\n")
-    assert "changed" in _features(other).stdout
+    assert "changed" in _features(other)
