@@ -32,8 +32,10 @@ _LONGEST_REPORT = 4000  # bytes that a fifo takes whole
 
 
 def run(job: Job) -> None:
-    """Furnish the container and become its program; returns only by an exception."""
-    _settle(job)
+    """Furnish the container and become its program; returns only by an exception. Called in the container's cgroup."""
+    if job.namespaces.makes("cgroup"):
+        with Step("make the cgroup namespace"):
+            syscalls.unshare(syscalls.CLONE_NEWCGROUP)  # its root is the group we are in
     steps.build(job.config, job.root)
     if job.must_pause():
         messages.ask(job.channel, "hooks")
@@ -51,12 +53,9 @@ def run(job: Job) -> None:
     _become_program(job)
 
 
-def _settle(job: Job) -> None:
-    """Take possession of the namespaces."""
+def settle(job: Job) -> None:
+    """Take possession of the other namespaces; called before `run`, as soon as there are any."""
     os.setsid()
-    if job.namespaces.makes("cgroup"):
-        with Step("make the cgroup namespace"):
-            syscalls.unshare(syscalls.CLONE_NEWCGROUP)
     if job.request.new_keyring:
         keyring.join(job.request.id)
     if job.namespaces.makes("network"):

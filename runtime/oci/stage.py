@@ -62,6 +62,8 @@ def _be_child(job: Job, new: int) -> NoReturn:
         if new:
             with Step("make the namespaces", _hint()):
                 syscalls.unshare(new)
+        if job.namespaces.simple():
+            init.settle(job)
         messages.wait(job.channel)  # until the parent has made all cgroups and files
         _open_gate(job)
         with Step("join the cgroup"):
@@ -70,6 +72,7 @@ def _be_child(job: Job, new: int) -> NoReturn:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # hides memory, descriptors and executable
         if not job.namespaces.simple():
             _stage(job)
+            init.settle(job)
         init.run(job)
     except Failure as failure:
         text = failure.line()

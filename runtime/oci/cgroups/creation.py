@@ -117,12 +117,17 @@ def _mkdir(group: Group, mount: str, path: str, *, own: bool) -> None:
 
 def _fill_cpuset(mount: str, path: str) -> None:
     """Copy the parent's CPUs and memory nodes: a new v1 cpuset has none and takes no process. Nor may its parents have none."""
-    empty = [file for file in ("cpuset.cpus", "cpuset.mems") if not read(path, file)]
-    if empty and path != mount:
-        parent = os.path.dirname(path)
-        _fill_cpuset(mount, parent)
-        for file in empty:
-            write(path, file, read(parent, file) or "")
+    for file in ("cpuset.cpus", "cpuset.mems"):
+        _inherit(mount, path, file)
+
+
+def _inherit(mount: str, path: str, file: str) -> str:
+    """Return what the group has, copied from its parent if that is nothing."""
+    text = read(path, file) or ""
+    if not text and path != mount:
+        text = _inherit(mount, os.path.dirname(path), file)
+        write(path, file, text)
+    return text
 
 
 def _refuse_processes(path: str) -> None:
