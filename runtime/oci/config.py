@@ -7,9 +7,7 @@ that are null are removed, so that a key that is there has its type.
 
 from __future__ import annotations
 
-import os
-
-from runtime.oci import jsontext, shape
+from runtime.oci import files, jsontext, shape
 from runtime.oci.failure import Failure, Step
 
 TYPE_CHECKING = False
@@ -45,7 +43,7 @@ def load(path: str, terminal_check: Callable[[bool], None] | None = None) -> Con
     with Step(
         "read the configuration", "give --bundle the directory that holds it, or make one with `unionrt spec`"
     ):
-        text = _read(path)
+        text = files.read(path)
     config = parse(text, path, terminal_check)
     check(config)
     return config
@@ -200,9 +198,3 @@ def _check_device(device: Config, place: str) -> None:
         )
     if not device.get("path"):
         raise Failure(f"config.json: {place}.path is missing")
-
-
-def _read(path: str) -> str:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    with open(fd, encoding="utf-8", errors="surrogateescape") as stream:
-        return stream.read()

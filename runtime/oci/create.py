@@ -15,7 +15,7 @@ from runtime.oci import image, jsontext, log, namespaces, process, rootfs, stage
 from runtime.oci.cgroups import open_group
 from runtime.oci.failure import Failure, Step, describe
 from runtime.oci.job import Job
-from runtime.oci.process.signals import signal
+from runtime.oci.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

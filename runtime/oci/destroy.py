@@ -8,7 +8,7 @@ import os
 from runtime.oci import jsontext, log
 from runtime.oci.cgroups import Group
 from runtime.oci.failure import describe
-from runtime.oci.process.signals import signal
+from runtime.oci.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

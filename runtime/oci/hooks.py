@@ -16,6 +16,7 @@ from runtime.oci import seal
 from runtime.oci.failure import Failure
 from runtime.oci.process import environment as variables
 from runtime.oci.process import launch, signals
+from runtime.oci.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -212,15 +213,15 @@ class _Run:
 
 def _kill(pid: int) -> None:
     """Kill a hook that is not reaped yet, with its process group once it has one of its own."""
-    os.kill(pid, signals.signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     try:
-        os.killpg(pid, signals.signal.SIGKILL)
+        os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
 
 
 def _killed(number: int) -> str:
-    name = (signals.signal.strsignal(number) or "").lower()
+    name = (signal.strsignal(number) or "").lower()
     return f"killed by signal {number}: {name}" if name else f"killed by signal {number}"
 
 

@@ -12,13 +12,11 @@ import sys
 from runtime.oci import image, log, options
 from runtime.oci.failure import FAILED, Failure, describe
 from runtime.oci.settings import GLOBAL, Settings
+from runtime.oci.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from typing import Any, NoReturn
-else:
-    import _signal as signal  # the package costs more, see process/signals.py
 
 NAME = "unionrt"
 VERSION = "0.1.0"

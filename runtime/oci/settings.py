@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 
+from runtime.oci import files
 from runtime.oci.failure import Failure
 from runtime.oci.options import Option, Options
 
@@ -77,7 +78,6 @@ def _is_rootless(text: str) -> bool:
 def _owns_all_ids() -> bool:
     """Tell whether this is the initial user namespace (or one that maps every id)."""
     try:
-        with open("/proc/self/uid_map") as stream:
-            return stream.read().split() == ["0", "0", "4294967295"]
+        return files.read("/proc/self/uid_map").split() == ["0", "0", "4294967295"]
     except OSError:
         return True  # a kernel without user namespaces

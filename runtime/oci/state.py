@@ -18,7 +18,7 @@ import os
 import stat
 import time
 
-from runtime.oci import jsontext, log
+from runtime.oci import files, jsontext, log
 from runtime.oci.failure import Failure, Step
 
 TYPE_CHECKING = False
@@ -76,7 +76,7 @@ class Container:
     def config(self) -> dict[str, Any]:
         """Return the container's configuration as it was checked at its creation."""
         with Step(f"read the configuration of {self.id}"):
-            value: dict[str, Any] = jsontext.loads(_read(self.path(CONFIG)))
+            value: dict[str, Any] = jsontext.loads(files.read(self.path(CONFIG)))
         return value
 
     @property
@@ -264,7 +264,7 @@ def _is_ours(directory: str) -> bool:
 def start_time(pid: int) -> int:
     """Return when the process started, in clock ticks since the boot; 0 if it has ended (a zombie has)."""
     try:
-        text = _read(f"/proc/{pid}/stat")
+        text = files.read(f"/proc/{pid}/stat")
     except (FileNotFoundError, ProcessLookupError):
         return 0
     fields = text[text.rindex(")") + 2 :].split()  # the name before may hold blanks and parentheses
@@ -296,18 +296,13 @@ def write_file(path: str, text: str) -> None:
 def _read_record(directory: str) -> dict[str, Any] | None:
     """Return the record; None if there is none, or none that can be read: such a container can only be deleted."""
     try:
-        value = jsontext.loads(_read(os.path.join(directory, RECORD)))
+        value = jsontext.loads(files.read(os.path.join(directory, RECORD)))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         log.warning(f"{directory}/{RECORD} is damaged: {error}")
         return None
     return value if isinstance(value, dict) else None
-
-
-def _read(path: str) -> str:
-    with open(path, encoding="utf-8", errors="surrogateescape") as stream:
-        return stream.read()
 
 
 def _unlink(path: str) -> None:

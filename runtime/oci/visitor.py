@@ -15,7 +15,7 @@ from runtime.oci import channel as messages
 from runtime.oci import importer, namespaces, syscalls
 from runtime.oci.failure import Failure, Step, describe
 from runtime.oci.process import become, keyring, launch, prepared, scheduling
-from runtime.oci.process.signals import signal
+from runtime.oci.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_LARGE = 1 << 20
+_LARGE = 1 << 16
 
 
 def read(directory: str, file: str) -> str | None:

@@ -7,6 +7,8 @@ limits for them are written there; all the rest goes to v1, except the kill of a
 
 from __future__ import annotations
 
+from runtime.oci import files
+
 _USUAL = "/sys/fs/cgroup"
 
 
@@ -36,8 +38,7 @@ def detect(mountinfo: str | None = None) -> Layout:
     A mount below /sys/fs/cgroup wins over one elsewhere, a later one over an earlier one on the same place.
     """
     if mountinfo is None:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
-            mountinfo = stream.read()
+        mountinfo = files.read("/proc/self/mountinfo")
     v1: dict[str, str] = {}
     v2 = ""
     for line in mountinfo.split("\n"):  # other line ends may be part of a name

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from runtime.oci import files
 from runtime.oci.failure import Failure
 
 TYPE_CHECKING = False
@@ -50,8 +51,7 @@ def directories(layout: Layout, path: str, own: dict[str, str] | None) -> tuple[
 def groups_of(pid: int | str = "self") -> dict[str, str]:
     """Return the groups a process is in by controller, "" for v2; empty if there is no such process."""
     try:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
-            return parse_groups(stream.read())
+        return parse_groups(files.read(f"/proc/{pid}/cgroup"))
     except OSError:
         return {}
 

@@ -11,7 +11,7 @@ from runtime.oci import image, jsontext, log, namespaces, seal, shape, state, vi
 from runtime.oci.failure import Failure, Step, describe
 from runtime.oci.options import Command, Option, Options
 from runtime.oci.process import foreground, launch, prepared, user
-from runtime.oci.process.signals import signal
+from runtime.oci.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import os
 from runtime.oci import state
 from runtime.oci.failure import Failure
 from runtime.oci.options import Command, Option, Options
-from runtime.oci.process.signals import signal as _signal
+from runtime.oci.signals import signal as _signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import select
 
-from runtime.oci.process.signals import signal
+from runtime.oci.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from runtime.oci.process.signals import signal
+from runtime.oci.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

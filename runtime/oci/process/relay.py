@@ -9,7 +9,7 @@ import termios
 import tty
 
 from runtime.oci import console
-from runtime.oci.process.signals import signal
+from runtime.oci.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,17 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals without the package `signal`, whose enumerations cost more than a container's start can spare."""
+"""The signals of a process that is about to become the user's program."""
 
 from __future__ import annotations
 
 from runtime.oci.process import syscalls
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import signal
-else:
-    import _signal as signal
-
-__all__ = ["reset", "signal"]
+from runtime.oci.signals import signal
 
 _UNCHANGEABLE = (signal.SIGKILL, signal.SIGSTOP)
 

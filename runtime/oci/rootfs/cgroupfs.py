@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from runtime.oci import files
 from runtime.oci.cgroups import layout
 from runtime.oci.rootfs import mountinfo, resolve, syscalls
 from runtime.oci.rootfs.filesystems import change, new_filesystem
@@ -117,7 +118,7 @@ def _make_place(top: int, name: str) -> int:
 def _own_group(hierarchy: Hierarchy) -> str:
     """Return the directory on the host of the group that this process is in."""
     group = "/"
-    for line in mountinfo.read_lines("/proc/self/cgroup"):
+    for line in files.lines("/proc/self/cgroup"):
         _number, words, path = line.split(":", 2)
         if sorted(filter(None, words.split(","))) == sorted(hierarchy.words):
             group = path

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import os
+from runtime.oci import files
 
 
 class Line:
@@ -22,19 +22,7 @@ class Line:
 
 def read() -> list[Line]:
     """Return the mounts in the order they were made."""
-    return [Line(line) for line in read_lines("/proc/self/mountinfo")]
-
-
-def read_lines(path: str) -> list[str]:
-    """Return the lines of a file of proc, however long. Only a newline ends one: others may be part of a name."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        parts = []
-        while part := os.read(fd, 65536):
-            parts.append(part)
-    finally:
-        os.close(fd)
-    return [os.fsdecode(line) for line in b"".join(parts).split(b"\n") if line]
+    return [Line(line) for line in files.lines("/proc/self/mountinfo")]
 
 
 def _unescape(text: str) -> str:

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading a small file whole: what `open` builds around a descriptor takes longer than that."""
+
+from __future__ import annotations
+
+import os
+
+_PART = 65536
+
+
+def read(path: str) -> str:
+    """Return the text of a file, however long; OSError carries its path."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(fd, _PART):
+            parts.append(part)
+    except OSError as error:  # a directory; a process that has ended
+        raise OSError(error.errno, error.strerror, path) from None
+    finally:
+        os.close(fd)
+    return b"".join(parts).decode("utf-8", "surrogateescape")
+
+
+def lines(path: str) -> list[str]:
+    """Return the lines of a file of proc. Only a newline ends one: other line ends may be part of a name."""
+    return [line for line in read(path).split("\n") if line]
