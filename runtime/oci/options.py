@@ -82,6 +82,13 @@ class Options:
         except ValueError:
             raise Failure(f"--{name}: {text!r} is not a number") from None
 
+    def count(self, name: str) -> int:
+        """Return the last value given as a number that is not negative, 0 without one."""
+        number = self.number(name)
+        if number < 0:
+            raise Failure(f"--{name}: {number} is less than 0")
+        return number
+
     def all(self, name: str) -> list[str]:
         """Return all values given, in order."""
         return self.given.get(name, [])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from runtime.oci.commands.events import seconds
+from runtime.oci.commands.kill import signal_number
 from runtime.oci.commands.ps import select
 from runtime.oci.commands.update import size
 from runtime.oci.failure import Failure
@@ -233,7 +234,23 @@ def test_durations(text: str, value: float) -> None:
     assert seconds(text) == pytest.approx(value)
 
 
-@pytest.mark.parametrize("text", ["", "s", "0s", "-1s", "x"])
+@pytest.mark.parametrize(
+    "text", ["-5", "-5M", "x", "M", "inf", "nan", "1e400", "²", str(1 << 63), "9" * 5000]
+)
+def test_sizes_that_are_none(text: str) -> None:
+    """They are refused; in particular no slip lifts a limit."""
+    with pytest.raises(Failure, match="size"):
+        size("memory", text)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "RTMIN+" + "9" * 5000, "²", "65", "-1", "NOPE"])
+def test_signals_that_are_none(text: str) -> None:
+    """They are refused by name."""
+    with pytest.raises(Failure, match="unknown signal"):
+        signal_number(text)
+
+
+@pytest.mark.parametrize("text", ["", "s", "0s", "-1s", "x", "²", "1000000000h", "9" * 400])
 def test_durations_that_are_none(text: str) -> None:
     """They are refused."""
     with pytest.raises(Failure, match="duration"):

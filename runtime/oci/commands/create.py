@@ -41,7 +41,7 @@ def request(options: Options) -> Request:
     asked.console_socket = options.text("console-socket")
     asked.pid_file = options.text("pid-file")
     asked.pidfd_socket = options.text("pidfd-socket")
-    asked.preserve_fds = options.number("preserve-fds")
+    asked.preserve_fds = options.count("preserve-fds")
     asked.pivot = not options.flag("no-pivot")
     asked.new_keyring = not options.flag("no-new-keyring")
     return asked

@@ -30,6 +30,7 @@ COMMAND = Command(
     ),
 )
 
+_LONGEST = 1e6  # poll(2) counts milliseconds in 31 bits
 _UNITS = (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("", 1.0))
 
 
@@ -53,7 +54,9 @@ def seconds(text: str) -> float:
     """Return a duration such as 5s, 100ms, 1m or 2.5 in seconds."""
     for suffix, factor in _UNITS:
         number = text[: len(text) - len(suffix)]
-        if text.endswith(suffix) and number.replace(".", "", 1).isdigit() and float(number) > 0:
+        if not text.endswith(suffix) or not number.replace(".", "", 1).isdecimal():
+            continue
+        if 0 < float(number) * factor <= _LONGEST:
             return float(number) * factor
     raise Failure(f"--interval: {text!r} is not a duration", "write 5s or 100ms")
 

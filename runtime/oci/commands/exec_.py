@@ -183,7 +183,7 @@ def _prepare(
     pid = container.pid
     joined, root = _open_namespaces(container, pid)
     in_user_namespace = any(flag == namespaces.KINDS["user"] for flag, _, _ in joined.joined)
-    preserve, listen = options.number("preserve-fds"), prepared.announced_descriptors()
+    preserve, listen = options.count("preserve-fds"), prepared.announced_descriptors()
     made = prepared.prepare(
         process, linux, preserve_fds=preserve, listen_fds=listen, user_namespace=in_user_namespace
     )

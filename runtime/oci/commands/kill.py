@@ -24,6 +24,8 @@ COMMAND = Command(
 )
 _SIGKILL = 9
 _FIRST_REAL_TIME, _LAST_REAL_TIME = 34, 64
+_LONGEST = 20
+_HINT = "give a name such as TERM, or a number from 1 to 64"
 
 
 def run(settings: Settings, options: Options) -> int:
@@ -61,6 +63,8 @@ def _send(container: state.Container, pid: int, number: int) -> None:
 
 def signal_number(text: str) -> int:
     """Return the number of a signal given as a number, `TERM`, `SIGTERM`, `RTMIN+3` or `RTMAX-1`."""
+    if len(text) > _LONGEST:  # Python refuses to read numbers of some thousand digits
+        raise Failure(f"unknown signal {text!r}", _HINT)
     if text.isdecimal() and 0 <= int(text) <= _LAST_REAL_TIME:
         return int(text)
     name = text.upper().removeprefix("SIG")
@@ -72,5 +76,5 @@ def signal_number(text: str) -> int:
                 return found
     found = getattr(_signal, f"SIG{name}", 0) if name.isalnum() else 0
     if not isinstance(found, int) or found <= 0:
-        raise Failure(f"unknown signal {text!r}", "give a name such as TERM, or a number from 1 to 64")
+        raise Failure(f"unknown signal {text!r}", _HINT)
     return found

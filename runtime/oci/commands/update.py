@@ -91,19 +91,24 @@ def from_options(options: Options) -> dict[str, Any]:
             elif kind == "size":
                 value = size(name, text)
             resources.setdefault(section, {})[key] = value
+    configuration.conform(resources, shape.RESOURCES, "linux.resources")
     return resources
 
 
 def size(name: str, text: str) -> int:
-    """Return a number of bytes such as 512M, 64m, 1GB or -1."""
+    """Return a number of bytes such as 512M, 64m, 1GB or -1. Another negative one is a slip, and must not lift a limit."""
+    if text == "-1":
+        return -1
     upper = text.upper().removesuffix("IB").removesuffix("B")
     factor = _UNITS.get(upper[-1:], 1)
     number = upper[:-1] if factor > 1 else upper
     try:
-        value = int(number) if number.lstrip("-").isdigit() else round(float(number) * factor) / factor
-    except ValueError:
-        raise Failure(f"--{name}: {text!r} is not a size", "write 1048576, 512M or -1") from None
-    return -1 if value < 0 else round(value * factor)
+        value = int(number) * factor if number.isdecimal() else round(float(number) * factor)
+    except (ValueError, OverflowError):
+        value = -1
+    if not 0 <= value < 1 << 63:
+        raise Failure(f"--{name}: {text!r} is not a size", "write 1048576, 512M or -1")
+    return value
 
 
 def _read(path: str) -> dict[str, Any]:
