@@ -23,8 +23,12 @@ class Failure(Exception):
 
     def line(self) -> str:
         """Return what failed and what to do as one line."""
-        text = f"{self.message}; {self.hint}" if self.hint else self.message
-        return " ".join(text.split())
+        return one_line(f"{self.message}; {self.hint}" if self.hint else self.message)
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line: what would begin another one, or control a terminal, is escaped. A path may hold anything."""
+    return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in text)
 
 
 class Step:

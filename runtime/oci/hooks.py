@@ -142,7 +142,7 @@ class _Run:
         if status == 0:
             return ""
         how = f"failed with exit code {status}" if status > 0 else _killed(-status)
-        text = output.decode("utf-8", "replace").strip()
+        text = " ".join(output.decode("utf-8", "replace").split())
         return f"{how}, output: {text}" if text else how
 
     def _be_hook(self, state: int, output: int, report: int) -> NoReturn:

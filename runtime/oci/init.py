@@ -62,10 +62,10 @@ def settle(job: Job) -> None:
         with Step("bring the loopback device up"):
             namespaces.bring_loopback_up()
     if name := job.config.get("hostname"):
-        with Step("set the hostname"):
+        with Step(f"set the hostname {name!r}"):
             syscalls.sethostname(os.fsencode(name))
     if name := job.config.get("domainname"):
-        with Step("set the domainname"):
+        with Step(f"set the domainname {name!r}"):
             syscalls.setdomainname(os.fsencode(name))
 
 

@@ -50,6 +50,8 @@ def loads(text: str) -> Any:
         raise
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except ValueError:  # of int, with advice for programmers
+        raise ValueError("a number has thousands of digits") from None
     end = _skip(text, end)
     if end != len(text):
         raise ValueError(f"more text after the JSON value at {_place(text, end)}")

@@ -11,7 +11,7 @@ import sys
 import time
 
 from runtime.oci import jsontext
-from runtime.oci.failure import Failure, Step
+from runtime.oci.failure import Failure, Step, one_line
 
 _LEVELS = {"error": 0, "warning": 1, "warn": 1, "info": 2, "debug": 3}
 _PRIORITIES = {"error": 3, "warning": 4, "info": 6, "debug": 7}  # of syslog
@@ -123,10 +123,8 @@ def _send_to_journal(level: str, text: str) -> None:
 
 
 def _stderr(text: str) -> None:
-    """Write one line; what would control a terminal, or begin another line, is escaped: a path may hold anything."""
-    line = "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in text)
     try:
-        os.write(2, line.encode("utf-8", "surrogateescape") + b"\n")
+        os.write(2, one_line(text).encode("utf-8", "surrogateescape") + b"\n")
     except OSError:  # closed, or a pipe that nobody reads: the status must do
         pass
     sys.stderr.flush()

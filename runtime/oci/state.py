@@ -220,10 +220,11 @@ def open_container(root: str, identity: str) -> Container:
 
 def all_containers(root: str) -> list[Container]:
     """Return every container, by id; one that is removed meanwhile may be missing."""
-    try:
-        names = sorted(os.listdir(root))
-    except FileNotFoundError:
-        return []
+    with Step("look for containers", "give --root the directory that holds their state"):
+        try:
+            names = sorted(os.listdir(root))
+        except FileNotFoundError:
+            return []
     found = (open_if_there(root, name) for name in names if not name.startswith("."))
     return [container for container in found if container is not None]
 
@@ -273,6 +274,14 @@ def start_time(pid: int) -> int:
 
 def write_file(path: str, text: str) -> None:
     """Write a file under another name first, so that nobody reads half of it, nor a link there leads elsewhere."""
+    try:
+        _write_and_rename(path, text)
+    except OSError as error:
+        error.filename = path  # as the user knows it
+        raise
+
+
+def _write_and_rename(path: str, text: str) -> None:
     temporary = f"{path}.{os.getpid()}"
     data = text.encode("utf-8", "surrogateescape")
     how = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.oci import Bundle, wait_for_end, wait_until
+from tests.support.oci import PROGRAM, Bundle, wait_for_end, wait_until
 from tests.support.oddmounts import odd_mounts
 
 
@@ -196,6 +196,12 @@ def test_broken_configuration_fails_in_one_line(bundle: Bundle, what: str) -> No
     assert bundle.leftovers() == []
 
 
+def test_negative_count_of_descriptors_is_refused(bundle: Bundle) -> None:
+    """It would mean nothing."""
+    result = bundle.create("--preserve-fds", "-1", check=False)
+    assert (result.returncode, result.stderr) == (1, "unionrt: --preserve-fds: -1 is less than 0\n")
+
+
 def test_full_log_does_not_silence_an_error(bundle: Bundle) -> None:
     """What cannot be written to the log is still said."""
     bundle.options = ["--log", "/dev/full"]
@@ -219,6 +225,37 @@ def test_unknown_keys_are_ignored(bundle: Bundle) -> None:
     bundle.process["future"] = [1]
     bundle.linux.update({"future": True, "sysctl": None, "seccomp": None})
     assert bundle.run(args=["echo", "fine"]).stdout == "fine\n"
+
+
+def test_name_with_a_newline_is_told_as_it_was_given(bundle: Bundle) -> None:
+    """Escaped, and in one line, in messages of our own process and of those in the container."""
+    bundle.config["root"]["path"] = "no\nroot"
+    assert "/no\\nroot is no directory" in bundle.create(check=False).stderr
+    bundle.config["root"]["path"] = str(bundle.rootfs)
+    bundle.process["args"] = ["no\nprogram"]
+    result = bundle.create(check=False)
+    assert "no\\nprogram" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_files_that_cannot_be_written_are_named_as_they_were_given(bundle: Bundle) -> None:
+    """The pid file, and the configuration that `spec` writes, of which no half stays."""
+    result = bundle.create("--pid-file", "/nonexistent/pid", check=False)
+    assert result.stderr == "unionrt: write the pid file: /nonexistent/pid: no such file or directory\n"
+    path = bundle.directory / "other.json"
+    script = f"ulimit -f 0; exec {PROGRAM} spec -f {path}"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"unionrt: write the configuration: {path}: file too large\n",
+    )
+    assert not path.exists()
+
+
+def test_number_of_many_digits_is_told(bundle: Bundle) -> None:
+    """In words for people who write configurations."""
+    (bundle.directory / "config.json").write_text('{"x": ' + "1" * 5000 + "}")
+    result = bundle.call("run", bundle.id, check=False)
+    assert "a number has thousands of digits" in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_malformed_json_is_told_with_its_place(bundle: Bundle) -> None:

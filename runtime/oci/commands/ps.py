@@ -50,7 +50,9 @@ def _table(pids: list[int], options: list[str]) -> list[str]:
     except FileNotFoundError:
         return ["PID", *(str(pid) for pid in pids)]
     if done.returncode != 0:
-        raise Failure(f"ps {' '.join(options)}: {done.stderr.strip() or f'status {done.returncode}'}")
+        raise Failure(
+            f"ps {' '.join(options)}: {' '.join(done.stderr.split()) or f'status {done.returncode}'}"
+        )
     return select(done.stdout.splitlines(), pids)
 
 

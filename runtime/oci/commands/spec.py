@@ -50,8 +50,13 @@ def run(settings: Settings, options: Options) -> int:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except FileExistsError:
             raise Failure(f"{path}: file exists", "remove it or give --bundle") from None
-        with open(fd, "w") as stream:
-            stream.write(text)
+        try:
+            with open(fd, "w") as stream:
+                stream.write(text)
+        except OSError as error:  # a full disk; half a configuration helps nobody
+            os.unlink(path)
+            error.filename = path
+            raise
     return 0
 
 
