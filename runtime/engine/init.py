@@ -27,6 +27,7 @@ from runtime.engine.spec import ContainerSpec
 from runtime.engine.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, clone_mount, mount, move_mount_fd
 from runtime.oci import channel as messages
 from runtime.oci import console, privileges, syscalls
+from runtime.oci.namespaces import bring_loopback_up
 
 SETUP_FAILED = 125
 
@@ -236,7 +237,7 @@ def _furnish(spec: ContainerSpec, layout: Layout, terminal: messages.Channel | N
         socket.sethostname(spec.hostname)
     if not spec.host_network:
         with _Step("cannot bring the loopback device up"):
-            namespaces.bring_loopback_up()
+            bring_loopback_up()
     _mount_everything(spec, layout)
     slave = None
     if spec.process.terminal and terminal is not None:

@@ -1,17 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Namespaces: which ones a container gets, id maps, and the loopback device of a new network namespace."""
+"""Namespaces: which ones a container gets, and their id maps."""
 
-import fcntl
 import os
-import socket
-import struct
 from collections.abc import Sequence
 
 from runtime.engine.spec import ContainerSpec, IdMap
 from runtime.oci import syscalls
-
-_SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
-_IFF_UP = 1
 
 
 def flags(spec: ContainerSpec) -> int:
@@ -42,11 +36,3 @@ def _write(path: str, text: str) -> None:
         os.write(fd, text.encode())
     finally:
         os.close(fd)
-
-
-def bring_loopback_up() -> None:
-    """Set `lo` of this network namespace UP; the kernel then adds 127.0.0.1/8 and ::1 by itself."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
-        request = struct.pack("16sh22x", b"lo", 0)
-        (state,) = struct.unpack_from("h", fcntl.ioctl(control, _SIOCGIFFLAGS, request), 16)
-        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", state | _IFF_UP))
