@@ -103,7 +103,8 @@ def _table(rows: list[list[Cell]], names: list[str]) -> object:
     table = rich.Table(box=library("rich.box").SIMPLE_HEAD, pad_edge=False)
     table.add_column("figure", max_width=_TITLE_WIDTH - 2)
     for name in names:
-        table.add_column(name.replace("-", "-\u200b"), justify="right", overflow="fold")
+        short = name if len(name) < _CELL_WIDTH else name.replace("-", "-\n")
+        table.add_column(short, justify="right", overflow="fold")
     for suite, group in by_suite(rows):
         if suite:
             table.add_section()
