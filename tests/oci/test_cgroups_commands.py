@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from runtime.oci.cgroups import layout
 from runtime.oci.commands.events import seconds
 from runtime.oci.commands.kill import signal_number
 from runtime.oci.commands.ps import select
@@ -27,6 +28,14 @@ def _stats(bundle: Bundle) -> dict[str, Any]:
     assert (event["type"], event["id"]) == ("stats", bundle.id)
     data: dict[str, Any] = event["data"]
     return data
+
+
+@pytest.mark.skipif(not layout.detect().unified, reason="is about cgroup v2")
+def test_options_of_a_v2_mount_reach_the_kernel(bundle: Bundle) -> None:
+    """One that it does not know is an error, not ignored."""
+    bundle.mount("/sys/fs/cgroup", type="cgroup", source="cgroup", options=["ro", "nonsense"])
+    result = bundle.run(args=["true"], check=False)
+    assert (result.returncode, "nonsense" in result.stderr) == (1, True)
 
 
 def test_limits_of_the_configuration_are_set(bundle: Bundle) -> None:

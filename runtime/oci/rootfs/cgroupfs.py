@@ -7,6 +7,7 @@ hybrid layout v2 is one of these directories.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from runtime.oci import files
@@ -16,6 +17,10 @@ from runtime.oci.rootfs.filesystems import change, new_filesystem
 from runtime.oci.rootfs.mountflags import Options
 from runtime.oci.rootfs.mounts import Mount
 from runtime.oci.rootfs.syscalls import ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _QUIET = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC
@@ -66,7 +71,7 @@ class Cgroup(Mount):
             os.close(target)
 
     def _attach_v2(self, found: layout.Layout, target: int) -> int:
-        tree = self._open(Hierarchy(found.v2, []))
+        tree = self._open(Hierarchy(found.v2, []), self.options.data)
         syscalls.move_mount(tree, target)
         return tree
 
@@ -91,16 +96,16 @@ class Cgroup(Mount):
             self.sealed = os.dup(top)
         return top
 
-    def _open(self, hierarchy: Hierarchy) -> int:
-        """Return a detached mount of the container's group in one hierarchy."""
+    def _open(self, hierarchy: Hierarchy, data: Sequence[str] = ()) -> int:
+        """Return a detached mount of the container's group in one hierarchy, with `data` as the kernel's options."""
         attributes = self.options.add | _QUIET
         if self.own_namespace:
             try:
-                return new_filesystem(hierarchy.kind, "cgroup", hierarchy.words, attributes)
-            except (
-                OSError
-            ):  # EPERM, EBUSY: a namespace that does not own it, or a hierarchy that is going away
-                pass
+                return new_filesystem(hierarchy.kind, "cgroup", [*hierarchy.words, *data], attributes)
+            except OSError as error:
+                if data and error.errno == errno.EINVAL:  # an option that there is not
+                    raise
+                # EPERM, EBUSY: a namespace that does not own it, or a hierarchy that is going away
         tree = syscalls.open_tree(_own_group(hierarchy))
         change(tree, attributes, 0, recursive=False)
         return tree
