@@ -19,7 +19,7 @@ from unionfs.lookup import Found, open_directory
 from unionfs.metadata import restore_times
 from unionfs.nodes import ROOT_INO, ROOT_NODEID, Attributes, Directory, Node, stale
 from unionfs.options import Options
-from unionfs.pseudolinks import PlinkTable
+from unionfs.plink_table import PlinkTable
 
 _PATH_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 

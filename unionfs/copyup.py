@@ -18,9 +18,9 @@ from unionfs.branch import OpenBranch
 from unionfs.copydata import CopyJob, Deferred
 from unionfs.handles import is_pinned
 from unionfs.identity import identity_of
-from unionfs.links import plinked
 from unionfs.metadata import copy_metadata, restore_times
 from unionfs.nodes import Node
+from unionfs.plinks import plinked
 from unionfs.policy import Policies
 from unionfs.union import Union
 

@@ -21,13 +21,13 @@ from unionfs.copyup import CopyUps
 from unionfs.create import Caller, Creator
 from unionfs.handles import DirectoryHandle, FileHandle, HandleTable, branch_flags
 from unionfs.inspect import Inspector
-from unionfs.linker import Linker
-from unionfs.links import recover_plinks
+from unionfs.link import Linker
 from unionfs.movedown import move_down
 from unionfs.nodes import Attributes, Node
 from unionfs.onopen import OnOpen
 from unionfs.options import Options
-from unionfs.plinks import PlinkFlusher
+from unionfs.plink_flush import PlinkFlusher
+from unionfs.plinks import recover_plinks
 from unionfs.policy import Policies
 from unionfs.readdir import Entry, Listing
 from unionfs.remove import Remover

@@ -16,7 +16,7 @@ from unionfs.branch import OpenBranch
 from unionfs.directories import Directories
 from unionfs.identity import Identity, device_of, identity_of, inode_of
 from unionfs.nodes import Node, number
-from unionfs.pseudolinks import Plink
+from unionfs.plink_table import Plink
 
 _PRIVILEGED = os.geteuid() == 0
 ORIGIN_XATTR = ("trusted" if _PRIVILEGED else "user") + ".unionfs.origin"

@@ -1,156 +1,157 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flush pseudo-links: give every name of a copied-up hard link its real link, then drop the entries (AUFS' auplink)."""
+"""Pseudo-links: they keep names on lower branches one file with its copy.
+
+A pseudo-link is `<union ino>.<branch ino>` in `.wh..wh.plnk` of the copy's branch, a hard link of the copy. As union numbers
+are a function of the lower inode, pseudo-links survive a crash: the next mount finds them again (AUFS loses them).
+"""
 
 from __future__ import annotations
 
-import errno
+import contextlib
+import fcntl
 import logging
 import os
+import time
+from collections.abc import Iterator
 
 from unionfs import whiteout
-from unionfs.copyup import CopyUps
-from unionfs.emptiness import open_list, raw_entries
+from unionfs.branch import OpenBranch
 from unionfs.identity import identity_of
-from unionfs.links import drop_entry, flushing
-from unionfs.lookup import find
-from unionfs.metadata import restore_times
 from unionfs.nodes import Node
+from unionfs.plink_table import Plink
 from unionfs.union import Union
 
 log = logging.getLogger(__name__)
 
-_DT_DIR = 4
-_DT_UNKNOWN = 0
-# A direct change on a branch took the entry or directory away.
-_GONE = (errno.ENOENT, errno.ESTALE)
+# So long (seconds) a mount waits for another server that is flushing the pseudo-links of a branch.
+_PATIENCE = 10.0
 
 
-class PlinkFlusher:
-    """Flushes the pseudo-links of one union."""
+@contextlib.contextmanager
+def plinked(union: Union, node: Node, branch: OpenBranch, fd: int, origin: os.stat_result) -> Iterator[None]:
+    """Around the publication of the copy behind `fd`: let the other names of the lower file `origin` lead to it."""
+    copy = os.fstat(fd)
+    name = b"%d.%d" % (node.ino, copy.st_ino)
+    directory = union.plink_dir(branch)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=directory)  # of a branch that was copied with its bookkeeping
+    os.link(whiteout.proc_path(fd), name, dst_dir_fd=directory, follow_symlinks=True)
+    try:
+        yield
+    except BaseException:
+        os.unlink(name, dir_fd=directory)
+        raise
+    old = union.plinks.get(node.ino)
+    nlink = max(1, origin.st_nlink - node.hidden_links) if old is None else old.nlink
+    union.plinks.add(Plink(node.ino, branch, name, nlink, identity_of(copy), {identity_of(origin)}))
+    if old is not None:
+        _remove(union, old)
 
-    def __init__(self, union: Union, copyups: CopyUps) -> None:
-        self._union = union
-        self._copyups = copyups
 
-    def flush(self) -> int:
-        """Make real links for all names that are still on lower branches; return how many were made.
+def recover_plinks(union: Union) -> None:
+    """Take up the pseudo-links that a killed server left on writable branches.
 
-        A name that cannot be linked keeps its pseudo-link, and the first error is raised in the end.
-        """
-        if not self._union.plinks:
-            return 0
-        with flushing(self._union):
-            return self._flush()
+    A server flushes when umount(2) has returned, so a mount that follows at once waits for it.
+    """
+    for branch in union.branches:
+        directory = _open_plink_dir(branch) if branch.writable else None
+        if directory is None:
+            continue
+        try:
+            _wait_for_flush(directory)
+            for entry in os.listdir(directory):
+                number, _, ino = entry.partition(".")
+                if number.isdigit() and ino.isdigit():
+                    status = os.stat(entry, dir_fd=directory, follow_symlinks=False)
+                    nlink, identity = max(1, status.st_nlink - 1), identity_of(status)
+                    if int(number) not in union.plinks:
+                        union.plinks.add(Plink(int(number), branch, os.fsencode(entry), nlink, identity))
+        finally:
+            os.close(directory)
 
-    def _flush(self) -> int:
-        union = self._union
-        made = 0
-        failed: dict[int, OSError] = {}
-        lower = self._lower_names()
-        for ino, names in lower.items():
-            plink = union.plinks[ino]
-            for parent, name in names:
-                try:
-                    fd = self._copyups.directory_on(parent, plink.branch)
-                    status = os.fstat(fd)
-                    directory = union.plink_dir(plink.branch)
-                    os.link(plink.name, name, src_dir_fd=directory, dst_dir_fd=fd, follow_symlinks=False)
-                    union.numbers.mark(ino, plink, parent, fd)
-                    restore_times(fd, status)
-                    made += 1
-                except OSError as error:
-                    failed.setdefault(ino, error)
-        self._release(lower)
-        for ino in [ino for ino in union.plinks if ino not in failed]:
-            node = union.nodes.get(ino)
-            try:
-                if node is not None:
-                    self._rehome(node)
-                drop_entry(union, ino)
-            except OSError as error:
-                # Its copy stays where it is for the next flush. What a direct change took away is nobody's failure.
-                if error.errno not in _GONE:
-                    failed.setdefault(ino, error)
-        if failed:
-            raise next(iter(failed.values()))
-        return made
 
-    def _release(self, lower: dict[int, list[tuple[Node, bytes]]]) -> None:
-        """Let go of the directories that a walk kept."""
-        for names in lower.values():
-            for parent, _ in names:
-                parent.opens -= 1
-                self._union.nodes.release(parent)
+@contextlib.contextmanager
+def flushing(union: Union) -> Iterator[None]:
+    """Around a flush: let mounts of the same branches wait."""
+    held = []
+    for branch in union.branches:
+        directory = _open_plink_dir(branch) if branch.writable else None
+        if directory is not None:
+            held.append(directory)
+            # Another mount may be reading it, and some filesystems have no locks.
+            with contextlib.suppress(OSError):
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        yield
+    finally:
+        for directory in held:
+            os.close(directory)
 
-    def _rehome(self, node: Node) -> None:
-        """Let the node's home be a name that physically is its copy, now that the pseudo-link goes."""
-        union = self._union
-        for parent, name in list(node.names()):
-            fd = union.fd_on(parent, node.branch)
-            status = whiteout.exists(fd, name) if fd is not None else None
-            if status is not None and identity_of(status) == node.identity:
-                node.make_home(parent, name)
-                return
-        union.bury(node)
 
-    def _lower_names(self) -> dict[int, list[tuple[Node, bytes]]]:
-        """Walk the union's directories and return the names whose visible copy is a pseudo-linked lower file.
+def _open_plink_dir(branch: OpenBranch) -> int | None:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(whiteout.PLINK_DIR, flags, dir_fd=branch.root)
+    except OSError:
+        return None
 
-        Files are compared by the inode number in their listing; only candidates are looked up. The directories of the result
-        are kept, as if opened once for each name, until `_release`.
-        """
-        union = self._union
-        result: dict[int, list[tuple[Node, bytes]]] = {}
-        if not union.plinks:
-            return result
-        pending = [union.root]
-        while pending:
-            directory = pending.pop()
-            if not directory.removed:
-                try:
-                    pending.extend(self._scan(directory, result))
-                except OSError as error:
-                    if error.errno not in _GONE:  # a directory taken away directly has no names
-                        self._release(result)
-                        raise
-            union.nodes.release(directory)
-            union.trim()
-        return result
 
-    def _scan(self, directory: Node, result: dict[int, list[tuple[Node, bytes]]]) -> list[Node]:
-        union = self._union
-        names: dict[bytes, bool] = {}
-        layers = union.dirs(directory)
-        for _, fd in layers:
-            readable = open_list(fd)
-            try:
-                device = os.fstat(readable).st_dev
-                for ino, _, kind, name in raw_entries(readable):
-                    if name in (b".", b"..") or name.startswith(whiteout.PREFIX):
-                        continue
-                    if kind in (_DT_DIR, _DT_UNKNOWN) or self._may_be_linked(device, ino):
-                        names.setdefault(name, True)
-            finally:
-                os.close(readable)
-        below = []
-        for name in names:
-            found = find(layers, name, trust=True)
-            if found is None:
-                continue
-            if found.is_directory:
-                child = union.node_for(directory, name, found)
-                below.append(child)
-                continue
-            identity = identity_of(found.status)
-            plink = union.plink_of(union.numbers.of_file(identity), found.branch, identity)
-            if plink is not None and found.branch is not plink.branch:
-                directory.opens += 1  # else it goes with the last directory below it, if the kernel forgot it
-                result.setdefault(plink.ino, []).append((directory, name))
-        return below
+def _wait_for_flush(directory: int) -> None:
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        try:
+            fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.01)
+        except OSError:
+            return  # a filesystem without locks
+        else:
+            return
 
-    def _may_be_linked(self, device: int, ino: int) -> bool:
-        plinks = self._union.plinks
-        return (
-            plinks.of_file(ino << 32 | device) is not None
-            or self._union.numbers.of_inode(device, ino) in plinks
+
+def drop_name(union: Union, node: Node) -> None:
+    """After a name of a pseudo-linked file was removed: count it; the last one takes the pseudo-link with it.
+
+    Names that were removed once, were uncovered directly and are removed again are counted twice: so those that are real
+    links of the copy are counted on its branch.
+    """
+    plink = union.plinks[node.ino]
+    copy = whiteout.exists(union.plink_dir(plink.branch), plink.name)
+    plink.nlink = max(plink.nlink - 1, copy.st_nlink - 1 if copy is not None else 0)
+    if plink.nlink <= 0:
+        if (
+            node.parent is not None
+        ):  # lower names that nobody counted: without the pseudo-link they are another file
+            with contextlib.suppress(OSError):
+                union.bury(node)
+            union.drop_names(node)
+        drop_entry(union, node.ino)
+
+
+def drop_entry(union: Union, ino: int) -> None:
+    """Remove a pseudo-link from disk and memory."""
+    _remove(union, union.plinks.remove(ino))
+
+
+def _remove(union: Union, plink: Plink) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(plink.name, dir_fd=union.plink_dir(plink.branch))
+
+
+def materialize(union: Union, node: Node, parent_fd: int, name: bytes) -> None:
+    """Make `name` a real hard link of a pseudo-linked file's copy; one that is there already is fine."""
+    plink = union.plinks[node.ino]
+    with contextlib.suppress(FileExistsError):
+        os.link(
+            plink.name,
+            name,
+            src_dir_fd=union.plink_dir(plink.branch),
+            dst_dir_fd=parent_fd,
+            follow_symlinks=False,
         )
+
+
+def is_entry_of(node: Node, dirfd: int, name: bytes) -> bool:
+    """Tell whether `name` in a branch directory physically is the node's copy."""
+    status = whiteout.exists(dirfd, name)
+    return status is not None and identity_of(status) == node.identity

@@ -16,9 +16,9 @@ from unionfs import stage, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
 from unionfs.emptiness import few_marks, is_empty
-from unionfs.links import drop_name
 from unionfs.lookup import Found
 from unionfs.nodes import Node
+from unionfs.plinks import drop_name
 from unionfs.policy import Policies
 from unionfs.union import Union
 

@@ -17,9 +17,9 @@ from unionfs import syscalls, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
 from unionfs.emptiness import is_covered, is_empty
-from unionfs.links import is_entry_of, materialize
 from unionfs.lookup import open_directory
 from unionfs.nodes import Node
+from unionfs.plinks import is_entry_of, materialize
 from unionfs.policy import Policies
 from unionfs.remove import Remover
 from unionfs.union import Union

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from unionfs import stage, whiteout
 from unionfs.branch import Branch, OpenBranch, open_branch, parse_permission
 from unionfs.handles import is_pinned
-from unionfs.links import recover_plinks
 from unionfs.options import Options
+from unionfs.plinks import recover_plinks
 from unionfs.union import Union
 
 log = logging.getLogger(__name__)

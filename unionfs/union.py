@@ -29,7 +29,7 @@ from unionfs.nodes import (
 )
 from unionfs.numbers import Numbers
 from unionfs.options import Options
-from unionfs.pseudolinks import Plink
+from unionfs.plink_table import Plink
 
 
 class Union(Copies):

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flush pseudo-links: give every name of a copied-up hard link its real link, then drop the entries (AUFS' auplink)."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+
+from unionfs import whiteout
+from unionfs.copyup import CopyUps
+from unionfs.emptiness import open_list, raw_entries
+from unionfs.identity import identity_of
+from unionfs.lookup import find
+from unionfs.metadata import restore_times
+from unionfs.nodes import Node
+from unionfs.plinks import drop_entry, flushing
+from unionfs.union import Union
+
+log = logging.getLogger(__name__)
+
+_DT_DIR = 4
+_DT_UNKNOWN = 0
+# A direct change on a branch took the entry or directory away.
+_GONE = (errno.ENOENT, errno.ESTALE)
+
+
+class PlinkFlusher:
+    """Flushes the pseudo-links of one union."""
+
+    def __init__(self, union: Union, copyups: CopyUps) -> None:
+        self._union = union
+        self._copyups = copyups
+
+    def flush(self) -> int:
+        """Make real links for all names that are still on lower branches; return how many were made.
+
+        A name that cannot be linked keeps its pseudo-link, and the first error is raised in the end.
+        """
+        if not self._union.plinks:
+            return 0
+        with flushing(self._union):
+            return self._flush()
+
+    def _flush(self) -> int:
+        union = self._union
+        made = 0
+        failed: dict[int, OSError] = {}
+        lower = self._lower_names()
+        for ino, names in lower.items():
+            plink = union.plinks[ino]
+            for parent, name in names:
+                try:
+                    fd = self._copyups.directory_on(parent, plink.branch)
+                    status = os.fstat(fd)
+                    directory = union.plink_dir(plink.branch)
+                    os.link(plink.name, name, src_dir_fd=directory, dst_dir_fd=fd, follow_symlinks=False)
+                    union.numbers.mark(ino, plink, parent, fd)
+                    restore_times(fd, status)
+                    made += 1
+                except OSError as error:
+                    failed.setdefault(ino, error)
+        self._release(lower)
+        for ino in [ino for ino in union.plinks if ino not in failed]:
+            node = union.nodes.get(ino)
+            try:
+                if node is not None:
+                    self._rehome(node)
+                drop_entry(union, ino)
+            except OSError as error:
+                # Its copy stays where it is for the next flush. What a direct change took away is nobody's failure.
+                if error.errno not in _GONE:
+                    failed.setdefault(ino, error)
+        if failed:
+            raise next(iter(failed.values()))
+        return made
+
+    def _release(self, lower: dict[int, list[tuple[Node, bytes]]]) -> None:
+        """Let go of the directories that a walk kept."""
+        for names in lower.values():
+            for parent, _ in names:
+                parent.opens -= 1
+                self._union.nodes.release(parent)
+
+    def _rehome(self, node: Node) -> None:
+        """Let the node's home be a name that physically is its copy, now that the pseudo-link goes."""
+        union = self._union
+        for parent, name in list(node.names()):
+            fd = union.fd_on(parent, node.branch)
+            status = whiteout.exists(fd, name) if fd is not None else None
+            if status is not None and identity_of(status) == node.identity:
+                node.make_home(parent, name)
+                return
+        union.bury(node)
+
+    def _lower_names(self) -> dict[int, list[tuple[Node, bytes]]]:
+        """Walk the union's directories and return the names whose visible copy is a pseudo-linked lower file.
+
+        Files are compared by the inode number in their listing; only candidates are looked up. The directories of the result
+        are kept, as if opened once for each name, until `_release`.
+        """
+        union = self._union
+        result: dict[int, list[tuple[Node, bytes]]] = {}
+        if not union.plinks:
+            return result
+        pending = [union.root]
+        while pending:
+            directory = pending.pop()
+            if not directory.removed:
+                try:
+                    pending.extend(self._scan(directory, result))
+                except OSError as error:
+                    if error.errno not in _GONE:  # a directory taken away directly has no names
+                        self._release(result)
+                        raise
+            union.nodes.release(directory)
+            union.trim()
+        return result
+
+    def _scan(self, directory: Node, result: dict[int, list[tuple[Node, bytes]]]) -> list[Node]:
+        union = self._union
+        names: dict[bytes, bool] = {}
+        layers = union.dirs(directory)
+        for _, fd in layers:
+            readable = open_list(fd)
+            try:
+                device = os.fstat(readable).st_dev
+                for ino, _, kind, name in raw_entries(readable):
+                    if name in (b".", b"..") or name.startswith(whiteout.PREFIX):
+                        continue
+                    if kind in (_DT_DIR, _DT_UNKNOWN) or self._may_be_linked(device, ino):
+                        names.setdefault(name, True)
+            finally:
+                os.close(readable)
+        below = []
+        for name in names:
+            found = find(layers, name, trust=True)
+            if found is None:
+                continue
+            if found.is_directory:
+                child = union.node_for(directory, name, found)
+                below.append(child)
+                continue
+            identity = identity_of(found.status)
+            plink = union.plink_of(union.numbers.of_file(identity), found.branch, identity)
+            if plink is not None and found.branch is not plink.branch:
+                directory.opens += 1  # else it goes with the last directory below it, if the kernel forgot it
+                result.setdefault(plink.ino, []).append((directory, name))
+        return below
+
+    def _may_be_linked(self, device: int, ino: int) -> bool:
+        plinks = self._union.plinks
+        return (
+            plinks.of_file(ino << 32 | device) is not None
+            or self._union.numbers.of_inode(device, ino) in plinks
+        )
