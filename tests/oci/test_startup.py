@@ -25,28 +25,23 @@ CODE = "import sys; sys.path.insert(0, {top!r}); from runtime.oci.program import
 
 def _imported(arguments: list[str], cwd: Path) -> tuple[set[str], set[str]]:
     """Return the modules that a command imports: (ours, others)."""
-    command = [
-        sys.executable,
-        "-IS",
-        "-X",
-        "importtime",
-        "-c",
-        CODE.format(top=str(ROOT), arguments=arguments),
-    ]
+    names = _names("-c", CODE.format(top=str(ROOT), arguments=arguments), cwd=cwd) - _names("-c", "", cwd=cwd)
+    ours = {name for name in names if name.split(".")[0] in ("runtime", "unionfs", "bench")}
+    return ours, names - ours
+
+
+def _names(*arguments: str, cwd: Path) -> set[str]:
+    """Return the modules that the import system looks for, in a python started as the program starts it."""
     result = subprocess.run(
-        command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        [sys.executable, "-ISX", "importtime", *arguments],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert result.returncode == 0, result.stderr
-    bare = subprocess.run(
-        [sys.executable, "-IS", "-X", "importtime", "-c", ""], capture_output=True, text=True
-    )
-    names, known = _names(result.stderr), _names(bare.stderr)
-    ours = {name for name in names if name.split(".")[0] in ("runtime", "unionfs", "bench")}
-    return ours, names - ours - known
-
-
-def _names(text: str) -> set[str]:
-    lines = [line for line in text.splitlines() if line.startswith("import time:")]
+    lines = [line for line in result.stderr.splitlines() if line.startswith("import time:")]
     return {line.rpartition("|")[2].strip() for line in lines[1:]}
 
 
@@ -78,6 +73,35 @@ def test_questions_import_less(bundle: Bundle, command: str) -> None:
     ours, others = _imported(arguments, bundle.directory)
     assert others <= ALLOWED
     assert not [name for name in ours if name.startswith(("runtime.oci.rootfs", "runtime.oci.process"))]
+
+
+@pytest.mark.parametrize("command", ["kill", "delete"])
+def test_ends_import_less(bundle: Bundle, command: str) -> None:
+    """What ends a container needs nothing that makes one."""
+    bundle.detach()
+    arguments = {"kill": [bundle.id, "KILL"], "delete": ["--force", bundle.id]}[command]
+    ours, others = _imported(["--root", str(bundle.state), command, *arguments], bundle.directory)
+    assert others <= ALLOWED
+    unneeded = ("rootfs", "process", "config", "create", "cgroups.limits", "cgroups.statistics")
+    assert not [name for name in ours if name.startswith(tuple(f"runtime.oci.{name}" for name in unneeded))]
+
+
+def test_second_start_looks_for_few_modules(bundle: Bundle) -> None:
+    """All but the first three of ours come from images, without the import system, and so do the standard library's of source."""
+    bundle.process["args"] = ["true"]
+    bundle.save()
+    arguments = [str(PROGRAM), str(ROOT), "--root", str(bundle.state), "run", bundle.id]
+    _names(*arguments, cwd=bundle.directory)
+    names = _names(*arguments, cwd=bundle.directory) - _names("-c", "", cwd=bundle.directory)
+    assert {name for name in names if name.startswith("runtime")} == {
+        "runtime",
+        "runtime.oci",
+        "runtime.oci.image",
+    }
+    assert names <= (ALLOWED | {"marshal", "runtime", "runtime.oci", "runtime.oci.image"}) - {
+        "__future__",
+        "struct",
+    }
 
 
 def test_program_starts_python_without_site(bundle: Bundle) -> None:
