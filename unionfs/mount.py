@@ -9,6 +9,7 @@ import logging
 import os
 import resource
 import select
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -73,7 +74,10 @@ def _background(plans: Sequence[MountPlan], writing: int) -> int:
     """Be the server; what goes wrong before the mount answers is sent to the parent."""
 
     def ready() -> None:
-        os.write(writing, _READY + str(os.getpid()).encode())
+        try:
+            os.write(writing, _READY + str(os.getpid()).encode())
+        except BrokenPipeError:  # whoever asked for the mount was told to stop: nobody wants it any more
+            os.kill(os.getpid(), signal.SIGTERM)
         os.close(writing)
         _let_go(plans[0].log_file)
 

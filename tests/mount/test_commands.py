@@ -121,6 +121,19 @@ def test_mount_with_closed_streams_serves_as_any_other(place: Place) -> None:
     unionfs("umount", place.mnt)
 
 
+def test_mount_told_to_stop_leaves_no_mount(place: Place) -> None:
+    """SIGTERM before the mount answers: it goes again, without a word."""
+    argv = [*program(), "mount", "-o", place.options, str(place.mnt)]
+    client = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    eventually(lambda: is_mounted(place.mnt), "the mount")
+    client.terminate()
+    said = client.communicate(timeout=60)[1]  # the server has the same standard error until it answers
+    assert said == ""
+    if client.returncode == 0:  # it was quicker
+        unionfs("umount", place.mnt)
+    eventually(lambda: not is_mounted(place.mnt), "the mount to go")
+
+
 def test_commands_read_any_mount_table(place: Place) -> None:
     """Mounts of others with odd names do not disturb, and a union may be at such a place itself."""
     with odd_mounts(place.root) as others:
