@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import syscalls
 from tests.support.errnos import refused
-from tests.support.union import Union, Workshop, unionfs
+from tests.support.union import Union, Workshop, eventually, unionfs
 from unionfs.option_table import SWITCHES
 
 pytestmark = pytest.mark.parametrize("union", ["direct"], indirect=True)
@@ -240,3 +240,23 @@ def test_busy_client_does_not_bind_the_server(union: Workshop, processors: int) 
     assert all((u.mnt / f"d/f{n}").stat().st_size == 0 for n in range(3000))
     assert not any((u.mnt / f"d/absent{n}").exists() for n in range(3000))
     assert os.sched_getaffinity(u.pid) == chosen
+    threads = [int(path.name) for path in Path(f"/proc/{u.pid}/task").iterdir()]
+    eventually(
+        lambda: all(os.sched_getscheduler(thread) == os.SCHED_OTHER for thread in threads),
+        "the server no longer lets the client go first",
+    )
+
+
+def test_threads_started_for_a_busy_client_are_ordinary(union: Workshop) -> None:
+    """The server may let a busy client go before it; what it starts meanwhile must not inherit that."""
+    u = union.mount("udba=none", B0={f"f{n}": "" for n in range(300)}, B1={"big": "x" * 4_000_000})
+    for n in range(300):
+        (u / f"f{n}").stat()
+        if n % 20 == 0:
+            with open(u / f"f{n}", "r+b") as stream:
+                os.fsync(stream.fileno())
+    with open(u / "big", "ab") as stream:
+        stream.write(b"y")
+    threads = {int(path.name) for path in Path(f"/proc/{u.pid}/task").iterdir()} - {u.pid}
+    assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_OTHER}
+    assert (u.branch(0) / "big").stat().st_size == 4_000_001

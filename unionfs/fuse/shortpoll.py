@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wait a moment for the next request before the event loop does: leaving and entering that takes longer than most requests.
 
-The wait is one poll(2), asleep. That is best where client and server take turns on one processor, which then never idles. On
-two processors each waits for the other one to wake, which in virtual machines takes several times as long as a request. So a
-server with a busy client goes to the client's processor; if the scheduler does not leave them there, it asks for the next
-request again and again instead of sleeping. docs/profile.md has the figures.
+The wait is one poll(2), asleep. That is best where client and server take turns on one processor, which then never idles: so
+a server with a busy client goes to the client's (place.py). Where that cannot be, it asks for the next request again and
+again instead of sleeping.
 """
 
 from __future__ import annotations
 
-import os
 import resource
 import select
 import time
 
+import trio
+
 from unionfs import syscalls
+from unionfs.fuse.place import Place, go_to, processor_of
 
 # A client that sends its next request within this time after an answer is busy.
 _SOON = 200e-6
 # So many short sleeps in a row, and it is looked where the client runs.
 _ENOUGH = 8
+# So many while it is known to, which moved one of the two.
+_AGAIN = 3
 # So long is asked before another attempt to share a processor.
 _TERM = 0.1
 # Asking goes on while one time in so many is in vain.
@@ -44,7 +47,7 @@ class ShortPoll:
         self._poll = poller.poll
         self._fd = fd
         self.client = 0  # who sent the last request (thread id); set by the session, 0: not known
-        self._several = len(os.sched_getaffinity(0)) > 1
+        self._place = Place()
         self._short = 0  # short sleeps in a row
         self._followed = False
         self._asking = False
@@ -56,10 +59,13 @@ class ShortPoll:
 
     def ready(self) -> bool:
         """Tell whether there is input now or in a moment."""
-        poll, clock = self._poll, time.perf_counter
+        poll, clock, place = self._poll, time.perf_counter, self._place
+        if place.behind:
+            place.check(clock())
         if poll(0):
             return True
         if self._count > 1:
+            place.step_forward()
             return any(fd == self._fd for fd, _ in self._everybody.poll(_MOMENT_MS))
         if self._asking and self._ask():
             return True
@@ -67,21 +73,22 @@ class ShortPoll:
         found = bool(poll(_MOMENT_MS))
         if not found:
             self._short, self._followed = 0, False
+            place.step_forward()
         elif clock() - start < _SOON:
             self._short += 1
-            if self._short >= _ENOUGH:
+            if self._short >= (_AGAIN if place.behind else _ENOUGH):
                 self._short = 0
                 self._find_place(start)
         return found
 
     def _find_place(self, now: float) -> None:
         """Share the busy client's processor; where that was tried in vain, begin to ask."""
-        if not self._several or now < self._until:
+        if not self._place.choice or now < self._until or self._place.go_behind(self.client, now):
             return
-        there = _processor_of(self.client)
+        there = processor_of(self.client)
         if there is None or there == syscalls.current_processor():
             self._followed = False
-        elif not self._followed and _go_to(there):
+        elif not self._followed and go_to(there):
             self._followed = True
         else:
             self._followed = False
@@ -106,34 +113,24 @@ class ShortPoll:
         self._asking = self._credit >= 0
         return False
 
+    async def pause(self) -> None:
+        """Give other tasks their turn; they may start threads, which would stay behind too."""
+        behind = self._place.behind
+        self._place.step_forward()
+        await trio.lowlevel.checkpoint()
+        if behind:
+            self._place.step_back(time.perf_counter())
+
+    def rest(self) -> None:
+        """Nobody is busy: the event loop waits from now on."""
+        self._place.step_forward()
+
     def close(self) -> None:
         """Wait no more: the descriptor is about to be closed."""
         self._everybody.unregister(self._fd)
         ShortPoll._count -= 1
 
 
-def _go_to(processor: int) -> bool:
-    """Move to a processor without staying bound to it; False if we may not use it."""
-    allowed = os.sched_getaffinity(0)
-    if processor not in allowed:
-        return False
-    try:
-        os.sched_setaffinity(0, {processor})
-        os.sched_setaffinity(0, allowed)
-    except OSError:  # what we may use was changed meanwhile
-        return False
-    return True
-
-
 def _switches() -> int:
     """Return how often the scheduler took the processor from this thread."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
-
-
-def _processor_of(thread: int) -> int | None:
-    """Return the processor that a thread runs on, or did last; None if that is not told."""
-    try:
-        with open(f"/proc/{thread}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[36])
-    except (OSError, ValueError, IndexError):
-        return None

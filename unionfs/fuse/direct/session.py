@@ -109,13 +109,14 @@ class DirectSession:
                         dispatch(length)
                         continue
                 tasks.started = False
+                self._poll.rest()
                 if self._forgotten:
                     length = 0  # it and the loop's counter would hold memory too
                     await self._give_back()
                     break
                 await trio.lowlevel.wait_readable(fd)
             tasks.started = False
-            await trio.lowlevel.checkpoint()
+            await self._poll.pause()
 
     async def _give_back(self) -> None:
         """Give memory back unless a request comes soon. What the loop sleeps with is made after that."""

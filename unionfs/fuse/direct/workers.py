@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 
 from unionfs.fuse import abi
+from unionfs.fuse.place import be_ordinary
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Workers:
             thread.join()
 
     def _run(self) -> None:
+        be_ordinary()
         buffer = memoryview(bytearray(self._buffer_size))
         while (job := self._queue.get()) is not None:
             self._finish(*job, buffer)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the server runs: on the processor of the client that keeps it busy, and behind that client.
+
+Client and server that take turns on one processor keep it awake; on two, each waits for the other one's to wake, which in
+virtual machines takes several times as long as a request. But the kernel moves a client that is woken to an idle processor. It
+does not when the server that wakes it runs with the policy SCHED_IDLE, which counts as idle. Such a server has hardly any
+share of a processor that somebody else needs too: so it is for a tenth of a second at a time, only while there are enough
+processors for all, and ends at the first sign of waiting. docs/profile.md has the figures.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from unionfs import syscalls
+
+_TERM = 0.1
+# No request takes so long unless its branch is slow or somebody else has the processor.
+_WAITED = 3e-3
+_REST = 0.25
+
+
+class Place:
+    """The place of the thread that serves."""
+
+    def __init__(self) -> None:
+        self._several = len(os.sched_getaffinity(0)) > 1
+        self._can_step_back = self._several and _can_return()
+        self.behind = False  # whether the client goes before us
+        self._last = 0.0
+        self._until = 0.0
+        self._rests_until = 0.0
+
+    @property
+    def choice(self) -> bool:
+        """Tell whether there is more than one processor."""
+        return self._several
+
+    def go_behind(self, client: int, now: float) -> bool:
+        """Share the processor of the thread `client` and let it go first; False if that would not be good now."""
+        if not self._can_step_back or now < self._rests_until or not (self.behind or _is_quiet()):
+            return False
+        there = processor_of(client)
+        if there is None or not (there == syscalls.current_processor() or go_to(there)):
+            return False
+        if not self.behind:
+            self._until = now + _TERM
+            self.step_back(now)
+        return True
+
+    def step_back(self, now: float) -> None:
+        """Be scheduled after everybody else."""
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        self.behind = True
+        self._last = now
+
+    def check(self, now: float) -> None:
+        """Between two requests: go on as before only while nobody else needs the processor."""
+        if now - self._last > _WAITED:
+            self._rests_until = now + _REST
+            self.step_forward()
+        elif now > self._until:
+            self._until = now + _TERM
+            if not _is_quiet():
+                self.step_forward()
+        self._last = now
+
+    def step_forward(self) -> None:
+        """Be scheduled as before again; to be called before anything but the next request is waited for."""
+        if self.behind:
+            self.behind = False
+            be_ordinary()
+
+
+def be_ordinary() -> None:
+    """Give the calling thread the ordinary policy: it may have been started by a thread that is behind."""
+    if os.sched_getscheduler(0) == os.SCHED_IDLE:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def go_to(processor: int) -> bool:
+    """Move to a processor without staying bound to it; False if we may not use it."""
+    allowed = os.sched_getaffinity(0)
+    if processor not in allowed:
+        return False
+    try:
+        os.sched_setaffinity(0, {processor})
+        os.sched_setaffinity(0, allowed)
+    except OSError:  # what we may use was changed meanwhile
+        return False
+    return True
+
+
+def processor_of(thread: int) -> int | None:
+    """Return the processor that a thread runs on, or did last; None if that is not told."""
+    try:
+        with open(f"/proc/{thread}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[36])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _is_quiet() -> bool:
+    """Tell whether there is a processor for everybody who runs; a client that waits for us does not."""
+    try:
+        with open("/proc/loadavg", "rb") as file:
+            running = int(file.read().split()[3].partition(b"/")[0])
+    except (OSError, ValueError, IndexError):
+        return False
+    return running <= (os.cpu_count() or 1)
+
+
+def _can_return() -> bool:
+    """Tell whether SCHED_IDLE can be left again, which takes privileges (or RLIMIT_NICE); tried by a thread that ends then."""
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        return False
+    returned = False
+
+    def attempt() -> None:
+        nonlocal returned
+        try:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+            returned = True
+        except OSError:
+            pass
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    thread.join()
+    return returned
