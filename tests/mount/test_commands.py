@@ -377,7 +377,7 @@ def test_commit_told_to_stop_leaves_a_writable_mount(union: Workshop) -> None:
     """SIGTERM in the middle: nothing half copied stays, and the mount is writable again."""
     made = union.mount("br:{B0}=rw:{B1}=ro+wh", changing="B1", B0={}, B1={"f": "x"})
     with (made / "big").open("wb") as stream:
-        for _ in range(256):
+        for _ in range(128):
             stream.write(os.urandom(1 << 20))
     commit = subprocess.Popen([*program(), "commit", made.mnt, made.branch(1)])
     eventually(lambda: commit.poll() is not None or os.statvfs(made.mnt).f_flag & os.ST_RDONLY)

@@ -32,4 +32,4 @@ def odd_mounts(directory: Path) -> Iterator[list[Path]]:
         yield mounted
     finally:
         for path in mounted:
-            syscalls.umount2(str(path))
+            syscalls.umount2(str(path), syscalls.MNT_DETACH)
