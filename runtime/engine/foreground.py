@@ -193,8 +193,11 @@ class _Client:
             return True
         except OSError:  # EIO: the last process has closed the terminal
             return False
-        while data:
-            data = data[os.write(1, data) :]
+        try:
+            while data:
+                data = data[os.write(1, data) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard output") from None
         return True
 
     def _copy_input(self) -> bool:

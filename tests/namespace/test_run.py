@@ -5,11 +5,12 @@ import hashlib
 import os
 import re
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support.box import Box, children, wait_until
+from tests.support.box import ROOT, Box, children, wait_until
 from tests.support.oddmounts import odd_mounts
 
 
@@ -56,6 +57,16 @@ def test_run_bad_request_exits_125_with_a_reason(box: Box, arguments: list[str],
     assert done.returncode == 125
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_run_terminal_on_a_full_disk_says_what_is_full(box: Box) -> None:
+    """What the container's terminal shows cannot be written: one line, and the container is gone."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            box.command("-t", "--", "echo", "x"),
+            cwd=ROOT, env=box.environment(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=100,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (125, "unionbox: standard output: No space left on device\n")
 
 
 def test_run_among_odd_mounts(box: Box, tmp_path: Path) -> None:
