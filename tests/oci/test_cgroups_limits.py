@@ -21,8 +21,8 @@ pytestmark = pytest.mark.skipif(not can_group(), reason="cgroups need root")
 
 
 def test_cpu_quota_throttles_to_the_share(make_group: Make) -> None:
-    """A quarter of a CPU is a quarter of a CPU, over three seconds of busy loop."""
-    group = make_group({"cpu": {"quota": 25_000, "period": 100_000}})
+    """A quarter of a CPU is a quarter of a CPU, over three seconds of busy loop, whoever else would like to have it."""
+    group = make_group({"cpu": {"quota": 25_000, "period": 100_000, "shares": 262_144}})
     with running(group, "while :; do :; done"):
         before = used(group)
         passed = spend(3)
