@@ -105,9 +105,12 @@ def wait_for_end(pids: Iterable[int]) -> None:
 
 
 def kill(*pids: int) -> None:
-    """Kill processes with SIGKILL."""
+    """Kill processes with SIGKILL; some die with others of them."""
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
 
 def groups(identity: str) -> list[str]:
