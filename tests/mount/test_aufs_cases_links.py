@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """AUFS' acceptance cases 23–25 and 30–32: hard links over branches, open descriptors, inode numbers."""
 
+import fcntl
 import os
 import shutil
 
 from tests.support import syscalls, tree
 from tests.support.tree import Dir, HardLink
-from tests.support.union import DEADLINE, Union, Workshop
+from tests.support.union import DEADLINE, Union, Workshop, eventually
 
 PAIR: tree.Tree = {"a": "old\n", "b": HardLink("a")}
 
@@ -14,6 +15,21 @@ PAIR: tree.Tree = {"a": "old\n", "b": HardLink("a")}
 def _append(u: Union, name: str, text: str) -> None:
     with (u / name).open("a") as file:
         file.write(text)
+
+
+def _is_flushing(u: Union) -> bool:
+    fd = os.open(u.branch(0) / ".wh..wh.plnk", os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _has_ended(u: Union) -> bool:
+    return u.process is not None and u.process.poll() is not None
 
 
 def test_write_hard_linked_lower_file_shows_under_every_name(union: Workshop) -> None:
@@ -44,10 +60,11 @@ def test_umount_with_pseudo_link_makes_it_real(union: Workshop) -> None:
 
 def test_mount_right_after_umount_waits_for_the_flush(union: Workshop) -> None:
     """The server makes the links when umount(2) has returned; who mounts the branches again at once finds them made."""
-    u = union.mount(B0={}, B1={**PAIR, **{f"d{number}": Dir() for number in range(5000)}})
+    u = union.mount(B0={}, B1={**PAIR, **{f"d{number}": Dir() for number in range(1500)}})
     _append(u, "b", "FOO\n")
     again = union.prepare("", "", dict(u.branches))
     syscalls.umount2(str(u.mnt))
+    eventually(lambda: _is_flushing(u) or _has_ended(u), "the flush")
     again.start()
     assert again.status()["counters"]["plinks"] == 0
     assert (again / "a").read_text() == (again / "b").read_text() == "old\nFOO\n"
