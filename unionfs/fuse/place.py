@@ -45,6 +45,8 @@ class Place:
         if there is None or not (there == syscalls.current_processor() or go_to(there)):
             return False
         if not self.behind:
+            if os.sched_getscheduler(0) != os.SCHED_OTHER:  # somebody chose another one meanwhile
+                return False
             self._until = now + _TERM
             self.step_back(now)
         return True
