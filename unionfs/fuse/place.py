@@ -110,7 +110,7 @@ def _is_quiet() -> bool:
             running = int(file.read().split()[3].partition(b"/")[0])
     except (OSError, ValueError, IndexError):
         return False
-    return running <= (os.cpu_count() or 1)
+    return running <= len(os.sched_getaffinity(0))  # others may be bound to the same few as we are
 
 
 def _can_return() -> bool:
