@@ -75,6 +75,7 @@ class Union:
         self.branches = branches
         self.options = options
         self.log = log
+        self.dropped: list[str] = []  # capabilities that the server is started without
         self.allowed_log: list[str] = []  # more patterns of lines that the test expects
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -97,7 +98,10 @@ class Union:
         argv += ["none", str(self.mnt)]
         # A server whose test run was killed dies with it.
         if os.geteuid() == 0:
-            argv = ["setpriv", "--pdeathsig", "KILL", "--", *argv]
+            dropped = (
+                ["--bounding-set", ",".join(f"-{name}" for name in self.dropped)] if self.dropped else []
+            )
+            argv = ["setpriv", "--pdeathsig", "KILL", *dropped, "--", *argv]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self._wait_until_ready()

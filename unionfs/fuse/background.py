@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import gc
 import os
+import threading
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -28,12 +29,23 @@ class Tasks:
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._start = nursery.start_soon
+        self._thread = threading.get_ident()
+        self._later: list[tuple[Callable[..., Awaitable[object]], tuple[object, ...]]] = []
         self.started = False
 
     def start_soon(self, function: Callable[..., Awaitable[object]], *arguments: object) -> None:
-        """Start a task."""
+        """Start a task, or let the event loop's thread do so when the one that calls this has ended serving."""
         self.started = True
-        self._start(function, *arguments)
+        if threading.get_ident() == self._thread:
+            self._start(function, *arguments)
+        else:
+            self._later.append((function, arguments))
+
+    def start_postponed(self) -> None:
+        """Start the tasks that another thread could not."""
+        while self._later:
+            function, arguments = self._later.pop(0)
+            self._start(function, *arguments)
 
 
 def attach(filesystem: UnionFilesystem, notifier: Notifier, cached: CachedNames, nursery: Tasks) -> None:

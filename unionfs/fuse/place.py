@@ -37,9 +37,14 @@ class Place:
         """Tell whether there is more than one processor."""
         return self._several
 
+    @property
+    def needs_stand_in(self) -> bool:
+        """Tell whether we could go behind a client, but not come back."""
+        return self._several and not self._can_step_back and os.sched_getscheduler(0) == os.SCHED_OTHER
+
     def go_behind(self, client: int, now: float) -> bool:
         """Share the processor of the thread `client` and let it go first; False if that would not be good now."""
-        if not self._can_step_back or now < self._rests_until or not (self.behind or _is_quiet()):
+        if not self._can_step_back or now < self._rests_until or not (self.behind or is_quiet()):
             return False
         there = processor_of(client)
         if there is None or not (there == syscalls.current_processor() or go_to(there)):
@@ -64,7 +69,7 @@ class Place:
             self.step_forward()
         elif now > self._until:
             self._until = now + _TERM
-            if not _is_quiet():
+            if not is_quiet():
                 self.step_forward()
         self._last = now
 
@@ -103,7 +108,7 @@ def processor_of(thread: int) -> int | None:
         return None
 
 
-def _is_quiet() -> bool:
+def is_quiet() -> bool:
     """Tell whether there is a processor for everybody who runs; a client that waits for us does not."""
     try:
         with open("/proc/loadavg", "rb") as file:

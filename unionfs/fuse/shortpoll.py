@@ -11,11 +11,13 @@ from __future__ import annotations
 import resource
 import select
 import time
+from collections.abc import Callable
 
 import trio
 
 from unionfs import syscalls
-from unionfs.fuse.place import Place, go_to, processor_of
+from unionfs.fuse.place import Place, go_to, is_quiet, processor_of
+from unionfs.fuse.standin import StandIn
 
 # A client that sends its next request within this time after an answer is busy.
 _SOON = 200e-6
@@ -32,6 +34,11 @@ _INTERRUPTED = 30e-6
 _REST = 20e-3
 # For so long other tasks of the event loop can wait.
 _MOMENT_MS = 1
+# And for so long while a stand-in serves: two threads change places.
+_SLICE = 5e-3
+# A stand-in that waited this long for its next request, or for a processor, is starving.
+_STARVED = 3e-3
+_RECOVERS = 0.25
 
 
 class ShortPoll:
@@ -41,7 +48,8 @@ class ShortPoll:
     _everybody = select.poll()
     _count = 0
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, serve: Callable[[], None] | None = None) -> None:
+        """`serve` answers requests as long as `ready_behind` says that there are; a stand-in may call it."""
         poller = select.poll()
         poller.register(fd, select.POLLIN)
         self._poll = poller.poll
@@ -54,6 +62,9 @@ class ShortPoll:
         self._until = 0.0  # when that or the rest from it ends
         self._credit = 0
         self._switches = 0
+        self._stand_in = StandIn(serve) if serve is not None and self._place.needs_stand_in else None
+        self._stands_in = False  # whether the stand-in is to serve
+        self._term_ends = self._slice_ends = self._last = self._rests_until = 0.0
         self._everybody.register(fd, select.POLLIN)
         ShortPoll._count += 1
 
@@ -62,6 +73,9 @@ class ShortPoll:
         poll, clock, place = self._poll, time.perf_counter, self._place
         if place.behind:
             place.check(clock())
+        elif self._stands_in:
+            self._lend(clock())
+            return False  # the event loop's other tasks have waited long enough
         if poll(0):
             return True
         if self._count > 1:
@@ -85,6 +99,9 @@ class ShortPoll:
         """Share the busy client's processor; where that was tried in vain, begin to ask."""
         if not self._place.choice or now < self._until or self._place.go_behind(self.client, now):
             return
+        if self._stand_in is not None and now > self._rests_until and is_quiet():
+            self._stands_in, self._term_ends = True, now + _TERM
+            return
         there = processor_of(self.client)
         if there is None or there == syscalls.current_processor():
             self._followed = False
@@ -94,6 +111,49 @@ class ShortPoll:
             self._followed = False
             self._asking, self._until, self._credit = True, now + _TERM, 2 * _PATIENCE
             self._switches = _switches()
+
+    # -- a stand-in serves ------------------------------------------------------------------------------------------
+
+    def _lend(self, now: float) -> None:
+        """Let the stand-in serve for a while, if nobody else needs the processor."""
+        assert self._stand_in is not None
+        if now > self._term_ends:
+            self._term_ends = now + _TERM
+            if not is_quiet():
+                self._stands_in = False
+                return
+        self._slice_ends, self._last = now + _SLICE, 0.0
+        if not self._stand_in.take_over():
+            self._stands_in, self._rests_until = False, now + _RECOVERS
+
+    def ready_behind(self) -> bool:
+        """Tell the stand-in whether there is input now or in a moment; else its time is over."""
+        poll, clock = self._poll, time.perf_counter
+        now = clock()
+        if not self._last:
+            self._short = 0
+            self._stands_in = self._count == 1 and self._follow()
+        elif now - self._last > _STARVED:
+            self._stands_in, self._rests_until = False, now + _RECOVERS
+        self._last = now
+        if now > self._slice_ends or not self._stands_in:
+            return False
+        if poll(0):
+            return True
+        self._stands_in = bool(poll(_MOMENT_MS))
+        if clock() - now < _SOON:
+            self._short += 1
+            if self._short == _AGAIN:
+                self._short = 0
+                self._stands_in = self._follow()
+        return self._stands_in
+
+    def _follow(self) -> bool:
+        """Go where the client is."""
+        there = processor_of(self.client)
+        return there is not None and (there == syscalls.current_processor() or go_to(there))
+
+    # -- asking -----------------------------------------------------------------------------------------------------
 
     def _ask(self) -> bool:
         """Ask until there is input, and give up where the next request does not come soon."""
@@ -129,6 +189,8 @@ class ShortPoll:
         """Wait no more: the descriptor is about to be closed."""
         self._everybody.unregister(self._fd)
         ShortPoll._count -= 1
+        if self._stand_in is not None:
+            self._stand_in.close()
 
 
 def _switches() -> int:

@@ -78,7 +78,7 @@ class DirectSession:
         self.requests.replies.interrupted = self._interrupt
         self._long: dict[int, Header] = {}  # requests that wait for a thread, by their unique number
         self._workers = Workers(device_fd, 0, _THREADS)
-        self._poll = ShortPoll(device_fd)
+        self._poll = ShortPoll(device_fd, self._serve_behind)
         self._tasks = tasks
         self._forgotten = False
         os.set_blocking(device_fd, False)
@@ -108,6 +108,7 @@ class DirectSession:
                     else:
                         dispatch(length)
                         continue
+                self._begin_postponed()
                 tasks.started = False
                 self._poll.rest()
                 if self._forgotten:
@@ -117,6 +118,32 @@ class DirectSession:
                 await trio.lowlevel.wait_readable(fd)
             tasks.started = False
             await self._poll.pause()
+
+    def _serve_behind(self) -> None:
+        """Serve in the stand-in's thread, until the event loop is needed or has waited long enough."""
+        fd, buffers, read, dispatch = self._fd, self._buffers, os.readv, self._dispatch
+        ready, tasks, long, reading = (
+            self._poll.ready_behind,
+            self._tasks,
+            self._long,
+            self.requests.workers.pending,
+        )
+        while not (long or reading or tasks.started) and ready():
+            try:
+                length = read(fd, buffers)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                if error.errno not in _TAKEN_BACK:
+                    return  # the event loop's thread gets the same
+            else:
+                dispatch(length)
+
+    def _begin_postponed(self) -> None:
+        """Start the tasks and the threads that the stand-in could not."""
+        self._tasks.start_postponed()
+        self._workers.start_missing()
+        self.requests.workers.start_missing()
 
     async def _give_back(self) -> None:
         """Give memory back unless a request comes soon. What the loop sleeps with is made after that."""
@@ -156,7 +183,7 @@ class DirectSession:
             return
         if isinstance(work, CopyJob):
             self._long[header.unique] = header
-            self._nursery.start_soon(self._continue, header, bytes(body), work, start)
+            self._tasks.start_soon(self._continue, header, bytes(body), work, start)
         else:
             self._in_thread(header, work, start)
 

@@ -35,15 +35,21 @@ class Workers:
         self.pending: set[int] = set()  # unique numbers of what is not finished
         self._queue: queue.SimpleQueue[tuple[int, Work] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._starter = threading.get_ident()
 
     def submit(self, unique: int, work: Work) -> None:
         """Let a thread answer request `unique` with what `work` returns or raises."""
         self.pending.add(unique)
-        if len(self._threads) < min(self._most, len(self.pending)):
+        self._queue.put((unique, work))
+        if threading.get_ident() == self._starter:
+            self.start_missing()
+
+    def start_missing(self) -> None:
+        """Start as many threads as there is work for. Only who made the pool does: a thread begins with its starter's policy."""
+        while len(self._threads) < min(self._most, len(self.pending)):
             thread = threading.Thread(target=self._run, name=f"worker-{len(self._threads)}", daemon=True)
             self._threads.append(thread)
             thread.start()
-        self._queue.put((unique, work))
 
     def close(self) -> None:
         """Wait for what is being done; the device may be closed afterwards."""
