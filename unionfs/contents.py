@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # A directory of so many bytes is taken to hold a name for each _BYTES_A_NAME of them (ext4: about 4096 for 60 to 100).
 _BYTES_A_NAME = 48
+# So many lookups are made before: most directories on a path see one or two.
+_FIRST_FINDS = 4
 # Reading names pays when at most so many are read for each lookup that was made so far.
 _NAMES_A_FIND = 16
 # Bigger directories are never read: it would take too long between two requests, and too much memory.
@@ -129,7 +131,7 @@ class KnownNames:
         """Return what is known of the names in each of `dirs`, a directory's copies; learn it when asked often enough."""
         node.finds = finds = node.finds + 1
         known = node.contents
-        if finds > 1 and finds & (finds - 1) == 0:  # at powers of two
+        if finds >= _FIRST_FINDS and finds & (finds - 1) == 0:  # at powers of two
             old = known or (None,) * len(dirs)
             known = tuple(
                 was or learn(branch, fd, finds, trust=trust)

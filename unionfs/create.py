@@ -226,7 +226,7 @@ class Creator:
         status = os.fstat(created) if created >= 0 else os.stat(name, dir_fd=fd, follow_symlinks=False)
         found = Found([(branch, status)])
         union.drop_stale_child(parent, name)
-        node = union.node_for(parent, name, found)
+        node = union.node_for(parent, name, found, made=True)
         union.touched(parent, branch, fd)
         return union.attributes_of(node, found)
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from unionfs.branch import OpenBranch
 from unionfs.contents import KnownNames, empty
 from unionfs.identity import identity_of
-from unionfs.lookup import Found, find, open_directory
+from unionfs.lookup import PATH_DIRECTORY, Found, find
 from unionfs.nodes import UNKNOWN, Node, stale
 
 
@@ -71,6 +71,10 @@ class Directories:
 
     def _open_directories(self, node: Node) -> tuple[tuple[OpenBranch, int], ...]:
         """Open a directory and those ancestors that are not open, iteratively: trees may be deeper than Python's stack."""
+        if node.parent is not None and node.parent.dirs is not None:  # nearly always
+            self._open_one(node, node.parent.dirs)
+            assert node.dirs is not None
+            return node.dirs
         chain = []
         current = node
         while current.dirs is None:
@@ -91,10 +95,11 @@ class Directories:
                 raise stale(node)
             self.set_layers(node, found)
         opened: list[tuple[OpenBranch, int]] = []
+        layers, name = node.layers, node.name
         try:
             for branch, parent in parents:
-                if branch in node.layers:
-                    opened.append((branch, open_directory(parent, node.name)))
+                if branch in layers:
+                    opened.append((branch, os.open(name, PATH_DIRECTORY, dir_fd=parent)))
         except OSError as error:
             for _, fd in opened:
                 os.close(fd)
@@ -119,6 +124,11 @@ class Directories:
             self.close(node)
             node.layers, node.identity, node.impure, node.bare = layers, identity, None, UNKNOWN
         node.branch = layers[0]
+        node.epoch = self._epoch
+
+    def set_first_layers(self, node: Node, found: Found) -> None:
+        """Do the same for a new node, whose identity and branch are known."""
+        node.layers = tuple([branch for branch, _ in found.entries])
         node.epoch = self._epoch
 
     def close(self, node: Node) -> None:

@@ -17,6 +17,8 @@ from unionfs.contents import Contents
 from unionfs.whiteout import Layers
 
 _S_IFMT = 0o170000
+# To open a directory by one component that is no symbolic link.
+PATH_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Found(NamedTuple):
@@ -49,17 +51,24 @@ def check_name(name: bytes, limit: int = whiteout.MAX_NAME, *, shwh: bool = Fals
 
 
 def find(
-    layers: Layers, name: bytes, *, trust: bool = False, contents: Sequence[Contents | None] = ()
+    layers: Layers,
+    name: bytes,
+    *,
+    trust: bool = False,
+    last_mark: bool = True,
+    contents: Sequence[Contents | None] = (),
 ) -> Found | None:
     """Return where `name` is visible in the directory `layers`, or None. `contents` is what is known of each layer's names.
 
     EIO if the topmost branch has both the entry and its whiteout and nothing else shows the name (unless `trust`:
-    udba=none), or if a whiteout is not a regular file.
+    udba=none), or if a whiteout is not a regular file. Without `last_mark` the last layer's whiteouts are not looked for:
+    there is nothing below that they could hide.
     """
     entries: list[tuple[OpenBranch, os.stat_result]] = []
     kind = 0
     key = hash(name)
     corrupt = False
+    unmarked = -1 if last_mark else len(layers) - 1
     for position, (branch, fd) in enumerate(layers):
         known = contents[position] if contents else None
         status: os.stat_result | None = None
@@ -73,6 +82,7 @@ def find(
             break
         if (
             branch.whable
+            and position != unmarked
             and (known is None or (known.marked and known.may_hide(name)))
             and whiteout.has_mark(fd, name)
         ):
@@ -109,7 +119,7 @@ def _opaque_above(layers: Layers, name: bytes, branch: OpenBranch) -> bool:
 
 def open_directory(parent: int, name: bytes) -> int:
     """Open the directory `name` (one component, never through a symbolic link) as an O_PATH descriptor."""
-    return os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    return os.open(name, PATH_DIRECTORY, dir_fd=parent)
 
 
 def is_visible_below(layers: Layers, name: bytes, branch: OpenBranch) -> bool:

@@ -32,8 +32,8 @@ _MANY = 256
 # By mode >> 12: the same objects for all nodes. An int of its own for each would take 32 bytes.
 KINDS = tuple(kind << 12 for kind in range(16))
 
-_INO_BITS = 48
-INO_MASK = (1 << _INO_BITS) - 1
+INO_BITS = 48
+INO_MASK = (1 << INO_BITS) - 1
 
 
 class Attributes(NamedTuple):
@@ -199,8 +199,8 @@ def number(prefix: int, ino: int) -> int:
     Two branches on different filesystems thus never share numbers, and a number does not depend on the order of branches.
     """
     if ino > INO_MASK:
-        ino = (ino ^ ((ino >> _INO_BITS) * 0x9E3779B97F4B)) & INO_MASK
-    return prefix << _INO_BITS | ino
+        ino = (ino ^ ((ino >> INO_BITS) * 0x9E3779B97F4B)) & INO_MASK
+    return prefix << INO_BITS | ino
 
 
 def other_number(ino: int) -> int:

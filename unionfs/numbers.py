@@ -15,7 +15,7 @@ from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.directories import Directories
 from unionfs.identity import Identity, device_of, identity_of, inode_of
-from unionfs.nodes import Node, number
+from unionfs.nodes import INO_BITS, INO_MASK, Node, number
 from unionfs.plink_table import Plink
 
 _PRIVILEGED = os.geteuid() == 0
@@ -59,7 +59,7 @@ class Numbers:
         if prefix is None:
             # A filesystem inside the branch: a btrfs subvolume, a covered mount of an ordinary user.
             prefix = self._prefixes[device] = zlib.crc32(device.to_bytes(8, "little")) % 0x7FFE + 1
-        return number(prefix, ino)
+        return prefix << INO_BITS | ino if ino <= INO_MASK else number(prefix, ino)
 
     def of_file(self, identity: Identity) -> int:
         """Return the same of an identity."""

@@ -158,12 +158,13 @@ class Renamer:
         self, old: _Side, old_fd: int, new: _Side, new_fd: int, target: OpenBranch, *, hide: bool
     ) -> None:
         """Whiteout first, then the rename; what was done is undone if a step fails."""
-        marks = self._union.marks_of(new.parent, target, new_fd)
-        if not hide and new.node is None and marks is not None and new.name not in marks:
-            os.rename(
-                old.name, new.name, src_dir_fd=old_fd, dst_dir_fd=new_fd
-            )  # nothing to prepare or to clear
-            return
+        if not hide and new.node is None and self._union.trust:
+            marked = self._union.may_hide(new.parent, target, new_fd, new.name)
+            if not marked or len(self._union.dirs(new.parent)) == 1:  # nothing to prepare or to clear
+                os.rename(old.name, new.name, src_dir_fd=old_fd, dst_dir_fd=new_fd)
+                if marked:
+                    whiteout.remove(target, new_fd, new.name, "aufs")
+                return
         with contextlib.ExitStack() as undo:
             if hide:
                 self._union.make_whiteout(old.parent, target, old_fd, old.name)

@@ -11,6 +11,7 @@ import fcntl
 import os
 import struct
 import sys
+import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # the package `collections` takes longer to import than this module
@@ -19,9 +20,21 @@ if TYPE_CHECKING:  # the package `collections` takes longer to import than this 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
+# Another object of the same function: its seventh argument must be known to be a long one.
+_getxattrat = _libc["syscall"]
+_getxattrat.restype = ctypes.c_long
+_getxattrat.argtypes = (
+    ctypes.c_long,
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_uint,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_size_t,
+)
 
 # Numbers of the generic table, equal on every architecture; the older ones come from libc by name.
-_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR, _OPENAT2, _LISTXATTRAT = 428, 429, 442, 437, 465
+_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR, _OPENAT2, _GETXATTRAT, _LISTXATTRAT = 428, 429, 442, 437, 464, 465
 
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
@@ -84,6 +97,29 @@ def has_xattrs(dir_fd: int, name: bytes) -> bool:
     Raises ENOSYS before Linux 6.13, and EOPNOTSUPP where the filesystem has no such thing.
     """
     return _check(_syscall(_LISTXATTRAT, dir_fd, name, AT_SYMLINK_NOFOLLOW, None, 0), name) > 0
+
+
+class _XattrRoom(threading.local):
+    """A thread's place for the value of an extended attribute, with the kernel's struct xattr_args for it."""
+
+    def __init__(self) -> None:
+        self.value = ctypes.create_string_buffer(64)
+        self.arguments = struct.pack("=QII", ctypes.addressof(self.value), 64, 0)
+
+
+_xattr_room = _XattrRoom()
+
+
+def getxattrat(dir_fd: int, name: bytes, attribute: bytes) -> bytes | None:
+    """Return a short extended attribute of `name` in `dir_fd`, which may be an O_PATH descriptor; a link is not followed.
+
+    None where there is no such attribute. Raises ERANGE for more than 64 bytes, ENOSYS before Linux 6.13.
+    """
+    room = _xattr_room
+    length = _getxattrat(_GETXATTRAT, dir_fd, name, AT_SYMLINK_NOFOLLOW, attribute, room.arguments, 16)
+    if length < 0 and ctypes.get_errno() == errno.ENODATA:
+        return None  # what is answered nearly always: no exception
+    return room.value.raw[: _check(length, name)]
 
 
 def renameat2(old: bytes, new: bytes, *, src_dir_fd: int, dst_dir_fd: int, flags: int = 0) -> None:

@@ -78,7 +78,14 @@ class Union(Copies):
         """Return where `name` is visible in `parent`."""
         dirs = self.dirs(parent)
         trust = self.trust
-        return find(dirs, name, trust=trust, contents=self.known.of(parent, dirs, trust))
+        if trust and len(dirs) == 1 and (branch := dirs[0][0]).writable and not branch.overlay:
+            # What `find` would come to: a new directory's only copy, where a whiteout hides nothing.
+            try:
+                return Found([(branch, os.stat(name, dir_fd=dirs[0][1], follow_symlinks=False))])
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        known = self.known.of(parent, dirs, trust)
+        return find(dirs, name, trust=trust, last_mark=not trust, contents=known)
 
     def find_new(self, parent: Node, name: bytes) -> Found | None:
         """Return what is at a name that something is about to be given.
@@ -109,6 +116,8 @@ class Union(Copies):
     def marks_of(self, parent: Node, branch: OpenBranch, fd: int) -> set[bytes] | None:
         """Return the names that `branch`, whose copy of `parent` is `fd`, may hide; None if they are not known."""
         if parent.contents and not branch.overlay:
+            if len(parent.contents) == 1 and self.trust:
+                return parent.contents[0].marks if parent.contents[0] is not None else None
             for known, (candidate, _) in zip(parent.contents, self.dirs(parent), strict=True):
                 if candidate is branch:
                     return known.marks if known is not None and known.is_current(fd) else None
@@ -116,8 +125,17 @@ class Union(Copies):
 
     def is_hidden(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> bool:
         """Tell whether `branch`, whose copy of `parent` is `fd`, hides `name` of the branches below it."""
+        return self.may_hide(parent, branch, fd, name) and whiteout.is_whited_out(branch, fd, name)
+
+    def may_hide(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> bool:
+        """Tell whether a whiteout of `name` may be in the copy `fd` of `parent` on `branch`; False is certain."""
         marks = self.marks_of(parent, branch, fd)
-        return (marks is None or name in marks) and whiteout.is_whited_out(branch, fd, name)
+        if marks is not None:
+            return name in marks
+        if self.trust and len(self.dirs(parent)) == 1:
+            # Looking for names there does not count (`find`), as only changes have a use for its whiteouts.
+            self.known.of(parent, self.dirs(parent), True)
+        return True
 
     def shows_below(self, parent: Node, name: bytes, branch: OpenBranch) -> bool:
         """Tell whether a branch below `branch` still shows `name` (any type), so that hiding it needs a whiteout."""
@@ -132,7 +150,8 @@ class Union(Copies):
             if candidate is branch:
                 start = position + 1
         known = parent.contents if self.trust else ()
-        return find(layers[start:], name, trust=True, contents=known[start:]) is not None
+        below = find(layers[start:], name, trust=True, last_mark=not self.trust, contents=known[start:])
+        return below is not None
 
     def make_whiteout(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> None:
         """Hide `name` of the branches below `branch`, whose copy of `parent` is `fd`."""
@@ -172,14 +191,19 @@ class Union(Copies):
             child.remove_name(parent, name)
             self.nodes.release(child)
 
-    def node_for(self, parent: Node, name: bytes, found: Found) -> Node:
-        """Return the node of what was found at a name: the known one, another name's one (hard link), or a new one."""
+    def node_for(self, parent: Node, name: bytes, found: Found, *, made: bool = False) -> Node:
+        """Return the node of what was found at a name: the known one, another name's one (hard link), or a new one.
+
+        What was `made` just now has no recorded number.
+        """
         branch, status = found.entries[0]
         identity = status.st_ino << 32 | status.st_dev  # identity_of: a call is dear here
         kind = KINDS[status.st_mode >> 12]
         assert parent.children is not None
         child = parent.children.get(name)
-        if child is not None and child.kind == kind:
+        if child is None:
+            return self._enter(parent, name, found, identity, kind, made)
+        if child.kind == kind:
             if kind == stat.S_IFDIR:
                 self.directories.set_layers(child, found)
                 return child
@@ -189,13 +213,26 @@ class Union(Copies):
             plink = self.plinks.of_file(identity)
             if plink is not None and plink.ino == child.ino:
                 return child
-        if child is not None:
-            child.remove_name(parent, name)
-            self.nodes.release(child)
-        return self._enter(parent, name, found, identity, kind)
+        child.remove_name(parent, name)
+        self.nodes.release(child)
+        return self._enter(parent, name, found, identity, kind, made)
 
-    def _enter(self, parent: Node, name: bytes, found: Found, identity: Identity, kind: int) -> Node:
-        ino = self.numbers.of_entry(parent, found.branch, name, found.status)
+    def _enter(
+        self, parent: Node, name: bytes, found: Found, identity: Identity, kind: int, made: bool
+    ) -> Node:
+        branch, status = found.entries[0]
+        if made and not self.numbers.origins:
+            ino = self.numbers.of_inode(status.st_dev, status.st_ino)
+        else:
+            ino = self.numbers.of_entry(parent, branch, name, status)
+        if not self.plinks and self.nodes.get(ino) is None:  # nearly always
+            fresh = new_node(ino, ino, kind)
+            fresh.parent, fresh.name, fresh.identity, fresh.branch = parent, name, identity, branch
+            parent.children[name] = fresh  # type: ignore[index]  # a directory
+            self.nodes.add(fresh)
+            if kind == stat.S_IFDIR:
+                self.directories.set_first_layers(fresh, found)
+            return fresh
         plink = self.plink_of(ino, found.branch, identity) if self.plinks and kind != stat.S_IFDIR else None
         if plink is not None:
             ino = plink.ino

@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Sequence
 
+from unionfs import syscalls
 from unionfs.branch import OpenBranch
 
 PREFIX = b".wh."
@@ -88,6 +89,11 @@ def is_opaque_entry(branch: OpenBranch, dirfd: int, name: bytes) -> bool:
 
 def read_xattr(dirfd: int, attribute: str, name: bytes = b"") -> bytes | None:
     """Return an extended attribute of `name` (or of `dirfd`), None where it is absent or not supported."""
+    try:
+        return syscalls.getxattrat(dirfd, name or b".", attribute.encode())
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ERANGE):
+            return None
     try:
         return os.getxattr(proc_path(dirfd, name), attribute, follow_symlinks=not name)
     except OSError:
