@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.directories import Directories
-from unionfs.identity import identity_of
+from unionfs.identity import Identities
 from unionfs.lookup import Found, open_directory
 from unionfs.metadata import restore_times
 from unionfs.nodes import ROOT_INO, ROOT_NODEID, Attributes, Directory, Node, stale
@@ -31,8 +31,10 @@ class Copies:
         self.branches = tuple(branches)
         self.root: Node = Directory(ROOT_NODEID, ROOT_INO)
         self.root.lookups = 1
-        self.directories = Directories(self.root, self.branches)
+        self.identities = Identities(self.branches)
+        self.directories = Directories(self.root, self.branches, self.identities)
         # The same under shorter names, for the request path.
+        self.identity_of = self.identities.of
         self.dirs = self.directories.dirs
         self.fd_on = self.directories.fd_on
         self.plinks = PlinkTable()
@@ -125,7 +127,7 @@ class Copies:
         if self.trust:
             return result
         status = os.fstat(result)
-        if identity_of(status) != node.identity:
+        if self.identity_of(status) != node.identity:
             os.close(result)
             raise stale(node)
         return result
@@ -143,7 +145,7 @@ class Copies:
                 raise stale(node) from None
             raise
         status = os.fstat(result)
-        if identity_of(status) != node.identity:
+        if self.identity_of(status) != node.identity:
             os.close(result)
             raise stale(node)
         return result, status
@@ -164,7 +166,7 @@ class Copies:
             for _, other in found.entries[1:]:
                 nlink += max(0, other.st_nlink - 2)
             return Attributes(node, status, nlink)
-        if identity_of(status) != node.identity:  # another name of a pseudo-linked file
+        if self.plinks and self.identity_of(status) != node.identity:  # another name of a pseudo-linked file
             return self.attributes(node)
         return self.attributes_now(node, status)
 

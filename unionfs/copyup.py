@@ -17,7 +17,6 @@ from unionfs import stage, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copydata import CopyJob, Deferred
 from unionfs.handles import is_pinned
-from unionfs.identity import identity_of
 from unionfs.metadata import copy_metadata, restore_times
 from unionfs.nodes import Node
 from unionfs.plinks import plinked
@@ -246,7 +245,7 @@ class CopyUps:
         """Let the node and its open handles use the new copy."""
         status = os.fstat(fd)
         node.branch = target
-        node.identity = identity_of(status)
+        node.identity = self._union.identity_of(status)
         node.hidden_links = 0
         if dead_fd >= 0:
             if node.dead_fd >= 0:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from unionfs.branch import OpenBranch
 from unionfs.contents import KnownNames, empty
-from unionfs.identity import identity_of
+from unionfs.identity import Identities
 from unionfs.lookup import PATH_DIRECTORY, Found, find
 from unionfs.nodes import UNKNOWN, Node, stale
 
@@ -23,9 +23,10 @@ from unionfs.nodes import UNKNOWN, Node, stale
 class Directories:
     """The open directories of one union."""
 
-    def __init__(self, root: Node, branches: Sequence[OpenBranch]) -> None:
+    def __init__(self, root: Node, branches: Sequence[OpenBranch], identities: Identities) -> None:
         self._root = root
         self._branches = tuple(branches)
+        self._identities = identities
         self.trust = False  # nobody else changes the branches
         self._epoch = 0  # how often the branch list was replaced
         self._open: OrderedDict[Node, int] = (
@@ -50,7 +51,7 @@ class Directories:
         self.known.forget(root)
         root.finds = 0
         root.links = -1
-        root.identity = self._branches[0].root_ino << 32 | self._branches[0].device
+        root.identity = self._identities.of_inode(self._branches[0].device, self._branches[0].root_ino)
         root.impure = None
         root.epoch = self._epoch
 
@@ -119,7 +120,7 @@ class Directories:
         """Record which branches contribute to a directory."""
         layers = tuple(branch for branch, _ in found.entries)
         status = found.status
-        identity = identity_of(status)
+        identity = self._identities.of(status)
         if layers != node.layers or identity != node.identity:
             self.close(node)
             node.layers, node.identity, node.impure, node.bare = layers, identity, None, UNKNOWN
@@ -175,7 +176,7 @@ class Directories:
         self._descriptors += 1
         if node.dirs[0][0] is branch:
             status = os.fstat(fd)
-            node.branch, node.identity = branch, identity_of(status)
+            node.branch, node.identity = branch, self._identities.of(status)
 
     def fd_on(self, node: Node, branch: OpenBranch | None) -> int | None:
         """Return the descriptor of a directory on `branch`, None if it does not contribute."""

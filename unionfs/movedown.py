@@ -11,7 +11,6 @@ from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copydata import CopyJob
 from unionfs.copyup import CopyUps
-from unionfs.identity import identity_of
 from unionfs.metadata import copy_metadata
 from unionfs.nodes import Node
 from unionfs.union import Union
@@ -115,7 +114,7 @@ def _move(
                 assert upper is not None
                 os.unlink(name, dir_fd=upper)
                 moved = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                node.branch, node.identity = target, identity_of(moved)
+                node.branch, node.identity = target, union.identity_of(moved)
         finally:
             job.close()
     finally:

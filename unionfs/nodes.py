@@ -32,9 +32,6 @@ _MANY = 256
 # By mode >> 12: the same objects for all nodes. An int of its own for each would take 32 bytes.
 KINDS = tuple(kind << 12 for kind in range(16))
 
-INO_BITS = 48
-INO_MASK = (1 << INO_BITS) - 1
-
 
 class Attributes(NamedTuple):
     """A node with the stat of its visible copy; st_nlink comes from `nlink` and st_ino from the node."""
@@ -191,16 +188,6 @@ class Directory(Node):
 def new_node(nodeid: int, ino: int, kind: int) -> Node:
     """Return a fresh node of a kind (S_IFMT of the mode)."""
     return Directory(nodeid, ino) if kind == stat.S_IFDIR else Node(nodeid, ino, kind)
-
-
-def number(prefix: int, ino: int) -> int:
-    """Return the union's number of inode `ino` on the filesystem `prefix`: 15 bits of filesystem, 48 bits of inode.
-
-    Two branches on different filesystems thus never share numbers, and a number does not depend on the order of branches.
-    """
-    if ino > INO_MASK:
-        ino = (ino ^ ((ino >> INO_BITS) * 0x9E3779B97F4B)) & INO_MASK
-    return prefix << INO_BITS | ino
 
 
 def other_number(ino: int) -> int:

@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inode numbers of the union: made from a branch file's own, or recorded when a copy keeps those of its origin.
 
-The numbers themselves are made in nodes.py; docs/formats.md describes the two xattrs, and docs/decisions/inode-numbers.md why.
+The numbers of inodes are made in identity.py; docs/formats.md describes the two xattrs, and docs/decisions/inode-numbers.md why.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import zlib
-from collections.abc import Sequence
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.directories import Directories
-from unionfs.identity import Identity, device_of, identity_of, inode_of
-from unionfs.nodes import INO_BITS, INO_MASK, Node, number
+from unionfs.identity import Identities, Identity, number_of
+from unionfs.nodes import Node
 from unionfs.plink_table import Plink
 
 _PRIVILEGED = os.geteuid() == 0
@@ -26,18 +24,13 @@ IMPURE_XATTR = ("trusted" if _PRIVILEGED else "user") + ".unionfs.impure"
 class Numbers:
     """Tells the number of each entry, and records those that its inode would not give."""
 
-    def __init__(self, branches: Sequence[OpenBranch], directories: Directories) -> None:
+    def __init__(self, identities: Identities, directories: Directories) -> None:
+        self._identities = identities
         self._fd_on = directories.fd_on
         # Numbers of copied-up files on filesystems that keep no xattrs; lost at umount, as in AUFS.
         self.origins: dict[Identity, int] = {}
-        self._prefixes: dict[int, int] = {}
-        self.add_branches(branches)
 
-    def add_branches(self, branches: Sequence[OpenBranch]) -> None:
-        """Learn the prefixes of branches' filesystems; those of branches that go are kept, as nodes may."""
-        self._prefixes.update({branch.device: branch.number_prefix for branch in branches})
-
-    def of_entry(self, parent: Node, branch: OpenBranch, name: bytes, status: os.stat_result) -> int:
+    def of_entry(self, parent: Node, branch: OpenBranch, name: bytes, identity: Identity) -> int:
         """Return the union's number of an entry: the recorded one of a copied-up file, else one made from its own."""
         impure = parent.impure.get(branch.id) if parent.impure is not None else None
         if impure is None:
@@ -48,22 +41,14 @@ class Numbers:
             if recorded is not None and recorded.isdigit():
                 return int(recorded) & ((1 << 63) - 1)
         if self.origins:
-            known = self.origins.get(identity_of(status))
+            known = self.origins.get(identity)
             if known is not None:
                 return known
-        return self.of_inode(status.st_dev, status.st_ino)
+        return number_of(identity)
 
     def of_inode(self, device: int, ino: int) -> int:
         """Return the union's number of an inode of a branch filesystem."""
-        prefix = self._prefixes.get(device)
-        if prefix is None:
-            # A filesystem inside the branch: a btrfs subvolume, a covered mount of an ordinary user.
-            prefix = self._prefixes[device] = zlib.crc32(device.to_bytes(8, "little")) % 0x7FFE + 1
-        return prefix << INO_BITS | ino if ino <= INO_MASK else number(prefix, ino)
-
-    def of_file(self, identity: Identity) -> int:
-        """Return the same of an identity."""
-        return self.of_inode(device_of(identity), inode_of(identity))
+        return number_of(self._identities.of_inode(device, ino))
 
     def is_impure(self, parent: Node, branch: OpenBranch, readable: int = -1) -> bool:
         """Tell whether some entry of `parent` on `branch` may have a recorded number (saves an xattr read per lookup).
@@ -89,7 +74,7 @@ class Numbers:
             os.setxattr(whiteout.proc_path(fd), ORIGIN_XATTR, b"%d" % node_ino)
             self._mark_impure(parent, branch, parent_fd)
         except OSError:
-            self.origins[identity_of(status)] = node_ino
+            self.origins[self._identities.of(status)] = node_ino
 
     def _mark_impure(self, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
         """Mark a directory as holding children with recorded numbers."""
@@ -106,6 +91,6 @@ class Numbers:
 
     def keep(self, node: Node, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
         """After a rename or link into `parent`: mark it if the node's number is not the one its inode would give."""
-        if self.of_file(node.identity) != node.ino:
+        if number_of(node.identity) != node.ino:
             with contextlib.suppress(OSError):
                 self._mark_impure(parent, branch, parent_fd)

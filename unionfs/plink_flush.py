@@ -10,7 +10,7 @@ import os
 from unionfs import whiteout
 from unionfs.copyup import CopyUps
 from unionfs.emptiness import open_list, raw_entries
-from unionfs.identity import identity_of
+from unionfs.identity import number_of
 from unionfs.lookup import find
 from unionfs.metadata import restore_times
 from unionfs.nodes import Node
@@ -88,7 +88,7 @@ class PlinkFlusher:
         for parent, name in list(node.names()):
             fd = union.fd_on(parent, node.branch)
             status = whiteout.exists(fd, name) if fd is not None else None
-            if status is not None and identity_of(status) == node.identity:
+            if status is not None and union.identity_of(status) == node.identity:
                 node.make_home(parent, name)
                 return
         union.bury(node)
@@ -141,8 +141,8 @@ class PlinkFlusher:
                 child = union.node_for(directory, name, found)
                 below.append(child)
                 continue
-            identity = identity_of(found.status)
-            plink = union.plink_of(union.numbers.of_file(identity), found.branch, identity)
+            identity = union.identity_of(found.status)
+            plink = union.plink_of(number_of(identity), found.branch, identity)
             if plink is not None and found.branch is not plink.branch:
                 directory.opens += 1  # else it goes with the last directory below it, if the kernel forgot it
                 result.setdefault(plink.ino, []).append((directory, name))
@@ -150,7 +150,5 @@ class PlinkFlusher:
 
     def _may_be_linked(self, device: int, ino: int) -> bool:
         plinks = self._union.plinks
-        return (
-            plinks.of_file(ino << 32 | device) is not None
-            or self._union.numbers.of_inode(device, ino) in plinks
-        )
+        identity = self._union.identities.of_inode(device, ino)
+        return plinks.of_file(identity) is not None or number_of(identity) in plinks

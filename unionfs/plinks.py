@@ -16,7 +16,6 @@ from collections.abc import Iterator
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
-from unionfs.identity import identity_of
 from unionfs.nodes import Node
 from unionfs.plink_table import Plink
 from unionfs.union import Union
@@ -43,7 +42,9 @@ def plinked(union: Union, node: Node, branch: OpenBranch, fd: int, origin: os.st
         raise
     old = union.plinks.get(node.ino)
     nlink = max(1, origin.st_nlink - node.hidden_links) if old is None else old.nlink
-    union.plinks.add(Plink(node.ino, branch, name, nlink, identity_of(copy), {identity_of(origin)}))
+    union.plinks.add(
+        Plink(node.ino, branch, name, nlink, union.identity_of(copy), {union.identity_of(origin)})
+    )
     if old is not None:
         _remove(union, old)
 
@@ -63,7 +64,7 @@ def recover_plinks(union: Union) -> None:
                 number, _, ino = entry.partition(".")
                 if number.isdigit() and ino.isdigit():
                     status = os.stat(entry, dir_fd=directory, follow_symlinks=False)
-                    nlink, identity = max(1, status.st_nlink - 1), identity_of(status)
+                    nlink, identity = max(1, status.st_nlink - 1), union.identity_of(status)
                     if int(number) not in union.plinks:
                         union.plinks.add(Plink(int(number), branch, os.fsencode(entry), nlink, identity))
         finally:
@@ -151,7 +152,7 @@ def materialize(union: Union, node: Node, parent_fd: int, name: bytes) -> None:
         )
 
 
-def is_entry_of(node: Node, dirfd: int, name: bytes) -> bool:
+def is_entry_of(union: Union, node: Node, dirfd: int, name: bytes) -> bool:
     """Tell whether `name` in a branch directory physically is the node's copy."""
     status = whiteout.exists(dirfd, name)
-    return status is not None and identity_of(status) == node.identity
+    return status is not None and union.identity_of(status) == node.identity

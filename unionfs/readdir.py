@@ -21,7 +21,8 @@ from typing import IO, NamedTuple
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.emptiness import is_device_mark, open_list
-from unionfs.nodes import INO_MASK, Node
+from unionfs.identity import INO_MASK
+from unionfs.nodes import Node
 from unionfs.sieve import Sieve
 from unionfs.syscalls import DIRENT64, DirectoryReader
 from unionfs.union import Union
@@ -160,7 +161,8 @@ class _Copy:
         if recorded:
             status = whiteout.exists(self.fd, name)
             if status is not None:
-                return self.union.numbers.of_entry(node, self.branch, name, status)
+                identity = self.union.identity_of(status)
+                return self.union.numbers.of_entry(node, self.branch, name, identity)
         return self.union.numbers.of_inode(self.device, ino)
 
     def records_numbers(self) -> bool:

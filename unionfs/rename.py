@@ -131,7 +131,7 @@ class Renamer:
                     node.make_home(side.parent, side.name)
                 self._copyups.to_branch(node, target)
         fd = self._copyups.directory_on(side.parent, target)
-        if node.ino in union.plinks and not is_entry_of(node, fd, side.name):
+        if node.ino in union.plinks and not is_entry_of(union, node, fd, side.name):
             materialize(union, node, fd, side.name)
         return fd
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copies import Copies
-from unionfs.identity import Identity, identity_of
+from unionfs.identity import Identity, number_of
 from unionfs.lookup import Found, check_name, find
 from unionfs.nodes import (
     KINDS,
@@ -39,7 +39,7 @@ class Union(Copies):
         super().__init__(branches, options)
         self.trim = self.directories.trim
         self.known = self.directories.known
-        self.numbers = Numbers(self.branches, self.directories)
+        self.numbers = Numbers(self.identities, self.directories)
         self.nodes = NodeTable(self.root)
         self.nodes.on_discard = self.directories.close  # type: ignore[method-assign]  # the hook is meant to be set
         self._absent: tuple[Node, bytes] | None = None  # what a lookup found missing, until something is made
@@ -60,7 +60,7 @@ class Union(Copies):
         """Replace the branch list; every cached directory is looked up again at its next use."""
         self.branches = tuple(branches)
         self._absent = None
-        self.numbers.add_branches(self.branches)
+        self.identities.add_branches(self.branches)
         by_id = {branch.id: branch for branch in self.branches}
         for node in self.nodes:
             if node.branch is not None and node is not self.root:
@@ -197,7 +197,7 @@ class Union(Copies):
         What was `made` just now has no recorded number.
         """
         branch, status = found.entries[0]
-        identity = status.st_ino << 32 | status.st_dev  # identity_of: a call is dear here
+        identity = self.identities.of_inode(status.st_dev, status.st_ino)
         kind = KINDS[status.st_mode >> 12]
         assert parent.children is not None
         child = parent.children.get(name)
@@ -220,11 +220,9 @@ class Union(Copies):
     def _enter(
         self, parent: Node, name: bytes, found: Found, identity: Identity, kind: int, made: bool
     ) -> Node:
-        branch, status = found.entries[0]
-        if made and not self.numbers.origins:
-            ino = self.numbers.of_inode(status.st_dev, status.st_ino)
-        else:
-            ino = self.numbers.of_entry(parent, branch, name, status)
+        branch = found.entries[0][0]
+        may_differ = not made or self.numbers.origins
+        ino = self.numbers.of_entry(parent, branch, name, identity) if may_differ else number_of(identity)
         if not self.plinks and self.nodes.get(ino) is None:  # nearly always
             fresh = new_node(ino, ino, kind)
             fresh.parent, fresh.name, fresh.identity, fresh.branch = parent, name, identity, branch
@@ -270,7 +268,7 @@ class Union(Copies):
         if plink is None:
             return None
         copy = whiteout.exists(self.plink_dir(plink.branch), plink.name)
-        if copy is None or identity_of(copy) != plink.copy:
+        if copy is None or self.identity_of(copy) != plink.copy:
             self.plinks.remove(plink.ino)
             return None
         return plink
@@ -286,11 +284,12 @@ class Union(Copies):
     def unnamed(self, branch: OpenBranch, fd: int) -> Attributes:
         """Enter a file that has no name (O_TMPFILE), held by the descriptor `fd`."""
         status = os.fstat(fd)
-        ino = self.numbers.of_file(identity_of(status))
+        identity = self.identity_of(status)
+        ino = number_of(identity)
         while self.nodes.get(ino) is not None or ino in self.plinks:
             ino = other_number(ino)
         node = new_node(ino, ino, stat.S_IFREG)
-        node.branch, node.identity = branch, identity_of(status)
+        node.branch, node.identity = branch, identity
         node.dead_fd = os.dup(fd)
         self.nodes.add(node)
         return Attributes(node, status, 0)
@@ -310,7 +309,7 @@ class Union(Copies):
             status = self.status(node)
         except OSError:
             return False
-        return identity_of(status) == node.identity
+        return self.identity_of(status) == node.identity
 
     def renumber(self, node: Node) -> None:
         """Give a file a new nodeid: under the former one the kernel goes on reading the copy that it has open.

@@ -18,7 +18,7 @@ from unionfs.fuse import abi
 from unionfs.fuse.direct.replies import NO_REPLY, Header, Replies, Reply
 from unionfs.fuse.direct.workers import Workers
 from unionfs.handles import FileHandle
-from unionfs.identity import device_of
+from unionfs.identity import filesystem_of
 
 # A write that takes longer was held up by the disk (1 MiB into the page cache takes 0.3 ms). For a while others are made
 # by workers then, from a copy of their data, which costs little beside the wait.
@@ -38,7 +38,7 @@ class DataRequests:
         self._replies = replies
         self._workers = workers
         self._view = memoryview(bytearray(max_write))
-        self._in_memory: dict[int, bool] = {}  # by st_dev
+        self._in_memory: dict[int, bool] = {}  # by filesystem
         self._slow_until = 0.0
         self._bare: set[int] = set()  # handles of files without capabilities, as of `_capabilities`
         self._capabilities = 0
@@ -58,15 +58,15 @@ class DataRequests:
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
-            if self._is_in_memory(device_of(handle.node.identity), fd):
+            if self._is_in_memory(filesystem_of(handle.node.identity), fd):
                 return view[: os.preadv(fd, (view,), offset)]
         self._workers.submit(header.unique, lambda buffer: buffer[: os.preadv(fd, (buffer[:size],), offset)])
         return NO_REPLY
 
-    def _is_in_memory(self, device: int, fd: int) -> bool:
-        known = self._in_memory.get(device)
+    def _is_in_memory(self, filesystem: int, fd: int) -> bool:
+        known = self._in_memory.get(filesystem)
         if known is None:
-            known = self._in_memory[device] = syscalls.filesystem_magic(fd) == _TMPFS_MAGIC
+            known = self._in_memory[filesystem] = syscalls.filesystem_magic(fd) == _TMPFS_MAGIC
         return known
 
     def write(self, header: Header, body: memoryview) -> Reply:

@@ -46,7 +46,7 @@ from unionfs.create import Caller
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.handles import Backing, FileHandle
-from unionfs.identity import device_of
+from unionfs.identity import filesystem_of
 from unionfs.nodes import Node
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class Passthrough:
         self._device = device_fd
         self.on = False
         self.why = "the kernel has not been asked yet"
-        self._refused: set[int] = set()  # st_dev of filesystems whose files cannot be registered
+        self._refused: set[int] = set()  # filesystems whose files cannot be registered
         # (nodeid, pid) of opens answered ESTALE -> the node's lookups then, and when that was
         self._stale: dict[tuple[int, int], tuple[int, float]] = {}
         self.registered = 0  # now
@@ -223,15 +223,15 @@ class Passthrough:
 
     def _register(self, handle: FileHandle, branch: OpenBranch) -> Backing | None:
         """Register the handle's file, or count a fallback."""
-        device = device_of(handle.node.identity)
-        if device not in self._refused:
+        filesystem = filesystem_of(handle.node.identity)
+        if filesystem not in self._refused:
             try:
                 number = fcntl.ioctl(
                     self._device, abi.BACKING_OPEN, bytearray(abi.BACKING_MAP.pack(handle.fd, 0)), True
                 )
             except OSError as error:
                 if error.errno in _NEVER:
-                    self._refused.add(device)
+                    self._refused.add(filesystem)
                     log.info("files of %s do not pass through: %s", branch.path, error.strerror)
             else:
                 self.registered += 1
