@@ -199,10 +199,10 @@ class UnionFilesystem:
             self.copyups.ensure(node)  # overlayfs copies up at open, AUFS at the first write
         assert node.branch is not None
         opened = branch_flags(flags, writable=node.branch.writable)
-        empty = False
+        size = -1
         if node.parent is not None and not flags & os.O_TRUNC:
             fd, status = self.union.open_copy(node, opened)
-            empty = status.st_size == 0
+            size = status.st_size
         else:
             path = self.union.open_path(node)
             try:
@@ -211,7 +211,7 @@ class UnionFilesystem:
                 fd = os.open(whiteout.proc_path(path), opened)
             finally:
                 os.close(path)
-        return self._add_handle(FileHandle(node, fd, flags, caller.pid, empty=empty))
+        return self._add_handle(FileHandle(node, fd, flags, caller.pid, size=size))
 
     def reopen(self, opened: FileHandle, flags: int, caller: Caller) -> int:
         """Open for reading what `opened` has open, even if the file was copied up since; return the handle's number."""

@@ -40,15 +40,15 @@ class Backing:
 class FileHandle:
     """An open regular file."""
 
-    __slots__ = ("backing", "empty", "fd", "flags", "node", "number", "pid", "writes")
+    __slots__ = ("backing", "fd", "flags", "node", "number", "pid", "size", "writes")
 
-    def __init__(self, node: Node, fd: int, flags: int, pid: int, *, empty: bool = False) -> None:
+    def __init__(self, node: Node, fd: int, flags: int, pid: int, *, size: int = -1) -> None:
         self.node = node
         self.fd = fd
         self.flags = flags
         self.pid = pid
         self.writes = flags & os.O_ACCMODE != os.O_RDONLY  # opened for writing
-        self.empty = empty  # there was nothing in it when it was opened
+        self.size = size  # when it was opened; -1: not known
         self.number = 0
         self.backing: Backing | None = None
 

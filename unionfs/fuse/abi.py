@@ -105,6 +105,9 @@ INTERRUPT_IN = Struct("=Q")  # the request's unique number
 # attributes_mask, (seconds, nanoseconds) of atime, btime, ctime and mtime, the device numbers.
 STATX_OUT = Struct("=QII16x" + "IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIII112x")
 BACKING_MAP = Struct("=iI8x")  # fd, flags
+# A notification: its header (length, code, 0), then nodeid, offset, size, padding; data follows.
+STORE_OUT = Struct("=IiQQQII")
+NOTIFY_STORE = 4
 BACKING_ID = Struct("=i")  # 32 bits wide here and in OPEN_OUT
 
 # INIT flags; those above bit 31 live in flags2.

@@ -16,6 +16,7 @@ from unionfs import syscalls
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.fuse.direct.replies import NO_REPLY, Header, Replies, Reply
+from unionfs.fuse.direct.smallfiles import LIMIT, SmallFiles
 from unionfs.fuse.direct.workers import Workers
 from unionfs.handles import FileHandle
 from unionfs.identity import filesystem_of
@@ -32,11 +33,17 @@ class DataRequests:
     """The handlers of one mount that move file data."""
 
     def __init__(
-        self, filesystem: UnionFilesystem, replies: Replies, workers: Workers, max_write: int
+        self,
+        filesystem: UnionFilesystem,
+        replies: Replies,
+        workers: Workers,
+        small: SmallFiles,
+        max_write: int,
     ) -> None:
         self._filesystem = filesystem
         self._replies = replies
         self._workers = workers
+        self._small = small
         self._view = memoryview(bytearray(max_write))
         self._in_memory: dict[int, bool] = {}  # by filesystem
         self._slow_until = 0.0
@@ -48,6 +55,8 @@ class DataRequests:
         fh, offset, size, _, _, _, _ = abi.READ_IN.unpack_from(body)
         handle = self._filesystem.file(fh)
         fd = handle.fd
+        if handle.size <= LIMIT:
+            self._small.lost(header.nodeid)
         view = self._view[:size]
         try:
             count = os.preadv(fd, (view,), offset, os.RWF_NOWAIT)

@@ -35,7 +35,7 @@ class Requests:
             NameRequests(filesystem, replies, habits),
             AttributeRequests(filesystem, replies),
             FileRequests(filesystem, replies, passthrough, Notifier(device_fd)),
-            DataRequests(filesystem, replies, self.workers, max_write),
+            DataRequests(filesystem, replies, self.workers, passthrough.small, max_write),
             DirectoryRequests(filesystem, replies, habits),
         )
         self.table: dict[int, Handler] = {

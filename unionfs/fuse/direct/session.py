@@ -86,6 +86,7 @@ class DirectSession:
     def shrunk(self) -> None:
         """Most nodes were forgotten: give memory back when there is nothing to do."""
         self._forgotten = True
+        self.requests.passthrough.small.forget()
 
     async def run(self) -> None:
         """Serve until the mount is gone."""
@@ -290,6 +291,7 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
 
         def invalidate_all() -> None:
             replies.doubt_sizes()
+            session.requests.passthrough.small.forget()
             refresh()
 
         filesystem.invalidate_all = invalidate_all
