@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import os
 import threading
 from collections.abc import Awaitable, Callable
 
@@ -14,6 +13,7 @@ import trio
 from unionfs import stage, syscalls
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse.cachednames import CachedName, CachedNames
+from unionfs.fuse.deletions import Deletions
 from unionfs.fuse.notify import Notifier
 from unionfs.nodes import Node
 from unionfs.watch import Watcher
@@ -32,6 +32,9 @@ class Tasks:
         self._thread = threading.get_ident()
         self._later: list[tuple[Callable[..., Awaitable[object]], tuple[object, ...]]] = []
         self.started = False
+        self.at_end: Callable[[], None] = lambda: (
+            None
+        )  # what is left to be done when no task can run any more
 
     def start_soon(self, function: Callable[..., Awaitable[object]], *arguments: object) -> None:
         """Start a task, or let the event loop's thread do so when the one that calls this has ended serving."""
@@ -51,9 +54,7 @@ class Tasks:
 def attach(filesystem: UnionFilesystem, notifier: Notifier, cached: CachedNames, nursery: Tasks) -> None:
     """Let the filesystem use `nursery` for long work and `notifier` to tell the kernel what is no longer so."""
     telling = _Telling(nursery)
-
-    def delete_later(fd: int, name: bytes) -> None:
-        nursery.start_soon(_delete, os.dup(fd), name)
+    deletions = Deletions(nursery.start_soon)
 
     def invalidate_all() -> None:
         nodes = list(filesystem.union.nodes)
@@ -66,7 +67,8 @@ def attach(filesystem: UnionFilesystem, notifier: Notifier, cached: CachedNames,
     def doubt(names: list[CachedName]) -> None:
         telling.start(notifier.expire_all, names, ())
 
-    filesystem.set_background(inline_limit=_INLINE_COPY, delete_later=delete_later)
+    filesystem.set_background(inline_limit=_INLINE_COPY, delete_later=deletions.add)
+    nursery.at_end = deletions.finish
     filesystem.invalidate_all = invalidate_all
     filesystem.settled = telling.done
     cached.on_overflow = doubt
@@ -77,8 +79,9 @@ def attach(filesystem: UnionFilesystem, notifier: Notifier, cached: CachedNames,
         nursery.start_soon(Watcher(filesystem.union, notifier, cached, invalidate_all).run)
 
 
-def detach(filesystem: UnionFilesystem) -> None:
+def detach(filesystem: UnionFilesystem, tasks: Tasks) -> None:
     """Let the filesystem do everything by itself again: the session is over."""
+    tasks.at_end()
     filesystem.set_background(inline_limit=None, delete_later=stage.discard)
     # Flushing pseudo-links and closing forget nodes and change names: no task can be started for that any more.
     filesystem.invalidate_all = lambda: None
@@ -139,15 +142,3 @@ def _later(filesystem: UnionFilesystem, nursery: Tasks, pending: list[None]) -> 
     if not pending:
         pending.append(None)
         nursery.start_soon(work)
-
-
-async def _delete(fd: int, name: bytes) -> None:
-    """Delete a staged tree in a thread; what is not finished at unmount is swept by the next mount."""
-
-    def work() -> None:
-        try:
-            stage.discard(fd, name)
-        finally:
-            os.close(fd)  # here and not in the task: a cancelled task leaves the thread at work
-
-    await trio.to_thread.run_sync(work, abandon_on_cancel=True)

@@ -379,7 +379,7 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
                 await _until_unmounted()
         finally:
             pyfuse3.close(unmount=False)
-            background.detach(filesystem)
+            background.detach(filesystem, tasks)
             nursery.cancel_scope.cancel()
 
 

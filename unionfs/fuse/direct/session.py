@@ -298,7 +298,7 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
         try:
             await session.run()
         finally:
-            background.detach(filesystem)
+            background.detach(filesystem, tasks)
             notifier.close()
             session.close()
             os.close(device_fd)
