@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import errno
 import os
+import time
+from collections.abc import Callable
 
 from unionfs import syscalls
 from unionfs.create import Caller
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
+from unionfs.fuse.direct.pace import Pace
 from unionfs.fuse.direct.passthrough import FLAGS, Passthrough, stale
 from unionfs.fuse.direct.replies import Header, InThread, Replies, Reply, name_in
 from unionfs.fuse.notify import Notifier
@@ -25,6 +28,7 @@ class FileRequests:
         self._replies = replies
         self._passthrough = passthrough
         self._notifier = notifier
+        self._pace = Pace()
         self._file_flags = abi.FOPEN_KEEP_CACHE | abi.FOPEN_NOFLUSH
 
     def open(self, header: Header, body: memoryview) -> Reply:
@@ -104,27 +108,27 @@ class FileRequests:
         return b""
 
     def fsync(self, header: Header, body: memoryview) -> Reply:
-        """Write a file back, in a thread."""
+        """Write a file back, in a thread unless that has been quick."""
         fh, flags = abi.FSYNC_IN.unpack_from(body)
         fd = self._filesystem.file(fh).fd
         sync = os.fdatasync if flags & abi.FSYNC_DATASYNC else os.fsync
+        return self._paced(lambda: sync(fd))
+
+    def _paced(self, sync: Callable[[], None]) -> Reply:
+        pace = self._pace
 
         def work() -> bytes:
-            sync(fd)
+            start = time.perf_counter()
+            sync()
+            pace.took(time.perf_counter() - start)
             return b""
 
-        return InThread(work)
+        return work() if pace.is_quick else InThread(work)
 
     def fsyncdir(self, header: Header, body: memoryview) -> Reply:
-        """Write a directory back on its writable branches, in a thread."""
+        """Write a directory back on its writable branches, likewise."""
         fh, flags = abi.FSYNC_IN.unpack_from(body)
-        filesystem = self._filesystem
-
-        def work() -> bytes:
-            filesystem.fsync(fh, data_only=bool(flags & abi.FSYNC_DATASYNC))
-            return b""
-
-        return InThread(work)
+        return self._paced(lambda: self._filesystem.fsync(fh, data_only=bool(flags & abi.FSYNC_DATASYNC)))
 
     def fallocate(self, header: Header, body: memoryview) -> Reply:
         """Allocate, punch or zero a range."""
