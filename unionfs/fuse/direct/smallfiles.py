@@ -19,7 +19,7 @@ from unionfs import syscalls
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.handles import FileHandle
-from unionfs.identity import device_of
+from unionfs.identity import filesystem_of
 from unionfs.nodes import Node
 
 LIMIT = 32 << 10  # bytes
@@ -35,7 +35,7 @@ class SmallFiles:
         self._device = device_fd
         self._given: dict[int, int] = {}  # nodeid -> the file's identity
         self._buffer = bytearray(abi.STORE_OUT.size + LIMIT)
-        self._in_memory: dict[int, bool] = {}  # by st_dev
+        self._in_memory: dict[int, bool] = {}  # by filesystem
 
     def give(self, handle: FileHandle) -> bool:
         """Have the kernel hold all data of a file just opened to read; False if the file is not for us.
@@ -89,8 +89,8 @@ class SmallFiles:
         return -1
 
     def _is_in_memory(self, handle: FileHandle) -> bool:
-        device = device_of(handle.node.identity)
-        known = self._in_memory.get(device)
+        where = filesystem_of(handle.node.identity)
+        known = self._in_memory.get(where)
         if known is None:
-            known = self._in_memory[device] = syscalls.filesystem_magic(handle.fd) == _TMPFS_MAGIC
+            known = self._in_memory[where] = syscalls.filesystem_magic(handle.fd) == _TMPFS_MAGIC
         return known
