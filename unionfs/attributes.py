@@ -43,6 +43,9 @@ class AttributeChanger:
     def change(self, node: Node, changes: Changes, handle: FileHandle | None = None) -> Attributes:
         """Apply `changes` and return the new attributes; a truncation copies up only what survives it."""
         self._copyups.ensure(node, length=changes.size)
+        if handle is None and node.handles and self._union.trust:
+            # Whoever unpacks an archive still has the file open, and its descriptor saves opening another one.
+            handle = next((other for other in node.handles if other.writes), None)
         if handle is not None and handle.writes:
             self._apply(handle.fd, changes)
             return self._union.attributes_now(node, os.fstat(handle.fd))
@@ -69,11 +72,16 @@ class AttributeChanger:
                 mtime = status.st_mtime_ns if mtime is None else mtime
             os.utime(place, ns=(atime, mtime))
 
-    def strip_set_id(self, node: Node) -> None:
-        """Clear set-user-ID, on group-executable files set-group-ID, and file capabilities: what an ordinary write does."""
+    def strip_set_id(self, node: Node, status: os.stat_result | None = None) -> bool:
+        """Clear set-user-ID, on group-executable files set-group-ID, and file capabilities: what an ordinary write does.
+
+        `status` is what the visible copy's is now, if that is known. Returns whether there may have been any.
+        """
         self._copyups.ensure(node)
-        if node.bare in (NO_CAPABILITIES, NO_XATTRS) and not self._union.status(node).st_mode & _SET_ID:
-            return
+        if node.bare in (NO_CAPABILITIES, NO_XATTRS):
+            status = status or self._union.status(node)
+            if not status.st_mode & _SET_ID:
+                return False
         fd = self._union.open_path(node)
         try:
             mode = os.fstat(fd).st_mode
@@ -84,6 +92,7 @@ class AttributeChanger:
                 os.removexattr(whiteout.proc_path(fd), "security.capability")
         finally:
             os.close(fd)
+        return True
 
     def strip_set_gid(self, node: Node) -> None:
         """Clear set-group-ID, as setting an ACL does for a caller who is not in the file's group."""

@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 
-from unionfs import stage, whiteout
+from unionfs import stage, syscalls, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copydata import CopyJob, Deferred
 from unionfs.handles import is_pinned
@@ -36,6 +36,7 @@ class CopyUps:
         # The most bytes that are copied inside a request; None: everything (no session, or already in a thread).
         self.inline_limit: int | None = None
         self.finished = 0
+        self._in_memory: dict[int, bool] = {}  # by st_dev of branches
 
     # -- deciding -----------------------------------------------------------------------------------------------
 
@@ -181,7 +182,7 @@ class CopyUps:
                 whole=size == status.st_size,
                 target=target,
                 source_id=node.identity,
-                sync=union.options.fsync and size > 0,
+                sync=size > 0 and self._syncs(target),
             )
         except BaseException:
             os.close(data)
@@ -194,6 +195,15 @@ class CopyUps:
             job.close()
             raise job.error
         return job
+
+    def _syncs(self, target: OpenBranch) -> bool:
+        """Tell whether data is to be written back before it is published: not where no disk has it ever."""
+        if not self._union.options.fsync:
+            return False
+        in_memory = self._in_memory.get(target.device)
+        if in_memory is None:
+            in_memory = self._in_memory[target.device] = syscalls.is_in_memory(target.root)
+        return not in_memory
 
     def _publish(
         self,

@@ -125,9 +125,9 @@ class UnionFilesystem:
         opened = self.handles[handle] if handle is not None else None
         return self._change.change(node, changes, opened if isinstance(opened, FileHandle) else None)
 
-    def strip_privileges(self, node: Node) -> None:
-        """Clear set-id bits and capabilities where the kernel leaves that to us (KILLPRIV_V2)."""
-        self._change.strip_set_id(node)
+    def strip_privileges(self, node: Node, status: os.stat_result | None = None) -> bool:
+        """Clear set-id bits and capabilities where the kernel leaves that to us (KILLPRIV_V2); False: there were none."""
+        return self._change.strip_set_id(node, status)
 
     def clear_set_group_id(self, node: Node) -> None:
         """Clear set-group-ID where the kernel leaves that to us (SETXATTR_EXT)."""

@@ -191,6 +191,14 @@ def filesystem_magic(fd: int) -> int:
     return int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], "little") & 0xFFFFFFFF
 
 
+_TMPFS_MAGIC = 0x01021994
+
+
+def is_in_memory(fd: int) -> bool:
+    """Tell whether a file is on tmpfs: there nothing ever waits for a disk, or is on one."""
+    return filesystem_magic(fd) == _TMPFS_MAGIC
+
+
 # struct statx up to stx_btime: stx_mask first, stx_btime (seconds, nanoseconds) at 80.
 _STATX_SIZE, _STATX_BTIME = 256, 0x800
 _BTIME = struct.Struct("=qI")

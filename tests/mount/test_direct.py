@@ -37,6 +37,35 @@ def test_partial_page_written_by_a_write_only_handle_keeps_the_rest(u: Union) ->
     assert (u.branch(0) / "f").read_bytes() == expected
 
 
+@pytest.mark.parametrize("options", [HELD_BACK, "udba=none", "udba=reval"])
+@pytest.mark.parametrize("name", ["new", "lower", "renamed", "linked", "removed"])
+def test_attributes_change_while_a_writer_has_the_file(union: Workshop, options: str, name: str) -> None:
+    """Whatever became of its names: what is changed through a path or a descriptor is what both and the branch show."""
+    u = union.mount(options, B0={}, B1={"lower": LOWER})
+    path = u / name
+    if name == "renamed":
+        (u / "lower").rename(path)
+    with open(path, "r+b" if path.exists() else "w+b", buffering=0) as stream:
+        stream.write(b"x" * 100)
+        if name == "linked":
+            (u / "other").hardlink_to(path)
+        if name == "removed":
+            path.unlink()
+        place = f"/proc/{os.getpid()}/fd/{stream.fileno()}" if name == "removed" else str(path)
+        os.chown(place, 12, 34)
+        os.chmod(place, 0o640)
+        os.utime(place, ns=(5_000_000_000, 6_000_000_007))
+        subprocess.run(["touch", "-m", "-d", "@9", place], check=True)  # keeps the access time
+        os.truncate(place, 50)
+        os.utime(place, ns=(5_000_000_000, 8_000_000_009))
+        seen = [os.fstat(stream.fileno())]
+        if name != "removed":
+            seen += [path.stat(), (u.branch(0) / name).stat()]
+    for status in seen:
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o7777, status.st_size) == (12, 34, 0o640, 50)
+        assert (status.st_atime_ns, status.st_mtime_ns) == (5_000_000_000, 8_000_000_009)
+
+
 def test_appends_of_two_handles_follow_each_other(u: Union) -> None:
     """O_APPEND goes to the end as the kernel knows it, not as the branch does."""
     first = os.open(u / "f", os.O_WRONLY | os.O_APPEND)

@@ -71,8 +71,8 @@ class AttributeRequests:
         handle = fh if valid & abi.FATTR_FH else None
         attributes = self._filesystem.setattr(node, changes, handle)
         # Before a write that passes through the kernel asks for nothing else, with no bit set.
-        if (valid & abi.FATTR_KILL_SUIDGID or not valid) and not node.is_directory:
-            self._filesystem.strip_privileges(node)
+        strips = (valid & abi.FATTR_KILL_SUIDGID or not valid) and not node.is_directory
+        if strips and self._filesystem.strip_privileges(node, attributes.status):
             attributes = self._filesystem.getattr(node)
         self._tell(header, node)
         return self._replies.attributes(attributes, header.nodeid)

@@ -26,7 +26,6 @@ from unionfs.identity import filesystem_of
 _SLOW_SECONDS = 2e-3
 _SLOW_FOR_SECONDS = 0.2
 _HANDLES = 4096  # that many are remembered to be without capabilities
-_TMPFS_MAGIC = 0x01021994  # it never blocks, and refuses RWF_NOWAIT
 
 
 class DataRequests:
@@ -67,6 +66,7 @@ class DataRequests:
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
+            # tmpfs refuses RWF_NOWAIT, and never blocks.
             if self._is_in_memory(filesystem_of(handle.node.identity), fd):
                 return view[: os.preadv(fd, (view,), offset)]
         self._workers.submit(header.unique, lambda buffer: buffer[: os.preadv(fd, (buffer[:size],), offset)])
@@ -75,7 +75,7 @@ class DataRequests:
     def _is_in_memory(self, filesystem: int, fd: int) -> bool:
         known = self._in_memory.get(filesystem)
         if known is None:
-            known = self._in_memory[filesystem] = syscalls.filesystem_magic(fd) == _TMPFS_MAGIC
+            known = self._in_memory[filesystem] = syscalls.is_in_memory(fd)
         return known
 
     def write(self, header: Header, body: memoryview) -> Reply:
