@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from unionfs import stage, surgery, whiteout
@@ -22,6 +22,7 @@ from unionfs.create import Caller, Creator
 from unionfs.handles import DirectoryHandle, FileHandle, HandleTable, branch_flags
 from unionfs.inspect import Inspector
 from unionfs.link import Linker
+from unionfs.listings import Listings
 from unionfs.movedown import move_down
 from unionfs.nodes import Attributes, Node
 from unionfs.onopen import OnOpen
@@ -29,7 +30,8 @@ from unionfs.options import Options
 from unionfs.plink_flush import PlinkFlusher
 from unionfs.plinks import recover_plinks
 from unionfs.policy import Policies
-from unionfs.readdir import Entry, Listing
+from unionfs.readdir import Listing, Place
+from unionfs.records import Entry
 from unionfs.remove import Remover
 from unionfs.rename import Renamer
 from unionfs.union import Union
@@ -44,6 +46,7 @@ class UnionFilesystem:
         self.options = options
         self.union = Union(branches, options)
         self.handles = HandleTable()
+        self.listings = Listings(self.union)
         self.policies = Policies(options)
         self.copyups = CopyUps(self.union, self.policies)
         self._create = Creator(self.union, self.policies, self.copyups)
@@ -59,6 +62,9 @@ class UnionFilesystem:
         self.passes_through = False
         self.invalidate_all: Callable[[], None] = lambda: None
         self.settled: Callable[[], Awaitable[None]] | None = None  # waits until the kernel has been told
+        self.open_inodes: Callable[[], Iterable[tuple[int, int]]] = (
+            tuple  # (pid, number) of directories, or more
+        )
         self.options_changed: Callable[[], None] = lambda: None
         self.session_state: Callable[[], dict[str, Any]] = dict  # what `status` shows of the session
 
@@ -297,9 +303,28 @@ class UnionFilesystem:
             self._inspect.check_read(node, caller)
         return self._add_handle(DirectoryHandle(node, Listing(self.union, node), caller.pid))
 
-    def read_directory(self, number: int, offset: int) -> Iterator[Entry]:
-        """Yield the entries from `offset`."""
-        return self.directory(number).listing.read(offset)
+    def begin_listing(self, node: Node, caller: Caller) -> None:
+        """Do what opening a directory does, before `list` from offset 0."""
+        if not node.is_directory:
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        self.union.trim()
+        if node.removed:
+            return
+        self._on_open.prepare_directory(node)
+        if not self.options.dirperm1:
+            self._inspect.check_read(node, caller)
+
+    def read_directory(self, number: int, offset: int) -> Iterator[tuple[Entry, Place | None]]:
+        """Yield the entries from `offset`, and where each is if that is known."""
+        return self.listing(self.directory(number), offset).read(offset)
+
+    def listing(self, handle: DirectoryHandle, offset: int) -> Listing:
+        """Return the listing of an open directory; from the beginning with the copies that it has by now."""
+        if offset == 0 and handle.listing.dirs is not handle.node.dirs and not handle.node.removed:
+            listing = Listing(self.union, handle.node)
+            handle.listing.close()
+            handle.listing = listing
+        return handle.listing
 
     def directory(self, number: int) -> DirectoryHandle:
         """Return an open directory; ENOTDIR for an open file, EBADF for any other number."""
@@ -365,6 +390,9 @@ class UnionFilesystem:
         """Remove a branch; EBUSY while a file or directory on it is open, or if it is the last one."""
         if surgery.find_branch(self.union, path) is not None:
             self.flush_plinks()
+        branch = surgery.find_branch(self.union, path)
+        if branch is not None:
+            self.listings.leave(branch)
         if surgery.delete(self.union, path, self.busy(path)):
             self.invalidate_all()
 
@@ -391,7 +419,7 @@ class UnionFilesystem:
 
     def busy(self, path: str) -> list[tuple[int, str]]:
         """Return (pid, path in the union) of what keeps a branch busy."""
-        return self._inspect.busy(surgery.find_branch(self.union, path))
+        return self._inspect.busy(surgery.find_branch(self.union, path), self.open_inodes())
 
     def flush_plinks(self) -> int:
         """Turn pseudo-links into real links; return how many names were linked."""
@@ -412,7 +440,7 @@ class UnionFilesystem:
         return {
             "nodes": len(self.union.nodes),
             "handles": len(self.handles),
-            "descriptors": len(self.union.directories),
+            "descriptors": len(self.union.directories) + self.listings.descriptors,
             "plinks": len(self.union.plinks),
             "copy_ups": self.copyups.finished,
         }
@@ -435,4 +463,5 @@ class UnionFilesystem:
         self.copyups.close()
         for handle in self.handles:
             handle.close()
+        self.listings.close()
         self.union.close()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from typing import Any
 
 from unionfs import whiteout
@@ -60,11 +61,21 @@ class Inspector:
         )  # fmt: skip
         return os.statvfs_result(values)
 
-    def busy(self, branch: OpenBranch | None) -> list[tuple[int, str]]:
-        """Return (pid, path) of open files that live on `branch` and open directories that only it has."""
+    def busy(self, branch: OpenBranch | None, inodes: Iterable[tuple[int, int]]) -> list[tuple[int, str]]:
+        """Return (pid, path) of open files that live on `branch` and open directories that it has.
+
+        `inodes` are (pid, number) of what else is open; what is no directory is passed over.
+        """
         if branch is None:
             return []
         holders = []
+        directories = {
+            node.ino: node for node in self._union.nodes if node.is_directory and branch in node.layers
+        }
+        for pid, ino in inodes:
+            node = directories.get(ino)
+            if node is not None and node is not self._union.root:
+                holders.append((pid, os.fsdecode(node.path())))
         for handle in self._handles:
             node = handle.node
             if node is self._union.root:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import gc
 import importlib
 import logging
@@ -23,6 +24,7 @@ from unionfs.branch import Branch
 from unionfs.errors import UserError
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import device
+from unionfs.openers import open_inodes
 from unionfs.option_table import shown
 from unionfs.options import parse
 from unionfs.rundir import RunDirectory
@@ -223,6 +225,10 @@ class _Mount:
             answer, _ = await trio.to_thread.run_sync(probe.communicate, abandon_on_cancel=True)
             if self.directory is not None and answer:
                 self.directory.show_device(self.mountpoint, int(answer))
+            if answer:
+                number = int(answer)
+                device = f"{os.major(number)}:{os.minor(number)}"
+                self.filesystem.open_inodes = functools.partial(open_inodes, device)
         self.ready = True
         self.on_ready()
         announced()

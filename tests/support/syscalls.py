@@ -77,3 +77,44 @@ def bind_idmapped(source: str, target: str, user_namespace_fd: int) -> None:
         _check(_libc.syscall(_MOVE_MOUNT, tree, empty, AT_FDCWD, place, _MOVE_MOUNT_F_EMPTY_PATH), target)
     finally:
         os.close(tree)
+
+
+class DirectoryStream:
+    """A directory opened by opendir(3), which knows positions as Python's own functions do not."""
+
+    def __init__(self, path: str) -> None:
+        for name in ("opendir", "readdir"):
+            getattr(_libc, name).restype = ctypes.c_void_p
+        _libc.telldir.restype = ctypes.c_long
+        self._stream = ctypes.c_void_p(_libc.opendir(os.fsencode(path)))
+        if not self._stream:
+            _check(-1, path)
+
+    def next(self) -> str | None:
+        """Return the next name, None at the end."""
+        ctypes.set_errno(0)
+        entry = _libc.readdir(self._stream)
+        if entry is None:
+            _check(-1 if ctypes.get_errno() else 0)
+            return None
+        return os.fsdecode(ctypes.string_at(entry + 19))  # behind d_ino, d_off, d_reclen and d_type
+
+    def rest(self) -> list[str]:
+        """Return the names up to the end."""
+        return list(iter(self.next, None))
+
+    def tell(self) -> int:
+        """Return the position."""
+        return int(_libc.telldir(self._stream))
+
+    def seek(self, position: int) -> None:
+        """Go to a position that `tell` returned."""
+        _libc.seekdir(self._stream, ctypes.c_long(position))
+
+    def rewind(self) -> None:
+        """Go to the beginning, to see what there is now."""
+        _libc.rewinddir(self._stream)
+
+    def close(self) -> None:
+        """Close it."""
+        _libc.closedir(self._stream)

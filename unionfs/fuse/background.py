@@ -126,6 +126,7 @@ def give_back(filesystem: UnionFilesystem) -> None:
     is known of names goes too, and the direct session makes what it sleeps with after this.
     """
     filesystem.union.known.clear()
+    filesystem.listings.give_back()
     gc.collect()  # else free lists keep a few blocks of every arena in use
     filesystem.union.nodes.compact()
     syscalls.malloc_trim()

@@ -294,9 +294,9 @@ class Operations(pyfuse3.Operations):
     @answered
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Answer with attributes: pyfuse3 knows READDIRPLUS only, so each entry is looked up."""
-        filesystem = self.filesystem
+        filesystem, union = self.filesystem, self.filesystem.union
         directory = filesystem.handles[fh].node
-        for listed in filesystem.read_directory(fh, start_id):
+        for listed, place in filesystem.read_directory(fh, start_id):
             if listed.name in (b".", b".."):
                 entry = EntryAttributes()
                 entry.st_ino = listed.ino
@@ -305,7 +305,10 @@ class Operations(pyfuse3.Operations):
                     break
                 continue
             try:
-                attributes = filesystem.union.lookup(directory, listed.name)
+                if place is not None and listed.is_single and len(listed.name) <= union.name_max:
+                    attributes = union.lookup_at(directory, listed.name, *place)
+                else:
+                    attributes = union.lookup(directory, listed.name)
             except FileNotFoundError:
                 continue
             except OSError:
@@ -318,7 +321,7 @@ class Operations(pyfuse3.Operations):
                     break
                 continue
             if not pyfuse3.readdir_reply(token, listed.name, self.entry(attributes), listed.offset):
-                filesystem.union.nodes.release(attributes.node)
+                union.nodes.release(attributes.node)
                 break
             attributes.node.lookups += 1
 

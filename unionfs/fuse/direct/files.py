@@ -128,6 +128,8 @@ class FileRequests:
     def fsyncdir(self, header: Header, body: memoryview) -> Reply:
         """Write a directory back on its writable branches, likewise."""
         fh, flags = abi.FSYNC_IN.unpack_from(body)
+        if not fh:
+            return self._paced(self._filesystem.listings.write_back(self._replies.node(header.nodeid)))
         return self._paced(lambda: self._filesystem.fsync(fh, data_only=bool(flags & abi.FSYNC_DATASYNC)))
 
     def fallocate(self, header: Header, body: memoryview) -> Reply:

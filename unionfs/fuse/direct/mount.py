@@ -70,6 +70,7 @@ class MountRequests:
             # who asks, and nodirperm1 wants to know.
             wanted_2 |= abi.ALLOW_IDMAP
         flags_2 = wanted_2 & offered_2 if offered & abi.INIT_EXT else 0
+        self._replies.may_not_open = bool(offered & abi.NO_OPENDIR_SUPPORT)
         self._replies.setxattr_ext = bool(flags & abi.SETXATTR_EXT)
         depth = self._passthrough.agree(offered_2 if offered & abi.INIT_EXT else 0)
         if depth:  # the kernel does not do both

@@ -57,6 +57,7 @@ class Replies:
         self._nodes = filesystem.union.nodes
         self.cached = CachedNames()
         self.setxattr_ext = False  # agreed on in INIT
+        self.may_not_open = False  # likewise: the kernel can do without opening directories
         self.capabilities = 0  # changes whenever some file may have got capabilities
         self.interrupted: Callable[[int], None] = lambda unique: None  # set by the session
         self.writeback = False  # likewise: the kernel keeps sizes and mtimes, and writes when it likes
@@ -71,6 +72,8 @@ class Replies:
         self.entry_valid = 0 if not options.dirperm1 else self.attr_valid
         self.negative_valid = 0 if short else self.entry_valid
         self.no_entry = abi.ENTRY_OUT.pack(0, 0, self.negative_valid, 0, *(0,) * 18)
+        # Listings may be kept, for all; then directories need not be opened.
+        self.keeps_listings = not short and options.dirperm1
         self.dir_flags = 0 if short else abi.FOPEN_CACHE_DIR | abi.FOPEN_KEEP_CACHE
 
     def doubt_sizes(self) -> None:

@@ -30,13 +30,14 @@ class Requests:
         self.workers = Workers(device_fd, max_write, _DATA_THREADS)
         self.passthrough = passthrough = Passthrough(filesystem, device_fd)
         self.habits = habits = Habits()
+        self.directories = DirectoryRequests(filesystem, replies, habits)
         groups = (
             MountRequests(filesystem, replies, passthrough, max_write),
             NameRequests(filesystem, replies, habits),
             AttributeRequests(filesystem, replies),
             FileRequests(filesystem, replies, passthrough, Notifier(device_fd)),
             DataRequests(filesystem, replies, self.workers, passthrough.small, max_write),
-            DirectoryRequests(filesystem, replies, habits),
+            self.directories,
         )
         self.table: dict[int, Handler] = {
             opcode: getattr(group, opcode.name.lower())

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -287,6 +288,14 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
         filesystem.session_state = lambda: {"passthrough": session.requests.passthrough.state()}
         replies = session.requests.replies
         filesystem.options_changed = replies.use_options
+        threads = trio.CapacityLimiter(1)  # not those that requests need
+
+        def doubt(nodeid: int) -> None:
+            tasks.start_soon(
+                partial(trio.to_thread.run_sync, notifier.expire_all, (), (nodeid,), limiter=threads)
+            )
+
+        session.requests.directories.doubt = doubt
         refresh = filesystem.invalidate_all
 
         def invalidate_all() -> None:

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Listings of directories that nobody opens: the kernel reads them by the directory alone (FUSE's no_opendir).
+
+A listing that begins at offset 0 is new, one that goes on is found by the directory and by what its offset carries: the
+generation of its snapshot, or 0 for the stream of an only copy. What was read to its end is dropped, except snapshots of
+which the kernel may have cached a part and ask for the rest. A listing that is missed is made again; it goes on at the same
+place as long as the directory did not change.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+
+from unionfs.branch import OpenBranch
+from unionfs.emptiness import open_list
+from unionfs.merge import POSITION_BITS
+from unionfs.nodes import Node
+from unionfs.readdir import Listing, Place
+from unionfs.union import Union
+
+_GENERATIONS = 1 << 63 - POSITION_BITS
+# So many listings are kept, and so many bytes of entries in memory; of those that were read to their end fewer.
+_MOST = 256
+_MEMORY = 16 << 20
+_MEMORY_ENDED = 2 << 20
+# The kernel asks for at most so many bytes at a time for most programs: it gets a smaller listing at once.
+_AT_ONCE = 1 << 15
+_SMALL = 1 << 16
+_SPOOLED = 1 << 18  # what one on disk counts as
+
+Key = tuple[Node, int]
+
+
+class _Kept:
+    """A listing, by how many it is being read, and what it takes."""
+
+    __slots__ = ("descriptors", "ended", "listing", "memory", "readers")
+
+    def __init__(self, listing: Listing) -> None:
+        self.listing = listing
+        self.readers = 1
+        self.ended = False
+        self.descriptors = len(listing.descriptors)
+        self.memory = 0
+
+
+class Listings:
+    """The listings of one union that are being read; bounded in number, memory and descriptors."""
+
+    def __init__(self, union: Union) -> None:
+        self._union = union
+        union.nodes.on_discard = self._discarded  # type: ignore[method-assign]  # the hook is meant to be set
+        self._kept: OrderedDict[Key, _Kept] = OrderedDict()  # least recently used first
+        self._generations: dict[Node, set[int]] = {}  # of the listings of each directory
+        self._ends: OrderedDict[Node, int] = (
+            OrderedDict()
+        )  # the offset at which each directory's last listing ended
+        self._last = 0
+        self._memory = 0
+        self._descriptors = 0
+        self._most_descriptors = max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+
+    def __len__(self) -> int:
+        """Return how many listings are kept."""
+        return len(self._kept)
+
+    @property
+    def descriptors(self) -> int:
+        """Return how many descriptors they have open."""
+        return self._descriptors
+
+    def read(
+        self, node: Node, offset: int, size: int, *, placed: bool = False
+    ) -> tuple[bytes, Iterator[Place] | None]:
+        """Return records of a directory from `offset` in at most `size` bytes, none at the end.
+
+        With `placed` also where each is, if that is known (`Listing.copies`).
+        """
+        if offset and self._ends.get(node) == offset:
+            return b"", None
+        key, kept = self._find(node, offset)
+        listing = kept.listing
+        records = listing.packed(offset, size)
+        if key is None:
+            return records, None
+        places = listing.copies(offset) if placed else None
+        listing.close_finished()
+        self._account(kept)
+        if listing.end:
+            self._end(key, kept, listing.end)
+        elif self._memory > _MEMORY or self._descriptors > self._most_descriptors:
+            self._shrink(kept)
+        return records, places
+
+    def _find(self, node: Node, offset: int) -> tuple[Key | None, _Kept]:
+        if offset and not node.removed:
+            for generation in (offset >> POSITION_BITS, 0):
+                key = node, generation
+                kept = self._kept.get(key)
+                if kept is not None:
+                    if generation and offset == generation << POSITION_BITS:
+                        break  # sought: nothing ends there
+                    self._kept.move_to_end(key)
+                    return key, kept
+        return self._begin(node)
+
+    def _begin(self, node: Node) -> tuple[Key | None, _Kept]:
+        """Begin a listing; one of a removed directory holds nothing and is not kept."""
+        if node.removed:
+            self.drop(node)
+            return None, _Kept(Listing(self._union, node))
+        known = self._kept.get((node, 0))
+        if known is not None and known.listing.dirs is node.dirs:
+            known.readers += 1
+            self._ends.pop(node, None)
+            self._kept.move_to_end((node, 0))
+            return (node, 0), known
+        generation = self._last % (_GENERATIONS - 1) + 1
+        kept = _Kept(Listing(self._union, node, generation))
+        if kept.listing.is_snapshot:
+            self._last = generation
+        else:
+            generation = 0
+            self._ends.pop(node, None)  # there may be more since
+        key = node, generation
+        if key in self._kept:
+            kept.readers += self._kept[key].readers
+            self._close(key)
+        self._kept[key] = kept
+        self._generations.setdefault(node, set()).add(generation)
+        self._descriptors += kept.descriptors
+        if len(self._kept) > _MOST:
+            self._close(next(iter(self._kept)))
+        return key, kept
+
+    def _account(self, kept: _Kept) -> None:
+        listing = kept.listing
+        memory, descriptors = listing.memory, len(listing.descriptors)
+        self._memory += memory - kept.memory
+        self._descriptors += descriptors - kept.descriptors
+        kept.memory, kept.descriptors = memory, descriptors
+
+    def _end(self, key: Key, kept: _Kept, offset: int) -> None:
+        """Drop what one reader has read to its end, unless the kernel may come back for a part of it.
+
+        What is left for that reader to be told is that there is no more.
+        """
+        self._ends[key[0]] = offset
+        self._ends.move_to_end(key[0])
+        if len(self._ends) > _MOST:
+            self._ends.popitem(last=False)
+        kept.readers -= 1
+        if kept.listing.size <= _AT_ONCE:
+            if kept.readers <= 0:
+                self._close(key)
+            return
+        kept.ended = True
+        room = _MEMORY_ENDED
+        for other in reversed(list(self._kept)):
+            if self._kept[other].ended:
+                room -= self._kept[other].memory or _SPOOLED
+                if room < 0:
+                    self._close(other)
+
+    def _shrink(self, used: _Kept) -> None:
+        """Move entries to disk and close copies, of what was not used for longest first."""
+        for key, kept in list(self._kept.items()):
+            if self._memory <= _MEMORY and self._descriptors <= self._most_descriptors:
+                return
+            if kept is used:
+                continue
+            if self._descriptors > self._most_descriptors and not kept.listing.finish():
+                self._close(key)
+                continue
+            kept.listing.spool()
+            self._account(kept)
+
+    def _close(self, key: Key) -> None:
+        kept = self._kept.pop(key)
+        generations = self._generations[key[0]]
+        generations.discard(key[1])
+        if not generations:
+            del self._generations[key[0]]
+        kept.listing.close()
+        self._memory -= kept.memory
+        self._descriptors -= kept.descriptors
+
+    def _discarded(self, node: Node) -> None:
+        if node.children is not None:
+            self.drop(node)
+            self._union.directories.close(node)
+
+    def write_back(self, node: Node) -> Callable[[], None]:
+        """Return what writes a directory back on its writable branches; it may block for long: call it in a thread."""
+        copies = [] if node.removed else [fd for branch, fd in self._union.dirs(node) if branch.writable]
+        opened = [open_list(fd) for fd in copies]
+
+        def work() -> None:
+            try:
+                for fd in opened:
+                    os.fsync(fd)
+            finally:
+                for fd in opened:
+                    os.close(fd)
+
+        return work
+
+    def drop(self, node: Node) -> None:
+        """Drop every listing of a directory."""
+        self._ends.pop(node, None)
+        for generation in list(self._generations.get(node, ())):
+            self._close((node, generation))
+
+    def leave(self, branch: OpenBranch) -> None:
+        """Close every descriptor on a branch, which is about to be removed; snapshots can be read on."""
+        for key, kept in list(self._kept.items()):
+            if any(candidate.id == branch.id for candidate, _ in kept.listing.descriptors):
+                if kept.listing.finish():
+                    self._account(kept)
+                else:
+                    self._close(key)
+
+    def give_back(self) -> None:
+        """Give memory back: nobody lists anything just now."""
+        for key, kept in list(self._kept.items()):
+            if kept.ended:
+                self._close(key)
+            elif kept.memory > _SMALL or not kept.listing.is_snapshot:
+                kept.listing.spool()
+                self._account(kept)
+
+    def close(self) -> None:
+        """Close every listing."""
+        self._ends.clear()
+        for key in list(self._kept):
+            self._close(key)
