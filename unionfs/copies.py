@@ -161,6 +161,8 @@ class Copies:
     def attributes_of(self, node: Node, found: Found) -> Attributes:
         """Return a node's attributes from what a lookup has just read."""
         status = found.entries[0][1]
+        if node.children is None and not self.plinks:  # nearly always
+            return Attributes(node, status, max(1, status.st_nlink - node.hidden_links))
         if node.children is not None:
             nlink = status.st_nlink
             for _, other in found.entries[1:]:

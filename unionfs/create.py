@@ -23,6 +23,7 @@ from unionfs.union import Union
 
 _SERVER_UID = os.geteuid()
 _SERVER_GID = os.getegid()
+_NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
@@ -47,22 +48,26 @@ class Creator:
 
     def file(self, parent: Node, name: bytes, mode: int, caller: Caller) -> tuple[Attributes, int]:
         """Create a regular file and return its attributes and a read-write descriptor of it; EEXIST, EROFS …"""
+        union = self._union
         branch, fd = self._place(parent, name)
-        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-        hidden = self._union.is_hidden(parent, branch, fd, name)
-        if hidden and self._union.options.whiteout == "overlay":
+        hidden = union.is_hidden(parent, branch, fd, name)
+        if hidden and union.options.whiteout == "overlay":
             return self._file_over_whiteout(parent, branch, fd, name, mode, caller)
-        previous = os.umask(caller.umask)
+        if mode & caller.umask:
+            previous = os.umask(caller.umask)
+            try:
+                created = os.open(name, _NEW_FILE, mode & 0o7777, dir_fd=fd)
+            finally:
+                os.umask(previous)
+        else:
+            created = os.open(name, _NEW_FILE, mode & 0o7777, dir_fd=fd)
         try:
-            created = os.open(name, flags, stat.S_IMODE(mode), dir_fd=fd)
-        finally:
-            os.umask(previous)
-        try:
-            self._give(created, fd, mode, caller)
+            if caller.uid != _SERVER_UID or caller.gid != _SERVER_GID:
+                self._give(created, fd, mode, caller)
             if hidden:
                 whiteout.remove(branch, fd, name, "aufs")
             attributes = self._enter(parent, branch, fd, name, created)
-            if self._union.trust:
+            if union.trust:
                 attributes.node.bare = NO_CAPABILITIES
             return attributes, created
         except BaseException:
@@ -144,11 +149,14 @@ class Creator:
     def _place(self, parent: Node, name: bytes, *, directory: bool = False) -> tuple[OpenBranch, int]:
         """Return the branch and the parent's descriptor there for a new name; EEXIST, EROFS, ENOENT."""
         union = self._union
-        union.check_name(name)
-        if name.startswith(whiteout.PREFIX):
+        if len(name) > union.name_max or name[:4] == whiteout.PREFIX:
+            union.check_name(name)
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         if union.find_new(parent, name) is not None:
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        top = union.dirs(parent)[0]
+        if self._policies.top_first and top[0].writable:
+            return top
         branch = self._policies.for_create(union.branches, union.dirs(parent), name, directory=directory)
         return branch, self._copyups.directory_on(parent, branch)
 
@@ -205,10 +213,9 @@ class Creator:
     ) -> tuple[Attributes, int]:
         """Overlayfs' whiteout has the name itself: the new file replaces it by one rename."""
         staged = stage.stage_name(name)
-        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
         previous = os.umask(caller.umask)
         try:
-            created = os.open(staged, flags, stat.S_IMODE(mode), dir_fd=fd)
+            created = os.open(staged, _NEW_FILE, stat.S_IMODE(mode), dir_fd=fd)
         finally:
             os.umask(previous)
         try:
@@ -225,7 +232,8 @@ class Creator:
         union = self._union
         status = os.fstat(created) if created >= 0 else os.stat(name, dir_fd=fd, follow_symlinks=False)
         found = Found([(branch, status)])
-        union.drop_stale_child(parent, name)
+        if parent.children and name in parent.children:
+            union.drop_stale_child(parent, name)
         node = union.node_for(parent, name, found, made=True)
         union.touched(parent, branch, fd)
         return union.attributes_of(node, found)

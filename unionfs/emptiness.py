@@ -62,6 +62,17 @@ def is_empty(layers: Layers) -> bool:
     return True
 
 
+def is_fresh(branch: OpenBranch) -> bool:
+    """Tell whether a branch holds nothing yet but a union's bookkeeping, without a pseudo-link; False if it cannot be read."""
+    try:
+        names = few_marks(branch.root, b".", len(whiteout.BOOKKEEPING))
+        if names is None or any(name not in whiteout.BOOKKEEPING for name in names):
+            return False
+        return whiteout.PLINK_DIR not in names or few_marks(branch.root, whiteout.PLINK_DIR, 0) == []
+    except OSError:
+        return False
+
+
 def is_covered(upper: tuple[OpenBranch, int], lower: Layers) -> bool:
     """Tell whether every child on lower copies is whited out, so that the upper copy alone is the directory (AUFS §3.2)."""
     branch, fd = upper

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.directories import Directories
+from unionfs.emptiness import is_fresh
 from unionfs.identity import Identities, Identity, number_of
 from unionfs.nodes import Node
 from unionfs.plink_table import Plink
@@ -19,6 +21,10 @@ from unionfs.plink_table import Plink
 _PRIVILEGED = os.geteuid() == 0
 ORIGIN_XATTR = ("trusted" if _PRIVILEGED else "user") + ".unionfs.origin"
 IMPURE_XATTR = ("trusted" if _PRIVILEGED else "user") + ".unionfs.impure"
+
+
+# So many marked directories of a branch are remembered, else all are asked.
+_MOST_MARKED = 4096
 
 
 class Numbers:
@@ -29,6 +35,20 @@ class Numbers:
         self._fd_on = directories.fd_on
         # Numbers of copied-up files on filesystems that keep no xattrs; lost at umount, as in AUFS.
         self.origins: dict[Identity, int] = {}
+        # Which directories were marked since, on each branch (by id) that held nothing when it came and that only we change.
+        self._marked: dict[int, set[Identity]] = {}
+        self._seen: set[int] = set()
+
+    def add_branches(self, branches: Sequence[OpenBranch], *, trust: bool) -> None:
+        """Look which new branches hold nothing yet; `trust`: nobody else changes them."""
+        for branch in branches:
+            if trust and branch.id not in self._seen and branch.writable and is_fresh(branch):
+                self._marked[branch.id] = set()
+            self._seen.add(branch.id)
+
+    def doubt(self) -> None:
+        """Somebody else may change the branches from now on."""
+        self._marked.clear()
 
     def of_entry(self, parent: Node, branch: OpenBranch, name: bytes, identity: Identity) -> int:
         """Return the union's number of an entry: the recorded one of a copied-up file, else one made from its own."""
@@ -59,7 +79,10 @@ class Numbers:
             parent.impure = {}
         known = parent.impure.get(branch.id)
         if known is None:
-            if readable >= 0:
+            marked = self._marked.get(branch.id)
+            if marked is not None and parent.branch is branch:
+                known = parent.identity in marked
+            elif readable >= 0:
                 known = whiteout.has_xattr(readable, IMPURE_XATTR)
             else:
                 fd = self._fd_on(parent, branch)
@@ -79,6 +102,11 @@ class Numbers:
     def _mark_impure(self, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
         """Mark a directory as holding children with recorded numbers."""
         if parent.impure is None or not parent.impure.get(branch.id):
+            marked = self._marked.get(branch.id)
+            if marked is not None:
+                marked.add(self._identities.of(os.fstat(parent_fd)))
+                if len(marked) > _MOST_MARKED:
+                    del self._marked[branch.id]
             os.setxattr(whiteout.proc_path(parent_fd), IMPURE_XATTR, b"y")
             if parent.impure is None:
                 parent.impure = {}

@@ -48,6 +48,9 @@ class Policies:
     def set_options(self, options: Options) -> None:
         """Use other policies from now on."""
         self._options = options
+        self.top_first = (
+            options.create == "tdp"
+        )  # then a directory's topmost copy is taken where it is writable
         self._create: Callable[[Sequence[OpenBranch], Layers, bytes, bool], OpenBranch] = {
             "tdp": lambda branches, layers, name, directory: top_down_parent(branches, layers),
             "rr": self._round_robin,

@@ -40,6 +40,7 @@ class Union(Copies):
         self.trim = self.directories.trim
         self.known = self.directories.known
         self.numbers = Numbers(self.identities, self.directories)
+        self.numbers.add_branches(self.branches, trust=self.trust)
         self.nodes = NodeTable(self.root)
         self.nodes.on_discard = self.directories.close  # type: ignore[method-assign]  # the hook is meant to be set
         self._absent: tuple[Node, bytes] | None = None  # what a lookup found missing, until something is made
@@ -52,6 +53,7 @@ class Union(Copies):
         self.use_options(options)
         self._absent = None
         if believed and not self.trust:
+            self.numbers.doubt()
             self.directories.use_branches(self.branches)
             for node in self.nodes:
                 node.bare = UNKNOWN
@@ -61,6 +63,7 @@ class Union(Copies):
         self.branches = tuple(branches)
         self._absent = None
         self.identities.add_branches(self.branches)
+        self.numbers.add_branches(self.branches, trust=self.trust)
         by_id = {branch.id: branch for branch in self.branches}
         for node in self.nodes:
             if node.branch is not None and node is not self.root:

@@ -149,9 +149,11 @@ def _renew_base(branch: OpenBranch) -> None:
 def remove(branch: OpenBranch, dirfd: int, name: bytes, form: str) -> bool:
     """Remove the whiteout of `name` if there is one in the directory; tell whether there was."""
     if branch.whable:
-        with contextlib.suppress(FileNotFoundError):
+        try:
             os.unlink(PREFIX + name, dir_fd=dirfd)
             return True
+        except FileNotFoundError:
+            pass
     if branch.overlay and form == "overlay":
         status = exists(dirfd, name)
         if status is not None and is_overlay_whiteout(dirfd, name, status):

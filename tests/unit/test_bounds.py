@@ -70,6 +70,20 @@ def test_absent_names_beyond_the_bound_are_doubted() -> None:
     assert cached.take_all([]) == []
 
 
+def test_names_that_were_made_count_as_absent_no_more() -> None:
+    """Programs look up each name before they make it: nobody is to doubt what exists for that."""
+    cached = CachedNames(100)
+    doubted: list[CachedName] = []
+    cached.on_overflow = doubted.extend
+    for number in range(1000):
+        cached.absent(2 + number % 7, b"n%d" % number)
+        cached.present(2 + number % 7, b"n%d" % number)
+        cached.present(2, b"never absent")
+    cached.absent(2, b"absent")
+    assert not doubted
+    assert cached.take_all([]) == [(2, b"absent")]
+
+
 def test_absent_names_below_a_directory_are_found(tmp_path: Path) -> None:
     """A directory's absent names are told with its own, and no others."""
     (tmp_path / "B0/d/e").mkdir(parents=True)

@@ -32,6 +32,15 @@ class CachedNames:
             if self._count > self._most:
                 self._overflow()
 
+    def present(self, parent: int, name: bytes) -> None:
+        """Note that the kernel is told of a name that was just made: it has no absent one any more that could be doubted."""
+        names = self._absent.get(parent)
+        if names is not None and name in names:
+            names.remove(name)
+            self._count -= 1
+            if not names:
+                del self._absent[parent]
+
     def _overflow(self) -> None:
         doubted: list[CachedName] = []
         while self._count > self._most // 2:

@@ -14,8 +14,10 @@ from unionfs.attributes import Changes
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.fuse.direct.replies import NANO, Header, Replies, Reply, name_in
-from unionfs.nodes import Node
+from unionfs.nodes import NO_CAPABILITIES, Node
 
+_CAPABILITY = b"security.capability\0"
+_NO_DATA = os.strerror(errno.ENODATA)
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 
 
@@ -79,9 +81,12 @@ class AttributeRequests:
 
     def getxattr(self, header: Header, body: memoryview) -> Reply:
         """Return an attribute or its size."""
+        node = self._replies.node(header.nodeid)
+        if node.bare == NO_CAPABILITIES and body[abi.GETXATTR_IN.size :] == _CAPABILITY:
+            raise OSError(errno.ENODATA, _NO_DATA)  # what is asked before the first write to each new file
         size = abi.GETXATTR_IN.unpack_from(body)[0]
         name = os.fsdecode(name_in(body, abi.GETXATTR_IN.size))
-        return _sized(self._filesystem.getxattr(self._replies.node(header.nodeid), name), size)
+        return _sized(self._filesystem.getxattr(node, name), size)
 
     def listxattr(self, header: Header, body: memoryview) -> Reply:
         """Return attribute names or their size."""

@@ -84,7 +84,9 @@ class FileRequests:
         attributes, handle = self._filesystem.create(
             self._replies.node(header.nodeid), name, mode, self._access(flags), caller
         )
-        return self._replies.entry(attributes) + self._opened(handle, self._file_flags)
+        reply = self._replies.entry(attributes) + self._opened(handle, self._file_flags)
+        self._replies.cached.present(header.nodeid, name)
+        return reply
 
     def tmpfile(self, header: Header, body: memoryview) -> Reply:
         """Create and open a file without a name (O_TMPFILE)."""

@@ -11,6 +11,7 @@ from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.fuse.direct.habits import Habits
 from unionfs.fuse.direct.replies import NO_REPLY, Header, Replies, Reply, name_in
+from unionfs.nodes import Attributes
 
 
 class NameRequests:
@@ -69,27 +70,24 @@ class NameRequests:
         """Make a symbolic link."""
         name, target = bytes(body).split(b"\0")[:2]
         caller = Caller(header.uid, header.gid, header.pid)
-        return self._replies.entry(
-            self._filesystem.symlink(self._replies.node(header.nodeid), name, target, caller)
-        )
+        parent = self._replies.node(header.nodeid)
+        return self._made(header, name, self._filesystem.symlink(parent, name, target, caller))
 
     def mknod(self, header: Header, body: memoryview) -> Reply:
         """Make a special file."""
         mode, rdev, umask = abi.MKNOD_IN.unpack_from(body)
         name = name_in(body, abi.MKNOD_IN.size)
         caller = Caller(header.uid, header.gid, header.pid, umask)
-        return self._replies.entry(
-            self._filesystem.mknod(self._replies.node(header.nodeid), name, mode, rdev, caller)
-        )
+        parent = self._replies.node(header.nodeid)
+        return self._made(header, name, self._filesystem.mknod(parent, name, mode, rdev, caller))
 
     def mkdir(self, header: Header, body: memoryview) -> Reply:
         """Make a directory."""
         mode, umask = abi.MKDIR_IN.unpack_from(body)
         caller = Caller(header.uid, header.gid, header.pid, umask)
         name = name_in(body, abi.MKDIR_IN.size)
-        return self._replies.entry(
-            self._filesystem.mkdir(self._replies.node(header.nodeid), name, mode, caller)
-        )
+        parent = self._replies.node(header.nodeid)
+        return self._made(header, name, self._filesystem.mkdir(parent, name, mode, caller))
 
     def unlink(self, header: Header, body: memoryview) -> Reply:
         """Remove a file's name."""
@@ -115,10 +113,17 @@ class NameRequests:
         self._filesystem.rename(
             self._replies.node(header.nodeid), old, self._replies.node(directory), new, flags
         )
+        self._replies.cached.present(directory, new)
         return b""
 
     def link(self, header: Header, body: memoryview) -> Reply:
         """Make a hard link."""
         node = self._replies.node(abi.LINK_IN.unpack_from(body)[0])
         name = name_in(body, abi.LINK_IN.size)
-        return self._replies.entry(self._filesystem.link(node, self._replies.node(header.nodeid), name))
+        parent = self._replies.node(header.nodeid)
+        return self._made(header, name, self._filesystem.link(node, parent, name))
+
+    def _made(self, header: Header, name: bytes, attributes: Attributes) -> bytes:
+        """Answer with what was made."""
+        self._replies.cached.present(header.nodeid, name)
+        return self._replies.entry(attributes)

@@ -255,7 +255,9 @@ class Passthrough:
                 node.backing = None
             fcntl.ioctl(self._device, abi.BACKING_CLOSE, abi.BACKING_ID.pack(backing.id))
             self.registered -= 1
-        if handle.writes:  # writes through a mapping change times unseen
+        if (
+            handle.flags & os.O_ACCMODE == os.O_RDWR
+        ):  # writes through a mapping, which takes both, change times unseen
             self._filesystem.union.on_attributes(node.nodeid)
 
 
