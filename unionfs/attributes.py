@@ -107,12 +107,13 @@ class AttributeChanger:
     def get_xattr(self, node: Node, name: str) -> bytes:
         """Return an extended attribute of the visible copy; ENODATA for those of the union itself."""
         self._refuse(name, errno.ENODATA)
-        if node.bare and (node.bare == NO_XATTRS or (node.bare == NO_CAPABILITIES and name == _CAPABILITY)):
+        bare = node.traits.bare
+        if bare and (bare == NO_XATTRS or (bare == NO_CAPABILITIES and name == _CAPABILITY)):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
-        if node.bare != SOME_XATTRS and self._union.trust:
+        if bare != SOME_XATTRS and self._union.trust:
             # Most files have none, yet are asked for one after the other: by ls, by cp, by the kernel before a write.
-            node.bare = SOME_XATTRS if self._has_xattrs(node) else NO_XATTRS
-            if node.bare == NO_XATTRS:
+            node.bare = bare = SOME_XATTRS if self._has_xattrs(node) else NO_XATTRS
+            if bare == NO_XATTRS:
                 raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         return self._on_copy(node, lambda path, follow: os.getxattr(path, name, follow_symlinks=follow))
 

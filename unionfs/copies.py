@@ -17,7 +17,7 @@ from unionfs.directories import Directories
 from unionfs.identity import Identities
 from unionfs.lookup import Found, open_directory
 from unionfs.metadata import restore_times
-from unionfs.nodes import ROOT_INO, ROOT_NODEID, Attributes, Directory, Node, stale
+from unionfs.nodes import Attributes, Node, new_root, stale
 from unionfs.options import Options
 from unionfs.plink_table import PlinkTable
 
@@ -29,8 +29,7 @@ class Copies:
 
     def __init__(self, branches: Sequence[OpenBranch], options: Options) -> None:
         self.branches = tuple(branches)
-        self.root: Node = Directory(ROOT_NODEID, ROOT_INO)
-        self.root.lookups = 1
+        self.root = new_root()
         self.identities = Identities(self.branches)
         self.directories = Directories(self.root, self.branches, self.identities)
         # The same under shorter names, for the request path.
@@ -39,6 +38,9 @@ class Copies:
         self.fd_on = self.directories.fd_on
         self.plinks = PlinkTable()
         self._bookkeeping: dict[tuple[int, bytes], int] = {}
+        self._held: dict[
+            Node, int
+        ] = {}  # descriptors of the last copies of removed nodes that the kernel knows
         self.use_options(options)
 
     def use_options(self, options: Options) -> None:
@@ -106,12 +108,12 @@ class Copies:
 
     def shown_fd(self, node: Node) -> int:
         """Return the descriptor of a directory's visible copy."""
-        return node.dead_fd if node.removed else self.dirs(node)[0][1]
+        return self._held.get(node, -1) if node.removed else self.dirs(node)[0][1]
 
     def held_fd(self, node: Node) -> int:
         """Return a descriptor of a removed file: the kept one, or that of an open handle; ESTALE if there is none."""
-        if node.dead_fd >= 0:
-            return node.dead_fd
+        if node in self._held:
+            return self._held[node]
         if node.handles:
             return next(iter(node.handles)).fd
         raise stale(node)
@@ -178,7 +180,7 @@ class Copies:
             return Attributes(node, status, 0)
         if node.children is None:
             plink = self.plinks.get(node.ino) if self.plinks else None
-            nlink = plink.nlink if plink is not None else max(1, status.st_nlink - node.hidden_links)
+            nlink = plink.nlink if plink is not None else max(1, status.st_nlink - node.traits.hidden_links)
             return Attributes(node, status, nlink)
         nlink = status.st_nlink + self._links_below(node)
         if node is self.root:
@@ -202,8 +204,20 @@ class Copies:
                 links += max(0, os.fstat(fd).st_nlink - 2)
         return links
 
-    def close_dead(self, node: Node) -> int:
-        """Close what keeps a removed file reachable, and return what its descriptor is then."""
-        if node.dead_fd >= 0:
-            os.close(node.dead_fd)
-        return -1
+    def hold(self, node: Node, fd: int) -> None:
+        """Keep a node that has no name, or will have none soon, reachable by `fd`, which is the union's from now on."""
+        former = self._held.get(node)
+        self._held[node] = fd
+        if former is not None:
+            os.close(former)
+
+    def let_go(self, node: Node) -> None:
+        """Close what a node was held by: it has a name again, or nobody needs it."""
+        fd = self._held.pop(node, None)
+        if fd is not None:
+            os.close(fd)
+
+    def let_all_go(self) -> None:
+        """Close what every node is held by."""
+        for node in list(self._held):
+            self.let_go(node)

@@ -230,7 +230,7 @@ class CopyUps:
         with self._sharing(node, target, job.fd, status, place):
             job.link(parent_fd, name)
         restore_times(parent_fd, parent_status)
-        if status.st_nlink > 1 and not union.options.plink and node.aliases:
+        if status.st_nlink > 1 and not union.options.plink and node.traits.aliases:
             self._split(node)
         self._switch(node, target, job.fd, -1)
         if place is not None:
@@ -240,14 +240,14 @@ class CopyUps:
         self, node: Node, target: OpenBranch, fd: int, status: os.stat_result, place: Place | None
     ) -> contextlib.AbstractContextManager[None]:
         """Make a pseudo-link during publication if names on lower branches will go on meaning this file."""
-        shared = place is not None or status.st_nlink - node.hidden_links > 1
+        shared = place is not None or status.st_nlink - node.traits.hidden_links > 1
         if shared and self._union.options.plink:
             return plinked(self._union, node, target, fd, status)
         return contextlib.nullcontext()
 
     def _split(self, node: Node) -> None:
         """Without pseudo-links the other names keep the old data: they become files of their own at their next lookup."""
-        for parent, name in list(node.aliases or ()):
+        for parent, name in list(node.traits.aliases or ()):
             node.remove_name(parent, name)
             self._union.on_change(parent, name)
 
@@ -256,11 +256,10 @@ class CopyUps:
         status = os.fstat(fd)
         node.branch = target
         node.identity = self._union.identity_of(status)
-        node.hidden_links = 0
+        if node.traits.hidden_links:
+            node.traits = node.traits._replace(hidden_links=0)
         if dead_fd >= 0:
-            if node.dead_fd >= 0:
-                os.close(node.dead_fd)
-            node.dead_fd = dead_fd
+            self._union.hold(node, dead_fd)
         for handle in node.handles or ():
             if handle.backing is None:
                 handle.switch(fd, writable=True)

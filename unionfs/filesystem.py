@@ -19,7 +19,7 @@ from unionfs.attributes import AttributeChanger, Changes
 from unionfs.branch import Branch, OpenBranch
 from unionfs.copyup import CopyUps
 from unionfs.create import Caller, Creator
-from unionfs.handles import DirectoryHandle, FileHandle, HandleTable, branch_flags
+from unionfs.handles import DirectoryHandle, FileHandle, Handles, HandleTable, branch_flags
 from unionfs.inspect import Inspector
 from unionfs.link import Linker
 from unionfs.listings import Listings
@@ -165,12 +165,12 @@ class UnionFilesystem:
     ) -> tuple[Attributes, int]:
         """Create and open a regular file; return its attributes and the handle's number."""
         attributes, fd = self._create.file(parent, name, mode, caller)
-        return attributes, self._add_handle(FileHandle(attributes.node, fd, flags, caller.pid))
+        return attributes, self._add_file(FileHandle(attributes.node, fd, flags, caller.pid))
 
     def tmpfile(self, parent: Node, mode: int, flags: int, caller: Caller) -> tuple[Attributes, int]:
         """Create a file without a name (O_TMPFILE); link(2) may give it one."""
         attributes, fd = self._create.unnamed(parent, mode, caller)
-        return attributes, self._add_handle(FileHandle(attributes.node, fd, flags, caller.pid))
+        return attributes, self._add_file(FileHandle(attributes.node, fd, flags, caller.pid))
 
     def unlink(self, parent: Node, name: bytes) -> None:
         """Remove a file's name."""
@@ -192,7 +192,7 @@ class UnionFilesystem:
 
     def open_file(self, node: Node, flags: int, caller: Caller) -> int:
         """Open a regular file and return the handle's number. Copies up only for O_TRUNC, coo, moo and overlayfs' way."""
-        if not stat.S_ISREG(node.kind):
+        if node.traits.kind != stat.S_IFREG:
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
         self._on_open.prepare_file(node)
         if flags & os.O_ACCMODE:
@@ -217,20 +217,19 @@ class UnionFilesystem:
                 fd = os.open(whiteout.proc_path(path), opened)
             finally:
                 os.close(path)
-        return self._add_handle(FileHandle(node, fd, flags, caller.pid, size=size))
+        return self._add_file(FileHandle(node, fd, flags, caller.pid, size=size))
 
     def reopen(self, opened: FileHandle, flags: int, caller: Caller) -> int:
         """Open for reading what `opened` has open, even if the file was copied up since; return the handle's number."""
         fd = os.open(whiteout.proc_path(opened.fd), branch_flags(flags, writable=False))
-        return self._add_handle(FileHandle(opened.node, fd, flags, caller.pid))
+        return self._add_file(FileHandle(opened.node, fd, flags, caller.pid))
 
-    def _add_handle(self, handle: FileHandle | DirectoryHandle) -> int:
-        if isinstance(handle, FileHandle):
-            if handle.node.handles is None:
-                handle.node.handles = set()
-            handle.node.handles.add(handle)
-        else:
-            handle.node.opens += 1
+    def _add_file(self, handle: FileHandle) -> int:
+        node = handle.node
+        handles = node.handles
+        if handles is None:
+            handles = node.handles = Handles()
+        handles.add(handle)
         return self.handles.add(handle)
 
     def file(self, number: int) -> FileHandle:
@@ -301,7 +300,9 @@ class UnionFilesystem:
         self._on_open.prepare_directory(node)
         if not self.options.dirperm1:
             self._inspect.check_read(node, caller)
-        return self._add_handle(DirectoryHandle(node, Listing(self.union, node), caller.pid))
+        handle = DirectoryHandle(node, Listing(self.union, node), caller.pid)
+        node.opens += 1
+        return self.handles.add(handle)
 
     def begin_listing(self, node: Node, caller: Caller) -> None:
         """Do what opening a directory does, before `list` from offset 0."""

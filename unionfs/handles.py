@@ -63,6 +63,17 @@ class FileHandle:
         os.close(self.fd)
 
 
+class Handles(set[FileHandle]):
+    """The handles of a file that is open."""
+
+    __slots__ = ("backing",)
+
+    def __init__(self) -> None:
+        self.backing: Backing | None = (
+            None  # of those whose opens pass through to the file that is visible now
+        )
+
+
 class DirectoryHandle:
     """An open directory with its merged listing."""
 

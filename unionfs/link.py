@@ -69,8 +69,6 @@ class Linker:
         whiteout.remove(target, fd, name, "aufs")
         union.drop_stale_child(parent, name)
         node.add_name(parent, name)
-        if node.dead_fd >= 0:
-            os.close(node.dead_fd)
-            node.dead_fd = -1
+        union.let_go(node)
         union.numbers.keep(node, parent, target, fd)
         union.touched(parent, target, fd)

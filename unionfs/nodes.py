@@ -18,7 +18,7 @@ from unionfs.identity import Identity
 
 if TYPE_CHECKING:
     from unionfs.contents import Contents
-    from unionfs.handles import Backing, FileHandle
+    from unionfs.handles import Backing, Handles
 
 ROOT_NODEID = 1  # FUSE_ROOT_ID
 ROOT_INO = 2  # what AUFS shows for its root
@@ -29,9 +29,6 @@ UNKNOWN, NO_CAPABILITIES, NO_XATTRS, SOME_XATTRS = range(4)
 # So many nodes are worth giving their memory back.
 _MANY = 256
 
-# By mode >> 12: the same objects for all nodes. An int of its own for each would take 32 bytes.
-KINDS = tuple(kind << 12 for kind in range(16))
-
 
 class Attributes(NamedTuple):
     """A node with the stat of its visible copy; st_nlink comes from `nlink` and st_ino from the node."""
@@ -41,36 +38,36 @@ class Attributes(NamedTuple):
     nlink: int
 
 
+class Traits(NamedTuple):
+    """What a node has in common with most others of its kind, which share the value; a change gives the node another one."""
+
+    kind: int  # S_IFMT of the mode
+    bare: int = UNKNOWN
+    hidden_links: int = 0  # names removed by whiteouts, which the branch still counts in st_nlink
+    generation: int = 0
+    nodeid: int = 0  # 0: the node's number
+    aliases: dict[tuple[Node, bytes], None] | None = None  # further names
+
+
+# What nearly all nodes have, by mode >> 12 and `bare`.
+_COMMON = tuple(tuple(Traits(kind << 12, bare) for bare in range(SOME_XATTRS + 1)) for kind in range(16))
+
 # Named here and not in the class: type checkers then allow the attributes that only directories have on any `Node`.
-_SLOTS = (
-    "aliases",
-    "backing",
-    "bare",
-    "branch",
-    "dead_fd",
-    "generation",
-    "handles",
-    "hidden_links",
-    "identity",
-    "ino",
-    "kind",
-    "lookups",
-    "name",
-    "nodeid",
-    "parent",
-)
+# Eight take 96 bytes with what Python adds, and every inode that the kernel caches has a node.
+_SLOTS = ("branch", "handles", "identity", "ino", "lookups", "name", "parent", "traits")
 
 
 class Node:
     """A file or directory of the union.
 
     `parent` and `name` are one name that exists physically on `branch` (the home); further names of a hard-linked file
-    are in `aliases`. A node without a parent is removed: `dead_fd` keeps its last copy reachable until the kernel forgets it.
+    are in `traits`. A node without a parent is removed; the union keeps its last copy reachable until the kernel forgets it.
     """
 
     __slots__ = _SLOTS
 
     # What only a `Directory` can set; a file shows these and has no room for them.
+    is_directory: bool = False
     opens: int = 0
     children: dict[bytes, Node] | None = None
     layers: tuple[OpenBranch, ...] = ()
@@ -81,35 +78,56 @@ class Node:
     finds: int = 0
     links: int = -1
 
-    def __init__(self, nodeid: int, ino: int, kind: int) -> None:
-        self.nodeid = nodeid
+    def __init__(self, ino: int, kind: int) -> None:
         self.ino = ino
-        self.generation = 0
-        self.kind = kind  # S_IFMT of the mode
+        self.traits = _COMMON[kind >> 12][UNKNOWN]
         self.parent: Node | None = None
         self.name = b""
-        self.aliases: dict[tuple[Node, bytes], None] | None = None
         self.lookups = 0  # of `nodeid`
-        self.backing: Backing | None = None  # what opens of `nodeid` pass through to while there are any
         self.branch: OpenBranch | None = None
         self.identity: Identity = 0
-        self.handles: set[FileHandle] | None = None
-        self.bare = UNKNOWN
-        self.dead_fd = -1
-        self.hidden_links = 0  # names removed by whiteouts, which the branch still counts in st_nlink
+        self.handles: Handles | None = None  # while it is an open file
+
+    # What is rarely asked; the request path looks into `traits` and `handles` itself.
+
+    @property
+    def nodeid(self) -> int:
+        """Return what the kernel calls the node at present."""
+        return self.traits.nodeid or self.ino
+
+    @property
+    def kind(self) -> int:
+        """Return the S_IFMT of the mode."""
+        return self.traits.kind
+
+    @property
+    def backing(self) -> Backing | None:
+        """Return what opens of `nodeid` pass through to while there are any."""
+        return self.handles.backing if self.handles is not None else None
+
+    @property
+    def bare(self) -> int:
+        """Return what is known of the extended attributes."""
+        return self.traits.bare
+
+    @bare.setter
+    def bare(self, bare: int) -> None:
+        traits = self.traits
+        common = _COMMON[traits.kind >> 12]
+        self.traits = common[bare] if traits is common[traits.bare] else traits._replace(bare=bare)
+
+    def hide_link(self) -> None:
+        """Count a name that a whiteout removed."""
+        kind, bare, hidden, generation, nodeid, aliases = self.traits
+        self.traits = Traits(kind, bare, hidden + 1, generation, nodeid, aliases)  # _replace takes 1 µs more
 
     def __repr__(self) -> str:
         return f"<Node {self.nodeid} {self.path()!r}>"
 
     @property
-    def is_directory(self) -> bool:
-        """Tell whether this is a directory."""
-        return self.kind == stat.S_IFDIR
-
-    @property
     def removed(self) -> bool:
         """Tell whether the node has no name any more (the root has none either, but is not removed)."""
-        return self.parent is None and self.nodeid != ROOT_NODEID
+        return self.parent is None and self.traits.nodeid != ROOT_NODEID
 
     def path(self) -> bytes:
         """Return one path from the union's root, for people and for the control commands."""
@@ -126,8 +144,8 @@ class Node:
         """Yield every known (parent, name), the home first."""
         if self.parent is not None:
             yield self.parent, self.name
-        if self.aliases:
-            yield from list(self.aliases)
+        if self.traits.aliases:
+            yield from list(self.traits.aliases)
 
     def add_name(self, parent: Node, name: bytes) -> None:
         """Record a name."""
@@ -136,35 +154,39 @@ class Node:
         if self.parent is None:
             self.parent, self.name = parent, name
         elif self.parent is not parent or self.name != name:
-            if self.aliases is None:
-                self.aliases = {}
-            self.aliases[parent, name] = None
+            self._add_alias(parent, name)
 
     def remove_name(self, parent: Node, name: bytes) -> None:
         """Forget a name; if it was the home, another known name takes its place."""
         if parent.children is not None and parent.children.get(name) is self:
             del parent.children[name]
-        if self.aliases:
-            self.aliases.pop((parent, name), None)
+        aliases = self.traits.aliases
+        if aliases:
+            aliases.pop((parent, name), None)
         if self.parent is parent and self.name == name:
             self.parent = None
-            if self.aliases:
-                self.parent, self.name = next(iter(self.aliases))
-                del self.aliases[self.parent, self.name]
+            if aliases:
+                self.parent, self.name = next(iter(aliases))
+                del aliases[self.parent, self.name]
 
     def make_home(self, parent: Node, name: bytes) -> None:
         """Make a known or new name the one that is physically on the branch."""
         if self.parent is parent and self.name == name:
             return
-        if self.aliases:
-            self.aliases.pop((parent, name), None)
+        if self.traits.aliases:
+            self.traits.aliases.pop((parent, name), None)
         if self.parent is not None:
-            if self.aliases is None:
-                self.aliases = {}
-            self.aliases[self.parent, self.name] = None
+            self._add_alias(self.parent, self.name)
         self.parent, self.name = parent, name
         assert parent.children is not None
         parent.children[name] = self
+
+    def _add_alias(self, parent: Node, name: bytes) -> None:
+        aliases = self.traits.aliases
+        if aliases is None:
+            aliases = {}
+            self.traits = self.traits._replace(aliases=aliases)
+        aliases[parent, name] = None
 
 
 class Directory(Node):
@@ -172,8 +194,10 @@ class Directory(Node):
 
     __slots__ = ("children", "contents", "dirs", "epoch", "finds", "impure", "layers", "links", "opens")
 
-    def __init__(self, nodeid: int, ino: int) -> None:
-        super().__init__(nodeid, ino, stat.S_IFDIR)
+    is_directory = True
+
+    def __init__(self, ino: int) -> None:
+        super().__init__(ino, stat.S_IFDIR)
         self.opens = 0
         self.children = {}
         self.layers = ()  # the branches that contribute, top first
@@ -185,9 +209,17 @@ class Directory(Node):
         self.links = -1  # what read-only lower copies add to st_nlink; -1: not known
 
 
-def new_node(nodeid: int, ino: int, kind: int) -> Node:
+def new_node(ino: int, kind: int) -> Node:
     """Return a fresh node of a kind (S_IFMT of the mode)."""
-    return Directory(nodeid, ino) if kind == stat.S_IFDIR else Node(nodeid, ino, kind)
+    return Directory(ino) if kind == stat.S_IFDIR else Node(ino, kind)
+
+
+def new_root() -> Node:
+    """Return a union's root."""
+    root = Directory(ROOT_INO)
+    root.traits = root.traits._replace(nodeid=ROOT_NODEID)
+    root.lookups = 1
+    return root
 
 
 def other_number(ino: int) -> int:
@@ -233,7 +265,7 @@ class NodeTable:
 
     def add(self, node: Node) -> None:
         """Enter a node."""
-        self._nodes[node.nodeid] = node
+        self._nodes[node.ino] = node
         if len(self._nodes) > self._peak:
             self._peak = len(self._nodes)
 
@@ -246,19 +278,19 @@ class NodeTable:
         former = node.nodeid
         if node.lookups:
             self._former.setdefault(node, {})[former] = node.lookups
-        node.nodeid, node.lookups = self._next, 0
+        node.traits, node.lookups = node.traits._replace(nodeid=self._next), 0
+        self._renumbered[self._next] = node
         self._next += 1
-        self._renumbered[node.nodeid] = node
         return former
 
     def replace(self, stale: Node, node: Node) -> None:
         """Let `node` take the nodeid of one whose file was replaced behind our back; the generation tells them apart."""
-        node.generation = stale.generation + 1
+        node.traits = node.traits._replace(generation=stale.traits.generation + 1)
         if stale.nodeid == node.nodeid:
             node.lookups, stale.lookups = stale.lookups, 0
         else:
             node.lookups = self._take_former(stale, node.nodeid)
-        self._nodes[node.nodeid] = node
+        self._nodes[node.ino] = node
 
     def forget(self, node: Node, count: int) -> None:
         """Take back `count` lookups and drop the node, and parents that were only held by it, when nothing needs it."""
@@ -270,7 +302,7 @@ class NodeTable:
         node = self.get(nodeid)
         if node is None:
             return
-        if nodeid == node.nodeid:
+        if nodeid == (node.traits.nodeid or node.ino):
             self.forget(node, count)
             return
         left = self._take_former(node, nodeid) - count
@@ -292,13 +324,13 @@ class NodeTable:
         """Drop the node if it has no lookups, children or handles left; then its parents likewise."""
         current: Node | None = node
         while current is not None and not self._in_use(current):
-            names = list(current.names())
-            for parent, name in names:
-                current.remove_name(parent, name)
+            home, others = current.parent, [parent for parent, _ in current.traits.aliases or ()]
+            while current.parent is not None:
+                current.remove_name(current.parent, current.name)
             self._discard(current)
-            for parent, _ in names[1:]:
+            for parent in others:
                 self.release(parent)
-            current = names[0][0] if names else None
+            current = home
 
     def _in_use(self, node: Node) -> bool:
         return bool(
@@ -313,10 +345,7 @@ class NodeTable:
     def _discard(self, node: Node) -> None:
         if self._nodes.get(node.ino) is node:  # the number is the first nodeid
             del self._nodes[node.ino]
-        self._renumbered.pop(node.nodeid, None)
-        if node.dead_fd >= 0:
-            os.close(node.dead_fd)
-            node.dead_fd = -1
+        self._renumbered.pop(node.traits.nodeid, None)
         self.on_discard(node)
         if len(self._nodes) * 4 < self._peak and self._peak > _MANY:
             self._peak = max(len(self._nodes), _MANY)

@@ -41,7 +41,7 @@ def plinked(union: Union, node: Node, branch: OpenBranch, fd: int, origin: os.st
         os.unlink(name, dir_fd=directory)
         raise
     old = union.plinks.get(node.ino)
-    nlink = max(1, origin.st_nlink - node.hidden_links) if old is None else old.nlink
+    nlink = max(1, origin.st_nlink - node.traits.hidden_links) if old is None else old.nlink
     union.plinks.add(
         Plink(node.ino, branch, name, nlink, union.identity_of(copy), {union.identity_of(origin)})
     )

@@ -97,7 +97,8 @@ class Remover:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             return False
-        node.dead_fd = dead_fd
+        if dead_fd >= 0:
+            self._union.hold(node, dead_fd)
         self.lose_name(node, parent, name, physical=True)
         return True
 
@@ -105,7 +106,7 @@ class Remover:
 
     def bury(self, node: Node) -> None:
         """Before the last known name goes: keep the file reachable for those who hold it."""
-        if node.parent is not None and not node.aliases:
+        if node.parent is not None and not node.traits.aliases:
             self._union.bury(node)
 
     def lose_name(self, node: Node, parent: Node, name: bytes, *, physical: bool) -> None:
@@ -115,7 +116,7 @@ class Remover:
         if node.ino in union.plinks:
             drop_name(union, node)
         elif not physical:
-            node.hidden_links += 1
+            node.hide_link()
         if node.is_directory:
             union.forget_children(node)
         union.nodes.release(node)

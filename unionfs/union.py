@@ -19,7 +19,6 @@ from unionfs.copies import Copies
 from unionfs.identity import Identity, number_of
 from unionfs.lookup import Found, check_name, find
 from unionfs.nodes import (
-    KINDS,
     UNKNOWN,
     Attributes,
     Node,
@@ -42,7 +41,7 @@ class Union(Copies):
         self.numbers = Numbers(self.identities, self.directories)
         self.numbers.add_branches(self.branches, trust=self.trust)
         self.nodes = NodeTable(self.root)
-        self.nodes.on_discard = self.directories.close  # type: ignore[method-assign]  # the hook is meant to be set
+        self.nodes.on_discard = self._discard  # type: ignore[method-assign]  # the hook is meant to be set
         self._absent: tuple[Node, bytes] | None = None  # what a lookup found missing, until something is made
         self.on_change: Callable[[Node, bytes], None] = lambda parent, name: None
         self.on_attributes: Callable[[int], None] = lambda nodeid: None
@@ -105,7 +104,7 @@ class Union(Copies):
         child = parent.children.get(name) if self.trust and parent.children else None
         if child is None or child.parent is not parent or child.name != name or child.children is not None:
             return None
-        if child.aliases or child.ino in self.plinks or self.fd_on(parent, child.branch) is None:
+        if child.traits.aliases or child.ino in self.plinks or self.fd_on(parent, child.branch) is None:
             return None
         return child
 
@@ -201,12 +200,12 @@ class Union(Copies):
         """
         branch, status = found.entries[0]
         identity = self.identities.of_inode(status.st_dev, status.st_ino)
-        kind = KINDS[status.st_mode >> 12]
+        kind = stat.S_IFMT(status.st_mode)
         assert parent.children is not None
         child = parent.children.get(name)
         if child is None:
             return self._enter(parent, name, found, identity, kind, made)
-        if child.kind == kind:
+        if child.traits.kind == kind:
             if kind == stat.S_IFDIR:
                 self.directories.set_layers(child, found)
                 return child
@@ -227,7 +226,7 @@ class Union(Copies):
         may_differ = not made or self.numbers.origins
         ino = self.numbers.of_entry(parent, branch, name, identity) if may_differ else number_of(identity)
         if not self.plinks and self.nodes.get(ino) is None:  # nearly always
-            fresh = new_node(ino, ino, kind)
+            fresh = new_node(ino, kind)
             fresh.parent, fresh.name, fresh.identity, fresh.branch = parent, name, identity, branch
             parent.children[name] = fresh  # type: ignore[index]  # a directory
             self.nodes.add(fresh)
@@ -242,16 +241,16 @@ class Union(Copies):
             while (node is not None or self.plinks) and self._is_taken(ino, node, identity, kind):
                 ino = other_number(ino)
                 node = self.nodes.get(ino)
-        if node is not None and node.kind == kind and (plink is not None or node.identity == identity):
+        if node is not None and node.traits.kind == kind and (plink is not None or node.identity == identity):
             if node.removed:
                 # Every name was gone but the file is held open; a direct change gave it a name again.
-                node.dead_fd = self.close_dead(node)
+                self.let_go(node)
             elif plink is None and found.status.st_nlink == 1:
                 self.drop_names(node, parent)
                 node.branch = found.branch
             node.add_name(parent, name)
             return node
-        fresh = new_node(ino, ino, kind)
+        fresh = new_node(ino, kind)
         if node is not None:
             self.nodes.replace(node, fresh)
         else:
@@ -291,11 +290,18 @@ class Union(Copies):
         ino = number_of(identity)
         while self.nodes.get(ino) is not None or ino in self.plinks:
             ino = other_number(ino)
-        node = new_node(ino, ino, stat.S_IFREG)
+        node = new_node(ino, stat.S_IFREG)
         node.branch, node.identity = branch, identity
-        node.dead_fd = os.dup(fd)
+        self.hold(node, os.dup(fd))
         self.nodes.add(node)
         return Attributes(node, status, 0)
+
+    def _discard(self, node: Node) -> None:
+        """Close what is open for a node that the table has dropped."""
+        if node.children is not None:
+            self.directories.close(node)
+        if self._held:
+            self.let_go(node)
 
     def drop_names(self, node: Node, keep: Node | None = None) -> None:
         """Forget names that a direct change took from a file; the directory `keep` is needed for another one."""
@@ -320,7 +326,8 @@ class Union(Copies):
         The kernel looks the names up again, at the latest when an open of the former nodeid is refused with ESTALE.
         """
         former = self.nodes.renumber(node)
-        node.backing = None
+        if node.handles is not None:
+            node.handles.backing = None
         self.on_attributes(former)
         for parent, name in node.names():
             self.on_change(parent, name)
@@ -350,9 +357,7 @@ class Union(Copies):
     def bury(self, node: Node) -> None:
         """Keep the last copy of a file reachable after its last name goes (the kernel may hold it open or as a cwd)."""
         if node.lookups or node.handles or node.opens:
-            fd = self.open_path(node)
-            self.close_dead(node)
-            node.dead_fd = fd
+            self.hold(node, self.open_path(node))
 
     def touched(self, parent: Node, branch: OpenBranch, fd: int) -> None:
         """After a change in a lower copy of a directory: bring its time to the top copy, so that the union shows it."""
@@ -368,8 +373,7 @@ class Union(Copies):
     def close(self) -> None:
         """Close every descriptor."""
         self.directories.close_all()
-        for node in self.nodes:
-            node.dead_fd = self.close_dead(node)
+        self.let_all_go()
         for branch in self.branches:
             self.drop_bookkeeping(branch)
             branch.close()

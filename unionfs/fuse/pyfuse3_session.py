@@ -112,7 +112,7 @@ class Operations(pyfuse3.Operations):
         node, status, nlink = attributes
         entry = EntryAttributes()
         entry.st_ino = node.ino  # sets the nodeid too: in this session both are one number
-        entry.generation = node.generation
+        entry.generation = node.traits.generation
         entry.entry_timeout = self.entry_timeout
         entry.attr_timeout = self.attr_timeout
         entry.st_mode = status.st_mode

@@ -37,8 +37,9 @@ class FileRequests:
         node = self._replies.node(header.nodeid)
         # Who asks matters for set-id bits alone, and a kernel that keeps it back (ALLOW_IDMAP) says that by OPEN_KILL_SUIDGID.
         caller = Caller(0 if header.uid == abi.INVALID_ID else header.uid, header.gid, header.pid)
-        if node.nodeid != header.nodeid:
-            number, backing = self._passthrough.reopen(node, header.nodeid, flags, caller)
+        nodeid = header.nodeid
+        if nodeid != (node.traits.nodeid or node.ino):
+            number, backing = self._passthrough.reopen(node, nodeid, flags, caller)
             return abi.OPEN_OUT.pack(number, FLAGS, backing.id)
         if self._replies.writeback and flags & os.O_ACCMODE and not flags & os.O_TRUNC:
             # Not at the first write as elsewhere: by then the caller has been told that all is well.
@@ -51,7 +52,7 @@ class FileRequests:
                 raise
             handle = self._filesystem.open_file(node, flags, caller)
             reply_flags = abi.FOPEN_DIRECT_IO  # then nothing is read through it
-        if node.nodeid != header.nodeid:  # opening copied it up
+        if nodeid != (node.traits.nodeid or node.ino):  # opening copied it up
             self._filesystem.release(handle)
             raise stale()
         if open_flags & abi.OPEN_KILL_SUIDGID:

@@ -165,8 +165,10 @@ class Passthrough:
         small = not (handle.writes or branch.writable) and handle.size <= LIMIT and self.small.give(handle)
         if small or not self.on:
             return ordinary_flags, 0
-        backing = node.backing
-        first = backing is None and (len(node.handles or ()) == 1 or not has_ordinary(node, handle))
+        handles = node.handles
+        assert handles is not None
+        backing = handles.backing
+        first = backing is None and (len(handles) == 1 or not has_ordinary(node, handle))
         writable = branch.writable and not branch.copy_on_open
         if first and writable:
             chosen = Plan.PASSING  # as `plan` says; this is what every new file takes
@@ -184,7 +186,7 @@ class Passthrough:
             if backing is not None:
                 backing.opens += 1
                 self.opens += 1
-                handle.backing = node.backing = backing
+                handle.backing = handles.backing = backing
                 return FLAGS, backing.id
         elif chosen is Plan.STALE:
             if not node.removed:
@@ -251,8 +253,8 @@ class Passthrough:
         node = handle.node
         backing.opens -= 1
         if not backing.opens:
-            if node.backing is backing:
-                node.backing = None
+            if node.handles is not None and node.handles.backing is backing:
+                node.handles.backing = None
             fcntl.ioctl(self._device, abi.BACKING_CLOSE, abi.BACKING_ID.pack(backing.id))
             self.registered -= 1
         if (

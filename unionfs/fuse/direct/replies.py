@@ -80,7 +80,7 @@ class Replies:
         """With the writeback cache: let files that nobody has open start anew, for the kernel never asks their size again."""
         for node in self._nodes if self.writeback else ():
             if stat.S_ISREG(node.kind) and not node.handles:
-                node.generation += 1
+                node.traits = node.traits._replace(generation=node.traits.generation + 1)
 
     def node(self, nodeid: int) -> Node:
         """Return the node of a number from the kernel; ESTALE if it is unknown."""
@@ -93,7 +93,8 @@ class Replies:
         """Pack an entry and count the lookup that the kernel will remember."""
         node, status, nlink = attributes
         node.lookups += 1
-        valid = self.attr_valid if node.backing is None else self.open_valid
+        handles = node.handles
+        valid = self.attr_valid if handles is None or handles.backing is None else self.open_valid
         return self.pack_entry(node, status, nlink, self.entry_valid, valid)
 
     def pack_entry(
@@ -102,8 +103,9 @@ class Replies:
         atime, atime_ns = divmod(st.st_atime_ns, NANO)
         mtime, mtime_ns = divmod(st.st_mtime_ns, NANO)
         ctime, ctime_ns = divmod(st.st_ctime_ns, NANO)
+        traits = node.traits
         return abi.ENTRY_OUT.pack(
-            node.nodeid, node.generation, entry_valid, attr_valid, 0, 0,
+            traits.nodeid or node.ino, traits.generation, entry_valid, attr_valid, 0, 0,
             node.ino, st.st_size, st.st_blocks, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns,
             st.st_mode, nlink, st.st_uid, st.st_gid, st.st_rdev & 0xFFFFFFFF, st.st_blksize, 0,
         )  # fmt: skip
@@ -130,9 +132,10 @@ class Replies:
 
     def _valid(self, node: Node, nodeid: int) -> int:
         """Return for how long attributes may be kept; under a former nodeid the kernel would not notice changes."""
-        if nodeid != node.nodeid:
+        if nodeid != (node.traits.nodeid or node.ino):
             return 0
-        return self.attr_valid if node.backing is None else self.open_valid
+        handles = node.handles
+        return self.attr_valid if handles is None or handles.backing is None else self.open_valid
 
 
 def name_in(body: memoryview, start: int) -> bytes:
