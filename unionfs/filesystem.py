@@ -234,10 +234,7 @@ class UnionFilesystem:
 
     def file(self, number: int) -> FileHandle:
         """Return an open file; EBADF for any other number."""
-        handle = self.handles[number]
-        if not isinstance(handle, FileHandle):
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        return handle
+        return self.handles.file(number)
 
     def writable_file(self, number: int) -> FileHandle:
         """Return an open file ready to be written to: the first write is what copies up."""

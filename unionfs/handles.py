@@ -125,10 +125,17 @@ class HandleTable:
 
     def __getitem__(self, number: int) -> Handle:
         """Return a handle; EBADF for a number that stands for none (any more)."""
-        try:
-            return self._handles[number]
-        except KeyError:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+        handle = self._handles.get(number)
+        if handle is None:
+            raise _bad_number()
+        return handle
+
+    def file(self, number: int) -> FileHandle:
+        """Return an open file; EBADF for any other number."""
+        handle = self._handles.get(number)
+        if not isinstance(handle, FileHandle):
+            raise _bad_number()
+        return handle
 
     def add(self, handle: Handle) -> int:
         """Enter a handle and return its number."""
@@ -138,6 +145,11 @@ class HandleTable:
 
     def pop(self, number: int) -> Handle:
         """Take a handle out of the table; EBADF as above."""
-        handle = self[number]
-        del self._handles[number]
+        handle = self._handles.pop(number, None)
+        if handle is None:
+            raise _bad_number()
         return handle
+
+
+def _bad_number() -> OSError:
+    return OSError(errno.EBADF, os.strerror(errno.EBADF))
