@@ -164,7 +164,7 @@ class Copies:
         """Return a node's attributes from what a lookup has just read."""
         status = found.entries[0][1]
         if node.children is None and not self.plinks:  # nearly always
-            return Attributes(node, status, max(1, status.st_nlink - node.hidden_links))
+            return Attributes(node, status, max(1, status.st_nlink - node.traits.hidden_links))
         if node.children is not None:
             nlink = status.st_nlink
             for _, other in found.entries[1:]:
