@@ -312,3 +312,11 @@ def test_threads_started_for_a_busy_client_are_ordinary(union: Workshop, dropped
     assert len(policies) > 2  # those that wrote back and copied
     assert list(policies.values()).count(os.SCHED_IDLE) <= len(dropped)
     assert (u.branch(0) / "big").stat().st_size == 4_000_001
+
+
+def test_removing_a_lower_file_copies_nothing_up(union: Workshop) -> None:
+    """The kernel hands over the times of a file whose name was removed; that is no write."""
+    u = union.mount(HELD_BACK, B0={}, B1={f"d/f{n}": LOWER for n in range(20)})
+    for n in range(20):
+        (u / f"d/f{n}").unlink()
+    assert u.status()["counters"]["copy_ups"] == 0

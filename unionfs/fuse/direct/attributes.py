@@ -18,6 +18,7 @@ from unionfs.nodes import NO_CAPABILITIES, Node
 
 _CAPABILITY = b"security.capability\0"
 _NO_DATA = os.strerror(errno.ENODATA)
+_FLUSHED = abi.FATTR_MTIME | abi.FATTR_CTIME
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 
 
@@ -59,6 +60,12 @@ class AttributeRequests:
             valid, fh, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, uid, gid
         ) = abi.SETATTR_IN.unpack_from(body)  # fmt: skip
         node = self._replies.node(header.nodeid)
+        if valid & ~abi.FATTR_FH == _FLUSHED and node.branch is not None and not node.branch.writable:
+            # The kernel holds times back (writeback cache) and hands them over when it drops an inode, also one whose name
+            # was just removed, for the sake of its ctime. That is no reason to copy a lower file up.
+            attributes = self._filesystem.getattr(node)
+            if attributes.status.st_mtime_ns == mtime * NANO + mtime_ns:
+                return self._replies.attributes(attributes, header.nodeid)
         now = None
         if valid & (abi.FATTR_ATIME_NOW | abi.FATTR_MTIME_NOW):
             now = time.time_ns()
