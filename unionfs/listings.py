@@ -52,7 +52,7 @@ class Listings:
 
     def __init__(self, union: Union) -> None:
         self._union = union
-        union.nodes.on_discard = self._discarded  # type: ignore[method-assign]  # the hook is meant to be set
+        union.on_forgotten = self.drop
         self._kept: OrderedDict[Key, _Kept] = OrderedDict()  # least recently used first
         self._generations: dict[Node, set[int]] = {}  # of the listings of each directory
         self._ends: OrderedDict[Node, int] = (
@@ -187,11 +187,6 @@ class Listings:
         kept.listing.close()
         self._memory -= kept.memory
         self._descriptors -= kept.descriptors
-
-    def _discarded(self, node: Node) -> None:
-        if node.children is not None:
-            self.drop(node)
-            self._union.directories.close(node)
 
     def write_back(self, node: Node) -> Callable[[], None]:
         """Return what writes a directory back on its writable branches; it may block for long: call it in a thread."""

@@ -45,6 +45,7 @@ class Union(Copies):
         self._absent: tuple[Node, bytes] | None = None  # what a lookup found missing, until something is made
         self.on_change: Callable[[Node, bytes], None] = lambda parent, name: None
         self.on_attributes: Callable[[int], None] = lambda nodeid: None
+        self.on_forgotten: Callable[[Node], None] = lambda directory: None
 
     def change_options(self, options: Options) -> None:
         """Take other options from now on."""
@@ -300,6 +301,7 @@ class Union(Copies):
         """Close what is open for a node that the table has dropped."""
         if node.children is not None:
             self.directories.close(node)
+            self.on_forgotten(node)
         if self._held:
             self.let_go(node)
 

@@ -311,3 +311,19 @@ def test_file_is_no_directory(union: Workshop, copies: int) -> None:
     shutil.rmtree(u / "d")
     with refused("ENOENT"):
         os.listdir(u / "d")
+
+
+def test_forgotten_directories_leave_no_descriptor(union: Workshop, copies: int) -> None:
+    """Directories that were removed while open, and listed in part, cost nothing when all is closed."""
+    u = _mount(union, copies)
+    os.listdir(u / "d")
+    (u / "d/keep").touch()
+    before = len(os.listdir(f"/proc/{u.pid}/fd"))
+    for number in range(40):
+        _fill(u / f"d/gone{number}", range(2))
+        with _stream(u / f"d/gone{number}") as stream, (u / f"d/file{number}").open("w") as file:
+            stream.next()
+            shutil.rmtree(u / f"d/gone{number}")
+            (u / f"d/file{number}").unlink()
+            file.write("gone")
+    eventually(lambda: len(os.listdir(f"/proc/{u.pid}/fd")) <= before + 4)
