@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.directories import Directories
-from unionfs.emptiness import is_fresh
+from unionfs.fresh import Fresh
 from unionfs.identity import Identities, Identity, number_of
 from unionfs.nodes import Node
 from unionfs.plink_table import Plink
@@ -21,10 +20,6 @@ from unionfs.plink_table import Plink
 _PRIVILEGED = os.geteuid() == 0
 ORIGIN_XATTR = ("trusted" if _PRIVILEGED else "user") + ".unionfs.origin"
 IMPURE_XATTR = ("trusted" if _PRIVILEGED else "user") + ".unionfs.impure"
-
-
-# So many marked directories of a branch are remembered, else all are asked.
-_MOST_MARKED = 4096
 
 
 class Numbers:
@@ -35,20 +30,7 @@ class Numbers:
         self._fd_on = directories.fd_on
         # Numbers of copied-up files on filesystems that keep no xattrs; lost at umount, as in AUFS.
         self.origins: dict[Identity, int] = {}
-        # Which directories were marked since, on each branch (by id) that held nothing when it came and that only we change.
-        self._marked: dict[int, set[Identity]] = {}
-        self._seen: set[int] = set()
-
-    def add_branches(self, branches: Sequence[OpenBranch], *, trust: bool) -> None:
-        """Look which new branches hold nothing yet; `trust`: nobody else changes them."""
-        for branch in branches:
-            if trust and branch.id not in self._seen and branch.writable and is_fresh(branch):
-                self._marked[branch.id] = set()
-            self._seen.add(branch.id)
-
-    def doubt(self) -> None:
-        """Somebody else may change the branches from now on."""
-        self._marked.clear()
+        self.marked = Fresh(identities)  # the directories that have the mark
 
     def of_entry(self, parent: Node, branch: OpenBranch, name: bytes, identity: Identity) -> int:
         """Return the union's number of an entry: the recorded one of a copied-up file, else one made from its own."""
@@ -75,14 +57,14 @@ class Numbers:
 
         `readable` is a descriptor of that copy that is open for reading, if there is one: it spares a path.
         """
+        known = self.marked.holds(parent, branch)
+        if known is not None:
+            return known
         if parent.impure is None:
             parent.impure = {}
         known = parent.impure.get(branch.id)
         if known is None:
-            marked = self._marked.get(branch.id)
-            if marked is not None and parent.branch is branch:
-                known = parent.identity in marked
-            elif readable >= 0:
+            if readable >= 0:
                 known = whiteout.has_xattr(readable, IMPURE_XATTR)
             else:
                 fd = self._fd_on(parent, branch)
@@ -102,11 +84,7 @@ class Numbers:
     def _mark_impure(self, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
         """Mark a directory as holding children with recorded numbers."""
         if parent.impure is None or not parent.impure.get(branch.id):
-            marked = self._marked.get(branch.id)
-            if marked is not None:
-                marked.add(self._identities.of(os.fstat(parent_fd)))
-                if len(marked) > _MOST_MARKED:
-                    del self._marked[branch.id]
+            self.marked.leave(branch, parent_fd)
             os.setxattr(whiteout.proc_path(parent_fd), IMPURE_XATTR, b"y")
             if parent.impure is None:
                 parent.impure = {}

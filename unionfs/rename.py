@@ -74,8 +74,8 @@ class Renamer:
 
     def _side(self, parent: Node, name: bytes, *, new: bool = False) -> _Side:
         union = self._union
-        union.check_name(name)
-        if name.startswith(whiteout.PREFIX):
+        if len(name) > union.name_max or name[:4] == whiteout.PREFIX:
+            union.check_name(name)
             raise _error(errno.EPERM)
         node = union.only_name(parent, name)
         if node is not None:
@@ -101,6 +101,8 @@ class Renamer:
             chosen = new.branch
         if not chosen.writable:
             chosen = self._policies.for_copy_up(union.branches, union.dirs(old.parent), chosen)
+        if union.dirs(new.parent)[0][0] is chosen:
+            return chosen  # no copy of the new place is higher
         return self._policies.lifted(union.branches, union.dirs(new.parent), new.name, chosen)
 
     def _check_directory(self, node: Node, target: OpenBranch) -> None:
@@ -138,13 +140,14 @@ class Renamer:
     def _move(self, old: _Side, node: Node, branch: OpenBranch, new: _Side) -> None:
         union = self._union
         target = self._target(old, branch, new)
-        if node.is_directory:
+        is_directory = node.is_directory
+        if is_directory:
             self._check_directory(node, target)
         old_fd = self._bring(old, node, branch, target)
-        new_fd = self._copyups.directory_on(new.parent, target)
+        new_fd = old_fd if new.parent is old.parent else self._copyups.directory_on(new.parent, target)
         if new.node is not None:
             self._remover.bury(new.node)
-        if node.is_directory:
+        if is_directory:
             self._prepare_opaque(node, target, new, new_fd)
         hide = union.shows_below(old.parent, old.name, target)
         on_target = new.node is not None and whiteout.exists(new_fd, new.name) is not None
@@ -267,7 +270,8 @@ class Renamer:
             node.remove_name(old.parent, old.name)
         union.numbers.keep(node, new.parent, target, new_fd)
         union.touched(old.parent, target, old_fd)
-        union.touched(new.parent, target, new_fd)
+        if new.parent is not old.parent:
+            union.touched(new.parent, target, new_fd)
 
     def _exchange(
         self, old: _Side, node: Node, branch: OpenBranch, new: _Side, other: Node, other_branch: OpenBranch

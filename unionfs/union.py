@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copies import Copies
+from unionfs.emptiness import is_fresh
+from unionfs.fresh import Fresh
 from unionfs.identity import Identity, number_of
 from unionfs.lookup import Found, check_name, find
 from unionfs.nodes import (
@@ -39,7 +41,9 @@ class Union(Copies):
         self.trim = self.directories.trim
         self.known = self.directories.known
         self.numbers = Numbers(self.identities, self.directories)
-        self.numbers.add_branches(self.branches, trust=self.trust)
+        self.hiding = Fresh(self.identities)  # the directories that have whiteouts of AUFS' form
+        self._seen: set[int] = set()  # branches by id
+        self._look_at_new_branches()
         self.nodes = NodeTable(self.root)
         self.nodes.on_discard = self._discard  # type: ignore[method-assign]  # the hook is meant to be set
         self._absent: tuple[Node, bytes] | None = None  # what a lookup found missing, until something is made
@@ -53,7 +57,8 @@ class Union(Copies):
         self.use_options(options)
         self._absent = None
         if believed and not self.trust:
-            self.numbers.doubt()
+            self.numbers.marked.doubt()
+            self.hiding.doubt()
             self.directories.use_branches(self.branches)
             for node in self.nodes:
                 node.bare = UNKNOWN
@@ -63,12 +68,21 @@ class Union(Copies):
         self.branches = tuple(branches)
         self._absent = None
         self.identities.add_branches(self.branches)
-        self.numbers.add_branches(self.branches, trust=self.trust)
+        self._look_at_new_branches()
         by_id = {branch.id: branch for branch in self.branches}
         for node in self.nodes:
             if node.branch is not None and node is not self.root:
                 node.branch = by_id.get(node.branch.id, node.branch)
         self.directories.use_branches(self.branches)
+
+    def _look_at_new_branches(self) -> None:
+        """Look which branches that are seen for the first time hold nothing yet, and will but for what we do."""
+        for branch in self.branches:
+            if self.trust and branch.writable and branch.id not in self._seen and is_fresh(branch):
+                self.numbers.marked.begin(branch)
+                if not branch.overlay:
+                    self.hiding.begin(branch)
+            self._seen.add(branch.id)
 
     # -- names --------------------------------------------------------------------------------------------------
 
@@ -135,6 +149,8 @@ class Union(Copies):
         marks = self.marks_of(parent, branch, fd)
         if marks is not None:
             return name in marks
+        if self.hiding.holds(parent, branch) is False:
+            return False
         if self.trust and len(self.dirs(parent)) == 1:
             # Looking for names there does not count (`find`), as only changes have a use for its whiteouts.
             self.known.of(parent, self.dirs(parent), True)
@@ -162,6 +178,7 @@ class Union(Copies):
         if marks is not None and name not in marks:
             marks.add(name)
             self.known.grew(parent)
+        self.hiding.leave(branch, fd)
         whiteout.make(branch, fd, name, self.options.whiteout)
 
     def look(self, parent: Node, name: bytes) -> Attributes | None:

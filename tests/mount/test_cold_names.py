@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.errnos import refused
-from tests.support.union import Union, Workshop, eventually
+from tests.support.union import Union, Workshop, eventually, unionfs
 
 _DROP = Path("/proc/sys/vm/drop_caches")
 
@@ -128,3 +128,24 @@ def test_times_are_right_after_a_writer_closed(union: Workshop, way: int) -> Non
     os.close(fd)
     eventually(lambda: (u / "f").stat().st_mtime_ns, "the time of the last write")
     assert (u / "f").stat().st_mtime_ns == (u.branch(0) / "f").stat().st_mtime_ns
+
+
+def test_whiteouts_made_in_a_branch_that_was_empty_are_found(union: Workshop) -> None:
+    """Names come again over whiteouts that the server made and forgot, with and without a lower branch below."""
+    lower = {f"d/{n}": n for n in ("file", "directory", "moved", "later", "last")}
+    u = union.mount("udba=none", B0={}, B1={**lower, "e/f": "f"})
+    for name in ("file", "directory", "moved", "later", "last"):
+        (u / "d" / name).unlink()
+    _forget_all(u)
+    (u / "d/file").write_text("again")
+    (u / "d/directory").mkdir()
+    (u / "e/f").rename(u / "d/moved")
+    upper = u.branch(0) / "d"
+    assert {name for name in os.listdir(upper) if name.startswith(".wh.")} == {".wh.later", ".wh.last"}
+    assert (upper / "directory/.wh..wh..opq").exists()
+    assert unionfs("branch", "del", u.mnt, u.branch(1)).returncode == 0
+    _forget_all(u)
+    (u / "d/later").write_text("again")
+    (u / "d/file").rename(u / "d/last")
+    assert set(os.listdir(upper)) == {"directory", "moved", "later", "last"}
+    assert (u / "d/last").read_text() == "again"
