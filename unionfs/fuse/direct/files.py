@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import errno
 import os
-import time
-from collections.abc import Callable
+from functools import partial
 
 from unionfs import syscalls
 from unionfs.create import Caller
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
-from unionfs.fuse.direct.pace import Pace
 from unionfs.fuse.direct.passthrough import FLAGS, Passthrough, stale
 from unionfs.fuse.direct.replies import Header, InThread, Replies, Reply, name_in
 from unionfs.fuse.notify import Notifier
@@ -28,7 +26,6 @@ class FileRequests:
         self._replies = replies
         self._passthrough = passthrough
         self._notifier = notifier
-        self._pace = Pace()
         self._file_flags = abi.FOPEN_KEEP_CACHE | abi.FOPEN_NOFLUSH
 
     def open(self, header: Header, body: memoryview) -> Reply:
@@ -111,29 +108,30 @@ class FileRequests:
         return b""
 
     def fsync(self, header: Header, body: memoryview) -> Reply:
-        """Write a file back, in a thread unless that has been quick."""
+        """Write a file back, in a thread unless there is nothing to wait for."""
         fh, flags = abi.FSYNC_IN.unpack_from(body)
         fd = self._filesystem.file(fh).fd
         sync = os.fdatasync if flags & abi.FSYNC_DATASYNC else os.fsync
-        return self._paced(lambda: sync(fd))
-
-    def _paced(self, sync: Callable[[], None]) -> Reply:
-        pace = self._pace
 
         def work() -> bytes:
-            start = time.perf_counter()
-            sync()
-            pace.took(time.perf_counter() - start)
+            sync(fd)
             return b""
 
-        return work() if pace.is_quick else InThread(work)
+        return work() if syscalls.is_in_memory(fd) else InThread(work)
 
     def fsyncdir(self, header: Header, body: memoryview) -> Reply:
-        """Write a directory back on its writable branches, likewise."""
+        """Write a directory back on its writable branches, in a thread."""
         fh, flags = abi.FSYNC_IN.unpack_from(body)
         if not fh:
-            return self._paced(self._filesystem.listings.write_back(self._replies.node(header.nodeid)))
-        return self._paced(lambda: self._filesystem.fsync(fh, data_only=bool(flags & abi.FSYNC_DATASYNC)))
+            write_back = self._filesystem.listings.write_back(self._replies.node(header.nodeid))
+        else:
+            write_back = partial(self._filesystem.fsync, fh, data_only=bool(flags & abi.FSYNC_DATASYNC))
+
+        def work() -> bytes:
+            write_back()
+            return b""
+
+        return InThread(work)
 
     def fallocate(self, header: Header, body: memoryview) -> Reply:
         """Allocate, punch or zero a range."""

@@ -24,7 +24,6 @@ from unionfs.nodes import Node
 
 LIMIT = 32 << 10  # bytes
 _REMEMBERED = 1 << 16
-_TMPFS_MAGIC = 0x01021994  # it never blocks, and refuses RWF_NOWAIT
 
 
 class SmallFiles:
@@ -92,5 +91,5 @@ class SmallFiles:
         where = filesystem_of(handle.node.identity)
         known = self._in_memory.get(where)
         if known is None:
-            known = self._in_memory[where] = syscalls.filesystem_magic(handle.fd) == _TMPFS_MAGIC
+            known = self._in_memory[where] = syscalls.is_in_memory(handle.fd)
         return known
