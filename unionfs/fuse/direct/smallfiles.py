@@ -23,7 +23,7 @@ from unionfs.identity import filesystem_of
 from unionfs.nodes import Node
 
 LIMIT = 32 << 10  # bytes
-_REMEMBERED = 1 << 16
+_REMEMBERED = 1 << 14
 
 
 class SmallFiles:
