@@ -76,6 +76,21 @@ def test_directories_are_listed_without_being_opened(union: Workshop, copies: in
     assert sorted(os.listdir(u / "d")) == ["more", *names]
 
 
+def test_entries_removed_while_listed_do_not_end_the_listing(union: Workshop, copies: int) -> None:
+    """Who looks at what it lists gets every entry that stays, also behind many that do not."""
+    u = _mount(union, copies, MANY, "udba=reval")  # else the rest comes without attributes
+    for _ in range(3):
+        with _stream(u / "d") as stream:
+            order = [name for name in iter(stream.next, None) if (u / "d" / name).stat()]
+    with _stream(u / "d") as stream:
+        first = [name for name in order[:100] if (u / "d" / str(stream.next())).stat()]
+        for name in order[100:6000]:
+            (u / "d" / name).unlink()
+        rest = stream.rest()
+    assert first == order[:100]
+    assert set(rest) >= set(order[6000:])
+
+
 @pytest.mark.parametrize("udba", ["none", "notify", "reval"])
 def test_positions_lead_back_to_the_same_entries(union: Workshop, copies: int, udba: str) -> None:
     """telldir and seekdir, from the middle, after the end, and from a stream that has read nothing."""

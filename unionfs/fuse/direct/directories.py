@@ -109,7 +109,8 @@ class DirectoryRequests:
                 except OSError:
                     pass  # it exists but cannot be looked up: nodeid 0 lists it all the same
             parts += (entry, RECORD.pack(ino, following, len(name), kind), name, bytes(-len(name) & 7))
-        return b"".join(parts)
+        # If all of them were removed meanwhile they are listed as READDIR would: nothing at all would be the end.
+        return b"".join(parts) if parts else _without_attributes(records)
 
     def releasedir(self, header: Header, body: memoryview) -> Reply:
         """Close a directory."""
