@@ -58,7 +58,8 @@ class Listings:
         self._ends: OrderedDict[Node, int] = (
             OrderedDict()
         )  # the offset at which each directory's last listing ended
-        self._last = 0
+        self._last = 0  # the generation of the newest snapshot
+        self._highest = 0  # of any so far
         self._memory = 0
         self._descriptors = 0
         self._most_descriptors = max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
@@ -105,10 +106,13 @@ class Listings:
                         break  # sought: nothing ends there
                     self._kept.move_to_end(key)
                     return key, kept
-        return self._begin(node)
+        return self._begin(node, former=bool(offset) and not 0 < offset >> POSITION_BITS <= self._highest)
 
-    def _begin(self, node: Node) -> tuple[Key | None, _Kept]:
-        """Begin a listing; one of a removed directory holds nothing and is not kept."""
+    def _begin(self, node: Node, *, former: bool = False) -> tuple[Key | None, _Kept]:
+        """Begin a listing; one of a removed directory holds nothing and is not kept.
+
+        `former`: the offset is of the stream of an only copy, while there may be more copies by now.
+        """
         if node.removed:
             self.drop(node)
             return None, _Kept(Listing(self._union, node))
@@ -119,9 +123,10 @@ class Listings:
             self._kept.move_to_end((node, 0))
             return (node, 0), known
         generation = self._last % (_GENERATIONS - 1) + 1
-        kept = _Kept(Listing(self._union, node, generation))
+        kept = _Kept(Listing(self._union, node, generation, former=former))
         if kept.listing.is_snapshot:
             self._last = generation
+            self._highest = max(self._highest, generation)
         else:
             generation = 0
             self._ends.pop(node, None)  # there may be more since

@@ -22,21 +22,24 @@ Place = tuple[OpenBranch, int]  # the branch, and a descriptor of the directory 
 class Listing:
     """The entries of one open directory."""
 
-    def __init__(self, union: Union, node: Node, generation: int = 0) -> None:
+    def __init__(self, union: Union, node: Node, generation: int = 0, *, former: bool = False) -> None:
         """Open every copy; if one cannot be opened none is, and its error is raised.
 
-        `generation`, below 1 << 23, gets into the offsets of a snapshot.
+        `generation`, below 1 << 23, gets into the offsets of a snapshot. `former`: go on listing the lowest copy, which was the
+        only one when the listing began; what the others have is newer, or has been listed under the same name.
         """
         self._layers: list[tuple[OpenBranch, int]] = []
         self._source: Stream | Snapshot | None = None
         self._node = node
-        self.dirs = () if node.removed else union.dirs(node)
+        dirs = () if node.removed else union.dirs(node)
+        former = former and len(dirs) > 1
+        self.dirs = () if former else dirs
         self._trust = union.trust
         self._fixed = not any(branch.writable for branch, _ in self.dirs)
         if node.removed:
             return
         try:
-            for branch, fd in self.dirs:
+            for branch, fd in dirs[-1:] if former else dirs:
                 self._layers.append((branch, open_list(fd)))
         except BaseException:
             self.close()

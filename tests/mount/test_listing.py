@@ -342,3 +342,16 @@ def test_forgotten_directories_leave_no_descriptor(union: Workshop, copies: int)
             (u / f"d/file{number}").unlink()
             file.write("gone")
     eventually(lambda: len(os.listdir(f"/proc/{u.pid}/fd")) <= before + 4)
+
+
+def test_reader_goes_on_when_the_directory_gets_a_copy(union: Workshop, copies: int) -> None:
+    """Its first entries came from what the kernel had kept, which another reader then made it drop."""
+    u = _mount(union, copies, SOME)
+    assert len(os.listdir(u / "d")) == SOME
+    with _stream(u / "d") as stream:
+        names = [stream.next()]
+        (u / "d/new").touch()  # copies the directory up
+        assert len(os.listdir(u / "d")) == SOME + 1
+        names += stream.rest()
+    old = [name for name in names if name != "new"]
+    assert len(old) == len(set(old)) == SOME + 2
