@@ -320,3 +320,21 @@ def test_removing_a_lower_file_copies_nothing_up(union: Workshop) -> None:
     for n in range(20):
         (u / f"d/f{n}").unlink()
     assert u.status()["counters"]["copy_ups"] == 0
+
+
+@NICE
+def test_server_that_was_started_behind_everybody_answers_what_takes_a_thread(
+    union: Workshop, dropped: list[str]
+) -> None:
+    """A thread that tried to leave that policy without being allowed to ended, and its request was never answered."""
+    u = union.prepare("udba=none,nopassthrough", "", {"B0": {"f": "f"}, "B1": {"low": "x" * 4_000_000}})
+    u.dropped = dropped
+    u.launcher = ["chrt", "--idle", "0"]
+    u.start()
+    with open(u / "f", "r+b", buffering=0) as stream:
+        stream.write(b"new")
+        os.fsync(stream.fileno())
+    with open(u / "low", "ab") as stream:
+        stream.write(b"y")
+    assert (u.branch(0) / "f").read_text() == "new"
+    assert set(_policies(u).values()) == {os.SCHED_IDLE}

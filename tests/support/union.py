@@ -76,6 +76,7 @@ class Union:
         self.options = options
         self.log = log
         self.dropped: list[str] = []  # capabilities that the server is started without
+        self.launcher: list[str] = []  # words before its command
         self.allowed_log: list[str] = []  # more patterns of lines that the test expects
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -96,6 +97,7 @@ class Union:
         """Start the server and wait until the mount answers."""
         argv = [*program(), "mount", "-o", self.options, "--foreground", "--session", self.session]
         argv += ["none", str(self.mnt)]
+        argv = [*self.launcher, *argv]
         # A server whose test run was killed dies with it.
         if os.geteuid() == 0:
             dropped = (

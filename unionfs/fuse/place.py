@@ -19,6 +19,8 @@ _TERM = 0.1
 # No request takes so long unless its branch is slow or somebody else has the processor.
 _WAITED = 3e-3
 _REST = 0.25
+# Somebody wanted the whole server behind everybody.
+_STARTED_IDLE = os.sched_getscheduler(0) == os.SCHED_IDLE
 
 
 class Place:
@@ -81,8 +83,11 @@ class Place:
 
 
 def be_ordinary() -> None:
-    """Give the calling thread the ordinary policy: it may have been started by a thread that is behind."""
-    if os.sched_getscheduler(0) == os.SCHED_IDLE:
+    """Give the calling thread the ordinary policy: it may have been started by a thread that is behind.
+
+    Not where the whole server was started with that policy, which it need not be allowed to leave.
+    """
+    if not _STARTED_IDLE and os.sched_getscheduler(0) == os.SCHED_IDLE:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
