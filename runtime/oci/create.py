@@ -21,7 +21,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
-    from typing import NoReturn
 
     from runtime.oci.cgroups import Group
     from runtime.oci.job import Request
@@ -42,8 +41,9 @@ def create(settings: Settings, request: Request, meanwhile: Callable[[], None] =
     `meanwhile` is called while the container's first process is at work on another CPU.
     """
     config = configuration.load(request.config, lambda terminal: _check_terminal(request, terminal))
+    stop = _Stop()
     for number in _STOP:
-        signal.signal(number, _give_up)
+        signal.signal(number, stop.hear)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     container = state.reserve(settings.root, request.id)
     creation = _Creation(settings, request, container, config)
@@ -56,14 +56,26 @@ def create(settings: Settings, request: Request, meanwhile: Callable[[], None] =
         creation.serve()
         creation.publish()
     except BaseException:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)  # told twice, we must undo it all the same
+        # Told twice, we must undo it all the same. This comes first, for within any call a handler may run.
+        stop.heard = True
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
         creation.undo()
         raise
     return container
 
 
-def _give_up(number: int, _frame: FrameType | None) -> NoReturn:
-    raise Failure(f"interrupted by signal {number}", status=128 + number)
+class _Stop:
+    """Gives up at the first signal, and hears no further one."""
+
+    __slots__ = ("heard",)
+
+    def __init__(self) -> None:
+        self.heard = False
+
+    def hear(self, number: int, _frame: FrameType | None) -> None:
+        if not self.heard:
+            self.heard = True
+            raise Failure(f"interrupted by signal {number}", status=128 + number)
 
 
 def _check_terminal(request: Request, terminal: bool) -> None:
