@@ -116,6 +116,7 @@ class OpenBranch:
     device: int
     root_ino: int
     number_prefix: int
+    in_memory: bool  # on tmpfs: nothing there waits for a disk, or is on one
     writable: bool
     whable: bool  # AUFS' whiteouts and opaque marks count here
     overlay: bool  # overlayfs' whiteouts and opaque marks count here
@@ -198,6 +199,7 @@ def open_branch(branch: Branch, *, index: int, id: int, union_read_only: bool = 
             device=status.st_dev,
             root_ino=status.st_ino,
             number_prefix=_number_prefix(root, status.st_dev),
+            in_memory=syscalls.is_in_memory(root),
             **_rules(permission, branch.attributes),
         )
     except BaseException:

@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 
-from unionfs import stage, syscalls, whiteout
+from unionfs import stage, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copydata import CopyJob, Deferred
 from unionfs.handles import is_pinned
@@ -36,7 +36,6 @@ class CopyUps:
         # The most bytes that are copied inside a request; None: everything (no session, or already in a thread).
         self.inline_limit: int | None = None
         self.finished = 0
-        self._in_memory: dict[int, bool] = {}  # by st_dev of branches
 
     # -- deciding -----------------------------------------------------------------------------------------------
 
@@ -198,12 +197,7 @@ class CopyUps:
 
     def _syncs(self, target: OpenBranch) -> bool:
         """Tell whether data is to be written back before it is published: not where no disk has it ever."""
-        if not self._union.options.fsync:
-            return False
-        in_memory = self._in_memory.get(target.device)
-        if in_memory is None:
-            in_memory = self._in_memory[target.device] = syscalls.is_in_memory(target.root)
-        return not in_memory
+        return self._union.options.fsync and not target.in_memory
 
     def _publish(
         self,

@@ -99,6 +99,12 @@ def is_pinned(node: Node) -> bool:
     return any(handle.backing is not None and handle.writes for handle in node.handles or ())
 
 
+def is_in_memory(handle: FileHandle) -> bool:
+    """Tell whether an open file is on tmpfs: that refuses RWF_NOWAIT (EOPNOTSUPP), and never blocks."""
+    branch = handle.node.branch
+    return branch is not None and branch.in_memory
+
+
 def branch_flags(flags: int, *, writable: bool) -> int:
     """Return the flags to open the branch file with; read-only where it may not be written (yet)."""
     kept = flags & _KEPT_FLAGS

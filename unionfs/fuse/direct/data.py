@@ -12,14 +12,12 @@ import os
 import stat
 import time
 
-from unionfs import syscalls
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.fuse.direct.replies import NO_REPLY, Header, Replies, Reply
 from unionfs.fuse.direct.smallfiles import LIMIT, SmallFiles
 from unionfs.fuse.direct.workers import Workers
-from unionfs.handles import FileHandle
-from unionfs.identity import filesystem_of
+from unionfs.handles import FileHandle, is_in_memory
 
 # A write that takes longer was held up by the disk (1 MiB into the page cache takes 0.3 ms). For a while others are made
 # by workers then, from a copy of their data, which costs little beside the wait.
@@ -44,7 +42,6 @@ class DataRequests:
         self._workers = workers
         self._small = small
         self._view = memoryview(bytearray(max_write))
-        self._in_memory: dict[int, bool] = {}  # by filesystem
         self._slow_until = 0.0
         self._bare: set[int] = set()  # handles of files without capabilities, as of `_capabilities`
         self._capabilities = 0
@@ -66,17 +63,10 @@ class DataRequests:
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
-            # tmpfs refuses RWF_NOWAIT, and never blocks.
-            if self._is_in_memory(filesystem_of(handle.node.identity), fd):
+            if is_in_memory(handle):
                 return view[: os.preadv(fd, (view,), offset)]
         self._workers.submit(header.unique, lambda buffer: buffer[: os.preadv(fd, (buffer[:size],), offset)])
         return NO_REPLY
-
-    def _is_in_memory(self, filesystem: int, fd: int) -> bool:
-        known = self._in_memory.get(filesystem)
-        if known is None:
-            known = self._in_memory[filesystem] = syscalls.is_in_memory(fd)
-        return known
 
     def write(self, header: Header, body: memoryview) -> Reply:
         """Write; the first one copies up."""

@@ -117,6 +117,7 @@ class FileRequests:
             sync(fd)
             return b""
 
+        # Asked of the file itself: an old reader's is not on the node's branch, and a mistake would hold up everybody.
         return work() if syscalls.is_in_memory(fd) else InThread(work)
 
     def fsyncdir(self, header: Header, body: memoryview) -> Reply:

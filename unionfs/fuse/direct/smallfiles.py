@@ -15,11 +15,9 @@ from __future__ import annotations
 import errno
 import os
 
-from unionfs import syscalls
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
-from unionfs.handles import FileHandle
-from unionfs.identity import filesystem_of
+from unionfs.handles import FileHandle, is_in_memory
 from unionfs.nodes import Node
 
 LIMIT = 32 << 10  # bytes
@@ -34,7 +32,6 @@ class SmallFiles:
         self._device = device_fd
         self._given: dict[int, int] = {}  # nodeid -> the file's identity
         self._buffer = bytearray(abi.STORE_OUT.size + LIMIT)
-        self._in_memory: dict[int, bool] = {}  # by filesystem
 
     def give(self, handle: FileHandle) -> bool:
         """Have the kernel hold all data of a file just opened to read; False if the file is not for us.
@@ -83,13 +80,6 @@ class SmallFiles:
         try:
             return os.preadv(handle.fd, (view,), 0, os.RWF_NOWAIT)
         except OSError as error:
-            if error.errno == errno.EOPNOTSUPP and self._is_in_memory(handle):
+            if error.errno == errno.EOPNOTSUPP and is_in_memory(handle):
                 return os.preadv(handle.fd, (view,), 0)
         return -1
-
-    def _is_in_memory(self, handle: FileHandle) -> bool:
-        where = filesystem_of(handle.node.identity)
-        known = self._in_memory.get(where)
-        if known is None:
-            known = self._in_memory[where] = syscalls.is_in_memory(handle.fd)
-        return known
