@@ -378,46 +378,16 @@ class UnionFilesystem:
         """Return the branches, top first."""
         return self.union.branches
 
-    def add_branch(self, index: int | None, branch: Branch) -> None:
-        """Insert a branch at `index` (None: append); one that is there already is accepted silently. EDOM, EINVAL."""
-        self.flush_plinks()
-        if surgery.add(self.union, index, branch, self.options):
-            self.invalidate_all()
-
-    def delete_branch(self, path: str) -> None:
-        """Remove a branch; EBUSY while a file or directory on it is open, or if it is the last one."""
-        if surgery.find_branch(self.union, path) is not None:
-            self.flush_plinks()
-        branch = surgery.find_branch(self.union, path)
-        if branch is not None:
-            self.listings.leave(branch)
-        if surgery.delete(self.union, path, self.busy(path)):
-            self.invalidate_all()
-
-    def modify_branch(self, path: str, text: str) -> None:
-        """Change a branch's permission and attributes (`rw`, `ro+wh` …)."""
-        self.flush_plinks()
-        if surgery.modify(self.union, path, text, self.options):
-            self.invalidate_all()
-
-    def set_options(self, options: Options) -> None:
-        """Change options while mounted (AUFS' remount); EINVAL for what is fixed for the life of a mount."""
-        for field in ("whiteout", "acl", "xino", "passthrough"):
-            if getattr(options, field) != getattr(self.options, field):
-                raise OSError(errno.EINVAL, f"option {field} cannot be changed while mounted")
-        if (options.udba == "notify") != (self.options.udba == "notify"):
-            raise OSError(errno.EINVAL, "option udba=notify cannot be switched on or off while mounted")
-        if self.options.plink and not options.plink:
-            self.flush_plinks()
+    def use_options(self, options: Options) -> None:
+        """Use other options from now on; `remount` decides which may change."""
         self.options = options
         self.union.change_options(options)
         self.policies.set_options(options)
         self.options_changed()
-        self.invalidate_all()
 
-    def busy(self, path: str) -> list[tuple[int, str]]:
+    def busy(self, branch: OpenBranch | None) -> list[tuple[int, str]]:
         """Return (pid, path in the union) of what keeps a branch busy."""
-        return self._inspect.busy(surgery.find_branch(self.union, path), self.open_inodes())
+        return self._inspect.busy(branch, self.open_inodes())
 
     def flush_plinks(self) -> int:
         """Turn pseudo-links into real links; return how many names were linked."""

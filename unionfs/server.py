@@ -20,6 +20,7 @@ from typing import Any
 import trio
 
 from unionfs import control as channel
+from unionfs import remount
 from unionfs.branch import Branch
 from unionfs.errors import UserError
 from unionfs.filesystem import UnionFilesystem
@@ -306,7 +307,7 @@ class Commands:
         """Insert a branch given as DIR[=PERM]."""
         wanted = Branch.parse(branch)
         self._refuse_own(wanted.path)
-        self._filesystem.add_branch(index, wanted)
+        remount.add_branch(self._filesystem, index, wanted)
         self._server._show_branches()
 
     def _refuse_own(self, path: str) -> None:
@@ -321,19 +322,19 @@ class Commands:
     def do_delete(self, path: str) -> None:
         """Remove a branch."""
         self._refuse_own(path)
-        self._filesystem.delete_branch(path)
+        remount.delete_branch(self._filesystem, path)
         self._server._show_branches()
 
     def do_modify(self, path: str, permission: str) -> None:
         """Change a branch's permission."""
         self._refuse_own(path)
-        self._filesystem.modify_branch(path, permission)
+        remount.modify_branch(self._filesystem, path, permission)
         self._server._show_branches()
 
     def do_busy(self, path: str) -> list[tuple[int, str]]:
         """Return who holds a branch."""
         self._refuse_own(path)
-        return self._filesystem.busy(path)
+        return remount.busy(self._filesystem, path)
 
     def do_flush(self) -> int:
         """Flush pseudo-links."""
@@ -349,7 +350,8 @@ class Commands:
 
     def do_set_options(self, text: str) -> None:
         """Apply an option string's words to the options in force, left to right; branches are other commands' matter."""
-        self._filesystem.set_options(parse(text, remount=True).applied_to(self._filesystem.options))
+        options = parse(text, remount=True).applied_to(self._filesystem.options)
+        remount.set_options(self._filesystem, options)
 
     def do_refresh(self) -> None:
         """Forget what the kernel cached: AUFS' bare remount."""
