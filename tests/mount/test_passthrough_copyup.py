@@ -6,13 +6,12 @@ import fcntl
 import mmap
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.mount.test_passthrough import counts, passing, state
-from tests.support import tree
+from tests.support import changes, tree
 from tests.support.errnos import refused
 from tests.support.tree import Dir, HardLink
 from tests.support.union import Union, Workshop, eventually, unionfs
@@ -42,60 +41,31 @@ def content(fd: int) -> bytes:
     return os.pread(fd, 1 << 20, 0)
 
 
-def _write(path: Path) -> bytes:
-    with path.open("r+b") as file:
-        file.write(b"NEW")
-    return b"NEW" + OLD[3:]
-
-
-def _append(path: Path) -> bytes:
-    with path.open("ab") as file:
-        file.write(b"NEW")
-    return OLD + b"NEW"
-
-
-def _truncate(path: Path) -> bytes:
-    os.truncate(path, 10)
-    return OLD[:10]
-
-
-def _truncating_open(path: Path) -> bytes:
-    with path.open("wb") as file:
-        file.write(b"NEW")
-    return b"NEW"
-
-
-def _map(path: Path) -> bytes:
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 4096) as shared:
-        shared[:3] = b"NEW"
-    return b"NEW" + OLD[3:]
-
-
-def _chmod(path: Path) -> bytes:
+def chmod(path: Path, old: bytes) -> bytes:
+    """Change the mode alone."""
     path.chmod(0o600)
-    return OLD
+    return old
 
 
-def _xattr(path: Path) -> bytes:
+def set_xattr(path: Path, old: bytes) -> bytes:
+    """Set an attribute alone."""
     os.setxattr(path, "user.a", b"1")
-    return OLD
+    return old
 
 
-def _link(path: Path) -> bytes:
+def write_to_link(path: Path, old: bytes) -> bytes:
+    """Write by a name that is made for it."""
     os.link(path, path.parent / "third")
-    return _write(path.parent / "third")
+    return changes.write(path.parent / "third", old)
 
 
-CHANGES = (_write, _append, _truncate, _truncating_open, _map, _chmod, _xattr, _link)
-
-
-@pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__[1:])
-def test_reader_first(u: Union, promise: str, change: Callable[[Path], bytes]) -> None:
+@pytest.mark.parametrize("change", [*changes.DATA, chmod, set_xattr, write_to_link], ids=lambda f: f.__name__)
+def test_reader_first(u: Union, promise: str, change: changes.Change) -> None:
     """The old reader keeps the old file or follows to the new one; who opens afterwards, by any name, sees the new data."""
     old = os.open(u / "d/f", os.O_RDONLY)
     assert content(old) == OLD
     number = os.fstat(old).st_ino
-    new = change(u / "d/f")
+    new = change(u / "d/f", OLD)
     assert content(old) == (OLD if promise == "overlay" else new)
     for name in ("d/f", "second"):
         assert (u / name).read_bytes() == new
@@ -148,7 +118,7 @@ def test_mapping_first(u: Union, promise: str) -> None:
 def test_old_reader_reopened_by_descriptor_is_the_same_file(u: Union, promise: str) -> None:
     """/proc/self/fd/N of an old reader gives what the descriptor gives; a path gives the present file."""
     old = os.open(u / "d/f", os.O_RDONLY)
-    new = _write(u / "d/f")
+    new = changes.write(u / "d/f", OLD)
     for _ in range(3):
         again = os.open(f"/proc/self/fd/{old}", os.O_RDONLY)
         assert content(again) == content(old)
@@ -161,7 +131,7 @@ def test_old_reader_reopened_by_descriptor_is_the_same_file(u: Union, promise: s
 def test_old_reader_changes_attributes_of_the_file(u: Union) -> None:
     """fchmod and fchown on a descriptor from before the copy-up show in the names at once, and the other way round."""
     old = os.open(u / "d/f", os.O_RDONLY)
-    _write(u / "d/f")
+    changes.write(u / "d/f", OLD)
     present = os.open(u / "d/f", os.O_RDONLY)
     os.fchmod(old, 0o640)
     for status in (os.stat(u / "d/f"), os.fstat(present), os.fstat(old), os.stat(u / "second")):
@@ -176,7 +146,7 @@ def test_old_reader_changes_attributes_of_the_file(u: Union) -> None:
 def test_removed_after_copy_up(u: Union, promise: str) -> None:
     """Unlink and rename-over after the copy-up: old and new readers keep what they had."""
     old = os.open(u / "d/f", os.O_RDONLY)
-    new = _write(u / "d/f")
+    new = changes.write(u / "d/f", OLD)
     present = os.open(u / "d/f", os.O_RDONLY)
     (u / "fresh").write_text("fresh")
     os.rename(u / "fresh", u / "d/f")
@@ -194,7 +164,7 @@ def test_renamed_and_exchanged_while_read(u: Union, promise: str) -> None:
     """A rename copies a lower file up under its readers."""
     old = os.open(u / "d/f", os.O_RDONLY)
     os.rename(u / "d/f", u / "moved")
-    new = _append(u / "moved")
+    new = changes.append(u / "moved", OLD)
     assert content(old) == (OLD if promise == "overlay" else new)
     assert (u / "moved").read_bytes() == (u / "second").read_bytes() == new
     os.close(old)
@@ -310,7 +280,7 @@ def test_writable_branch_added_over_a_reader(union: Workshop, promise: str) -> N
     old = os.open(u / "f", os.O_RDONLY)
     assert state(u)["opens"] == 1
     assert u.change("prepend:{B0}=rw").returncode == 0
-    new = _write(u / "f")
+    new = changes.write(u / "f", OLD)
     assert (u / "f").read_bytes() == (u.branch(0) / "f").read_bytes() == new
     assert content(old) == OLD
     os.close(old)
@@ -321,7 +291,7 @@ def test_branch_of_an_old_reader_is_busy(union: Workshop) -> None:
     """The file was copied up, but somebody still reads the old one."""
     u = passing(union.mount("coherence=overlay", B0={}, B1={"f": OLD}, B2={}))
     old = os.open(u / "f", os.O_RDONLY)
-    _write(u / "f")
+    changes.write(u / "f", OLD)
     assert u.change("del:{B1}").returncode != 0
     assert str(os.getpid()) in unionfs("branch", "busy", u.mnt, u.branch(1), check=False).stdout
     os.close(old)
@@ -339,7 +309,7 @@ def test_branch_of_a_writer_stays_writable(union: Workshop) -> None:
     os.close(writer)
     eventually(lambda: u.change("mod:{B1}=ro").returncode == 0, "the file is closed")
     assert (u.branch(1) / "f").read_bytes() == b"NEW" + OLD[3:]
-    assert _append(u / "f") == b"" or (u / "f").read_bytes() == b"NEW" + OLD[3:] + b"NEW"
+    assert changes.append(u / "f", OLD) and (u / "f").read_bytes() == b"NEW" + OLD[3:] + OLD
     assert (u.branch(1) / "f").read_bytes() == b"NEW" + OLD[3:]
 
 
@@ -377,7 +347,7 @@ def test_copied_or_moved_on_open_files_pass_through(union: Workshop, attribute: 
         union.mount(f"br:{{B0}}=rw:{{B1}}={permission}", changing="B1", B0={}, B1={"f": OLD, "g": OLD})
     )
     assert (u / "f").read_bytes() == (u.branch(0) / "f").read_bytes() == OLD
-    assert _write(u / "g") == (u / "g").read_bytes() == (u.branch(0) / "g").read_bytes()
+    assert changes.write(u / "g", OLD) == (u / "g").read_bytes() == (u.branch(0) / "g").read_bytes()
     assert not counts(u).keys() & {"read", "write"}
 
 

@@ -3,12 +3,12 @@
 
 import mmap
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.mount.test_passthrough import counts, passing, state
+from tests.support import changes
 from tests.support.tree import HardLink
 from tests.support.union import Union, Workshop, eventually
 
@@ -64,35 +64,8 @@ def test_data_that_the_kernel_dropped_is_fetched_and_given_again(u: Union) -> No
     assert counts(u)["read"] == asked
 
 
-def _write(path: Path) -> bytes:
-    with path.open("r+b") as file:
-        file.write(b"NEW")
-    return b"NEW" + OLD[3:]
-
-
-def _append(path: Path) -> bytes:
-    with path.open("ab") as file:
-        file.write(OLD)
-    return OLD + OLD
-
-
-def _truncate(path: Path) -> bytes:
-    os.truncate(path, 10)
-    return OLD[:10]
-
-
-def _truncating_open(path: Path) -> bytes:
-    path.write_bytes(b"NEW")
-    return b"NEW"
-
-
-def _map(path: Path) -> bytes:
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 4096) as shared:
-        shared[:3] = b"NEW"
-    return b"NEW" + OLD[3:]
-
-
-def _replace(path: Path) -> bytes:
+def replace(path: Path, old: bytes) -> bytes:
+    """Give both names to other files."""
     (path.parent / "fresh").write_bytes(b"fresh")
     os.rename(path.parent / "fresh", path.parent / "second")
     os.rename(path.parent / "second", path)
@@ -100,17 +73,15 @@ def _replace(path: Path) -> bytes:
     return b"fresh"
 
 
-@pytest.mark.parametrize(
-    "change", [_write, _append, _truncate, _truncating_open, _map, _replace], ids=lambda f: f.__name__[1:]
-)
+@pytest.mark.parametrize("change", [*changes.DATA, replace], ids=lambda f: f.__name__)
 def test_old_reader_sees_the_new_data_unless_the_name_is_another_file(
-    u: Union, change: Callable[[Path], bytes]
+    u: Union, change: changes.Change
 ) -> None:
     """As on a plain filesystem, with either promise; also in pages that the kernel must fetch again."""
     old = os.open(u / "f", os.O_RDONLY)
     assert content(old) == OLD
-    new = change(u / "f")
-    expected = OLD if change is _replace else new
+    new = change(u / "f", OLD)
+    expected = OLD if change is replace else new
     assert content(old) == expected
     os.posix_fadvise(old, 0, 0, os.POSIX_FADV_DONTNEED)
     assert content(old) == expected
@@ -130,11 +101,11 @@ def test_mapping_from_before_the_copy_up_shows_what_is_written(u: Union) -> None
     with (u / "f").open("rb") as file:
         mapped = mmap.mmap(file.fileno(), len(OLD), access=mmap.ACCESS_READ)
     assert mapped[:] == OLD
-    new = _write(u / "f")
+    new = changes.write(u / "f", OLD)
     assert mapped[:] == (u / "f").read_bytes() == new
     mapped.close()
     eventually(lambda: u.status()["counters"]["handles"] == 0, "release")
-    assert _append(u / "f") and (u / "f").read_bytes() == new + OLD
+    assert changes.append(u / "f", OLD) and (u / "f").read_bytes() == new + OLD
 
 
 def test_changed_file_on_a_branch_made_read_only_is_read_anew(union: Workshop) -> None:
@@ -142,7 +113,7 @@ def test_changed_file_on_a_branch_made_read_only_is_read_anew(union: Workshop) -
     u = passing(union.mount("udba=none,br:{B0}=rw:{B1}=ro", changing="B1", B0={}, B1={"f": OLD}))
     assert (u / "f").read_bytes() == OLD
     assert u.change("mod:{B1}=rw").returncode == 0
-    new = _write(u / "f")
+    new = changes.write(u / "f", OLD)
     assert (u.branch(1) / "f").read_bytes() == (u / "f").read_bytes() == new
     eventually(lambda: u.change("mod:{B1}=ro").returncode == 0, "the file is closed")
     assert (u / "f").read_bytes() == new
