@@ -14,6 +14,7 @@ import threading
 from unionfs import stage, syscalls, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.identity import Identity
+from unionfs.ordering import WriteBack
 
 _CHUNK = 8 << 20
 _BUFFER = 1 << 20
@@ -38,7 +39,7 @@ class CopyJob:
         self.length = length
         self.done = False
         self.error: BaseException | None = None
-        self.sync = False
+        self.write_back: WriteBack | None = None
         self.target: OpenBranch | None = None
         self.source_id: Identity = 0
         self._source = source_fd
@@ -58,7 +59,7 @@ class CopyJob:
         whole: bool,
         target: OpenBranch,
         source_id: Identity,
-        sync: bool,
+        write_back: WriteBack | None,
     ) -> CopyJob:
         """Make the stage; the job owns `source_fd` from then on."""
         staged = b""
@@ -71,7 +72,7 @@ class CopyJob:
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(staged, flags, 0o600, dir_fd=staging)
         job = cls(source_fd, fd, staging, staged, length)
-        job.target, job.source_id, job.sync, job._whole = target, source_id, sync, whole
+        job.target, job.source_id, job.write_back, job._whole = target, source_id, write_back, whole
         return job
 
     @property
@@ -86,8 +87,8 @@ class CopyJob:
                 return
             try:
                 copy_data(self._source, self.fd, self.length, whole=self._whole)
-                if self.sync:
-                    os.fdatasync(self.fd)
+                if self.write_back is not None:
+                    self.write_back(self.fd)
             except BaseException as error:
                 self.error = error
             finally:

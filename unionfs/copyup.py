@@ -19,6 +19,7 @@ from unionfs.copydata import CopyJob, Deferred
 from unionfs.handles import is_pinned
 from unionfs.metadata import copy_metadata, restore_times
 from unionfs.nodes import Node
+from unionfs.ordering import WriteBack, write_back_before_name
 from unionfs.plinks import plinked
 from unionfs.policy import Policies
 from unionfs.union import Union
@@ -36,6 +37,7 @@ class CopyUps:
         # The most bytes that are copied inside a request; None: everything (no session, or already in a thread).
         self.inline_limit: int | None = None
         self.finished = 0
+        self._write_backs: dict[int, WriteBack] = {}  # by st_dev of branches
 
     # -- deciding -----------------------------------------------------------------------------------------------
 
@@ -181,12 +183,12 @@ class CopyUps:
                 whole=size == status.st_size,
                 target=target,
                 source_id=node.identity,
-                sync=size > 0 and self._syncs(target),
+                write_back=self._write_back(target) if size else None,
             )
         except BaseException:
             os.close(data)
             raise
-        if self.inline_limit is not None and size > 0 and (size > self.inline_limit or job.sync):
+        if self.inline_limit is not None and size > 0 and (size > self.inline_limit or job.write_back):
             self._jobs[node] = job
             raise Deferred(job)
         job.run()
@@ -195,9 +197,13 @@ class CopyUps:
             raise job.error
         return job
 
-    def _syncs(self, target: OpenBranch) -> bool:
-        """Tell whether data is to be written back before it is published: not where no disk has it ever."""
-        return self._union.options.fsync and not target.in_memory
+    def _write_back(self, target: OpenBranch) -> WriteBack | None:
+        """Return what brings a copy's data to the disk before it is published; None if nothing is to."""
+        if target.in_memory or not self._union.options.fsync:
+            return None
+        if target.device not in self._write_backs:
+            self._write_backs[target.device] = write_back_before_name(target.root)
+        return self._write_backs[target.device]
 
     def _publish(
         self,

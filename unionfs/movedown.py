@@ -99,7 +99,7 @@ def _move(
         data = os.open(whiteout.proc_path(opened), os.O_RDONLY | os.O_CLOEXEC)
         job = CopyJob.create(
             data, union.stage_dir(target, fd), name, status.st_size, whole=True, target=target,
-            source_id=node.identity, sync=union.options.fsync,
+            source_id=node.identity, write_back=os.fdatasync if union.options.fsync else None,
         )  # fmt: skip
         try:
             job.run()

@@ -219,12 +219,12 @@ class Workshop:
         tree.build(path, content or {})
         return path
 
-    def block_device(self, name: str, megabytes: int, kind: str = "ext4") -> Path:
-        """Make a filesystem in a file, mounted by a loop device, that a test may use as a branch."""
+    def block_device(self, name: str, megabytes: int, kind: str = "ext4", *options: str) -> Path:
+        """Make a filesystem in a file, mounted by a loop device, that a test may use as a branch; `options` are mkfs'."""
         image = self.root / f"{name}.image"
         with image.open("wb") as file:
             file.truncate(megabytes << 20)
-        subprocess.run([f"/sbin/mkfs.{kind}", "-q", str(image)], check=True)
+        subprocess.run([f"/sbin/mkfs.{kind}", "-q", *options, str(image)], check=True)
         path = self.directory(name)
         done = subprocess.run(
             ["mount", "-o", "loop", str(image), str(path)], check=False, capture_output=True

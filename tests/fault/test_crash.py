@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a disk has after a crash: ext4 is told to stop at once (EXT4_IOC_SHUTDOWN) and mounted again."""
+
+import fcntl
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.union import Workshop
+from unionfs import syscalls
+from unionfs.ordering import WriteBack, write_back_before_name
+
+_EXT4_IOC_SHUTDOWN = 0x8004587D
+_WITHOUT_LOG_FLUSH = (2).to_bytes(4, "little")
+_CONTENT = os.urandom(100_000)
+
+
+def _crash(filesystem: Path) -> None:
+    """Stop a filesystem as a power failure would; what its journal has not committed is lost."""
+    fd = os.open(filesystem, os.O_RDONLY)
+    try:
+        fcntl.ioctl(fd, _EXT4_IOC_SHUTDOWN, _WITHOUT_LOG_FLUSH)
+    except OSError as error:
+        pytest.skip(f"no shutdown of ext4 here: {error.strerror}")
+    finally:
+        os.close(fd)
+
+
+def _mount_again(filesystem: Path) -> None:
+    subprocess.run(["umount", filesystem], check=True)
+    subprocess.run(["mount", "-o", "loop", f"{filesystem}.image", filesystem], check=True)
+
+
+def _commit(filesystem: Path) -> None:
+    """Have the journal commit what was done so far, without writing other files' data, as any program's fsync does."""
+    fd = os.open(filesystem / "other", os.O_WRONLY | os.O_CREAT)
+    os.fsync(fd)
+    os.close(fd)
+
+
+@pytest.mark.parametrize("option", ["fsync", "nofsync"])
+def test_copies_after_a_crash_are_whole(union: Workshop, option: str) -> None:
+    """The names are on the disk, so the data must be. With `nofsync` it need not, and is not."""
+    top = union.block_device("B0", 64)
+    names = [f"f{n}" for n in range(40)]
+    u = union.prepare(option, "", {"B0": top, "B1": dict.fromkeys(names, _CONTENT)})
+    u.start()
+    for name in names:
+        (u / name).chmod(0o600)
+        if name == "f30":
+            _commit(top)
+    _crash(top)
+    u.kill()
+    _mount_again(top)
+    found = [path for path in top.iterdir() if path.name in names]
+    assert len(found) >= 31
+    whole = [path.read_bytes() == _CONTENT for path in found]
+    assert all(whole) if option == "fsync" else not all(whole)
+
+
+@pytest.mark.parametrize(
+    ("options", "order"), [((), syscalls.write_back), (("-O", "^has_journal"), os.fdatasync)]
+)
+def test_order_is_relied_on_only_with_a_journal(
+    union: Workshop, options: tuple[str, ...], order: WriteBack
+) -> None:
+    """Without one a name may reach the disk before data that was written."""
+    fd = os.open(union.block_device("B0", 64, "ext4", *options), os.O_PATH)
+    try:
+        assert write_back_before_name(fd) is order
+    finally:
+        os.close(fd)
