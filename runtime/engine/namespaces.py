@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 
 from runtime.engine.spec import ContainerSpec, IdMap
-from runtime.oci import syscalls
+from runtime.oci import files, syscalls
 
 
 def flags(spec: ContainerSpec) -> int:
@@ -21,18 +21,10 @@ def write_id_maps(pid: int, uid_map: Sequence[IdMap], gid_map: Sequence[IdMap]) 
     Without CAP_SETGID the kernel wants setgroups denied before gid_map (user_namespaces(7)).
     """
     if os.geteuid() != 0:
-        _write(f"/proc/{pid}/setgroups", "deny")
-    _write(f"/proc/{pid}/gid_map", _lines(gid_map))
-    _write(f"/proc/{pid}/uid_map", _lines(uid_map))
+        files.write(f"/proc/{pid}/setgroups", "deny")
+    files.write(f"/proc/{pid}/gid_map", _lines(gid_map))
+    files.write(f"/proc/{pid}/uid_map", _lines(uid_map))
 
 
 def _lines(maps: Sequence[IdMap]) -> str:
     return "".join(f"{m.inside} {m.outside} {m.size}\n" for m in maps)
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)

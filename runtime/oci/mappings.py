@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 
+from runtime.oci import files
 from runtime.oci.failure import Failure, Step
 
 TYPE_CHECKING = False
@@ -17,12 +18,12 @@ Map = list[tuple[int, int, int]]  # first id inside, first id outside, how many
 
 def complete(linux: dict[str, Any]) -> None:
     """Give a configuration with a new user namespace and no mappings some: our own ids, and our subordinate ones."""
-    for key, files in (("uidMappings", ("uid_map", "subuid")), ("gidMappings", ("gid_map", "subgid"))):
+    for key, names in (("uidMappings", ("uid_map", "subuid")), ("gidMappings", ("gid_map", "subgid"))):
         if not linux.get(key):
             own = os.geteuid() if key == "uidMappings" else os.getegid()
             linux[key] = [
                 {"containerID": inside, "hostID": outside, "size": size}
-                for inside, outside, size in _default(own, *files)
+                for inside, outside, size in _default(own, *names)
             ]
 
 
@@ -33,7 +34,7 @@ def write(pid: int, linux: dict[str, Any]) -> None:
     deny = not privileged and _is_own(gids, os.getegid())
     if deny:
         with Step("forbid setgroups in the user namespace"):
-            _put(f"/proc/{pid}/setgroups", "deny")
+            files.write(f"/proc/{pid}/setgroups", "deny")
     _write_one(pid, "gid_map", "newgidmap", gids, direct=privileged or deny)
     _write_one(pid, "uid_map", "newuidmap", uids, direct=privileged or _is_own(uids, os.geteuid()))
 
@@ -53,21 +54,13 @@ def _write_one(pid: int, name: str, helper: str, ids: Map, *, direct: bool) -> N
         return
     text = "".join(f"{inside} {outside} {size}\n" for inside, outside, size in ids)
     try:
-        _put(f"/proc/{pid}/{name}", text)
+        files.write(f"/proc/{pid}/{name}", text)
     except OSError as error:
         if error.errno == errno.EPERM and os.geteuid() == 0:  # root of a user namespace that maps less
             _call_helper(helper, pid, ids)
             return
         with Step(f"write the {name} of the user namespace", "the ids must be yours to give"):
             raise
-
-
-def _put(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
 
 
 def _call_helper(helper: str, pid: int, ids: Map) -> None:

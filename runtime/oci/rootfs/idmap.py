@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 
+from runtime.oci import files
 from runtime.oci.failure import Failure
 from runtime.oci.rootfs import syscalls
 from runtime.oci.rootfs.binds import Bind
@@ -83,17 +84,9 @@ def make_namespace(maps: Maps) -> int:
         if not os.read(ready[0], 1):
             raise OSError(1, "a user namespace cannot be made")
         for name, table in zip(("uid_map", "gid_map"), maps, strict=True):
-            _write(f"/proc/{pid}/{name}", "".join(f"{a} {b} {size}\n" for a, b, size in table))
+            files.write(f"/proc/{pid}/{name}", "".join(f"{a} {b} {size}\n" for a, b, size in table))
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(ready[0])
         os.close(release[1])
         os.waitpid(pid, 0)
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
