@@ -28,6 +28,7 @@ from runtime.engine.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, clone_mount,
 from runtime.oci import channel as messages
 from runtime.oci import console, privileges, syscalls
 from runtime.oci.namespaces import bring_loopback_up
+from runtime.oci.process.foreground import collect
 
 SETUP_FAILED = 125
 
@@ -340,7 +341,7 @@ def reap(main: int) -> int:
     while True:
         number = signal.sigwait(everything)
         if number == signal.SIGCHLD:
-            status = _collect(main)
+            status = collect(main)
             if status is not None:
                 return status
         elif number not in _NOT_FORWARDED:
@@ -348,17 +349,3 @@ def reap(main: int) -> int:
                 os.kill(main, number)
             except ProcessLookupError:
                 pass
-
-
-def _collect(main: int) -> int | None:
-    status = None
-    while True:
-        try:
-            pid, result = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return status
-        if pid == 0:
-            return status
-        if pid == main:
-            code = os.waitstatus_to_exitcode(result)
-            status = code if code >= 0 else 128 - code

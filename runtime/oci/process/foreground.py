@@ -50,9 +50,9 @@ def wait(pid: int, master: int | None = None, readiness: Readiness | None = None
                 pass
 
     if master is not None or readiness is not None:
-        return _attend(lambda: _collect(pid), forward, master, readiness)
+        return _attend(lambda: collect(pid), forward, master, readiness)
     block()
-    while (status := _collect(pid)) is None:
+    while (status := collect(pid)) is None:
         forward(signal.sigwait(signal.valid_signals()))
     return status
 
@@ -80,7 +80,7 @@ def _attend(
     return status
 
 
-def _collect(main: int) -> int | None:
+def collect(main: int) -> int | None:
     """Reap every child that has ended; return the exit status of `main` if it is among them."""
     status = None
     while True:
