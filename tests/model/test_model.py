@@ -125,40 +125,32 @@ class World:
         return [top] if os.path.lexists(top) else []
 
 
+def compare(world: World, examples: int) -> None:
+    """Run that many examples, and as many again and again while there is time to fuzz."""
+
+    @settings(SETTINGS, max_examples=examples)
+    @given(layers, operations(world.union.session))
+    def run(content: list[dict[str, Node]], steps: list[Operation]) -> None:
+        world.example(content, steps)
+
+    end = time.monotonic() + FUZZ_SECONDS
+    while True:
+        run()
+        world.check_after_remount()
+        if time.monotonic() >= end:
+            break
+
+
 @pytest.mark.timeout(0 if FUZZ_SECONDS else 900)
 @pytest.mark.parametrize("coherence", ["aufs", "overlay"])
 def test_random_operations_equal_a_plain_directory(union: Workshop, coherence: str) -> None:
     """Outcome, errno and tree agree; lower branches stay; the layers flatten to the same; a remount changes nothing."""
-    world = World(union, coherence)
-
-    @SETTINGS
-    @given(layers, operations(union.session))
-    def run(content: list[dict[str, Node]], steps: list[Operation]) -> None:
-        world.example(content, steps)
-
-    end = time.monotonic() + FUZZ_SECONDS
-    while True:
-        run()
-        world.check_after_remount()
-        if time.monotonic() >= end:
-            break
+    compare(World(union, coherence), EXAMPLES)
 
 
 def test_random_operations_where_nobody_else_changes_branches(union: Workshop) -> None:
     """The same with udba=none: what is known of branches is not asked again, and is right all the same."""
-    world = World(union, udba="none")
-
-    @settings(SETTINGS, max_examples=80)
-    @given(layers, operations(union.session))
-    def run(content: list[dict[str, Node]], steps: list[Operation]) -> None:
-        world.example(content, steps)
-
-    end = time.monotonic() + FUZZ_SECONDS
-    while True:
-        run()
-        world.check_after_remount()
-        if time.monotonic() >= end:
-            break
+    compare(World(union, udba="none"), 80)
 
 
 def test_layers_and_marks_alone_equal_their_flat_application(union: Workshop) -> None:

@@ -124,8 +124,8 @@ def _has_open(pid: int, path: Path) -> bool:
         return False
 
 
-def test_run_leaves_a_new_container_of_its_id_alone(bundle: Bundle) -> None:
-    """While it slept, somebody else has deleted its container and made another."""
+def _run_and_delete_behind_its_back(bundle: Bundle) -> subprocess.Popen[bytes]:
+    """Return a `run` that sleeps (SIGSTOP) while somebody else has deleted its container."""
     bundle.process["args"] = ["/bin/sleep", "1000"]
     bundle.save()
     process = subprocess.Popen(bundle.command("run", bundle.id), cwd=bundle.directory)
@@ -133,6 +133,12 @@ def test_run_leaves_a_new_container_of_its_id_alone(bundle: Bundle) -> None:
     bundle.wait_for_status("running")
     process.send_signal(signal.SIGSTOP)
     bundle.delete("--force")
+    return process
+
+
+def test_run_leaves_a_new_container_of_its_id_alone(bundle: Bundle) -> None:
+    """While it slept, somebody else has deleted its container and made another."""
+    process = _run_and_delete_behind_its_back(bundle)
     bundle.create()
     process.send_signal(signal.SIGCONT)
     assert process.wait(timeout=30) == 128 + signal.SIGKILL
@@ -141,13 +147,7 @@ def test_run_leaves_a_new_container_of_its_id_alone(bundle: Bundle) -> None:
 
 def test_run_ends_with_the_status_of_a_container_deleted_by_others(bundle: Bundle) -> None:
     """There is nothing left to delete, which is no failure."""
-    bundle.process["args"] = ["/bin/sleep", "1000"]
-    bundle.save()
-    process = subprocess.Popen(bundle.command("run", bundle.id), cwd=bundle.directory)
-    wait_until(lambda: (bundle.state / bundle.id / "state.json").exists(), "the container is there")
-    bundle.wait_for_status("running")
-    process.send_signal(signal.SIGSTOP)
-    bundle.delete("--force")
+    process = _run_and_delete_behind_its_back(bundle)
     process.send_signal(signal.SIGCONT)
     assert process.wait(timeout=30) == 128 + signal.SIGKILL
 

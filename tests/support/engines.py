@@ -66,17 +66,21 @@ class Engine(ABC):
     def start(self, archive: Path) -> None:
         """Start the daemon, if there is one, and load the image."""
 
-    @abstractmethod
     def run(self, name: str, *command: str, options: Sequence[str] = (), check: bool = True) -> str:
         """Run a container in the foreground and remove it; return what it wrote."""
+        return self.call(*self._run(name, "--rm", *options), *command, check=check).stdout
 
-    @abstractmethod
     def status_of(self, name: str, *command: str) -> int:
         """Run a container in the foreground and remove it; return its exit status."""
+        return self.call(*self._run(name, "--rm"), *command, check=False).returncode
 
-    @abstractmethod
     def detach(self, name: str, *command: str) -> None:
         """Start a container that stays."""
+        self.call(*self._run(name, "--detach"), *command)
+
+    @abstractmethod
+    def _run(self, name: str, *options: str) -> list[str]:
+        """Return the words that run a container, up to its command."""
 
     @abstractmethod
     def exec(self, name: str, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -188,18 +192,6 @@ class Podman(Engine):
             images.NAME,
         ]
 
-    def run(self, name: str, *command: str, options: Sequence[str] = (), check: bool = True) -> str:
-        """See Engine."""
-        return self.call(*self._run(name, "--rm", *options), *command, check=check).stdout
-
-    def status_of(self, name: str, *command: str) -> int:
-        """See Engine."""
-        return self.call(*self._run(name, "--rm"), *command, check=False).returncode
-
-    def detach(self, name: str, *command: str) -> None:
-        """See Engine."""
-        self.call(*self._run(name, "--detach"), *command)
-
     def exec(self, name: str, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """See Engine."""
         return self.call("exec", name, *command, check=check)
@@ -276,18 +268,6 @@ class Containerd(Engine):
     def _run(self, name: str, *options: str) -> list[str]:
         how = ("--snapshotter=native", f"--runc-binary={self.runtime}", f"--cgroup={self.parent}/{name}")
         return ["run", *how, f"--fifo-dir={self.root}/fifos", *options, images.NAME, name]
-
-    def run(self, name: str, *command: str, options: Sequence[str] = (), check: bool = True) -> str:
-        """See Engine."""
-        return self.call(*self._run(name, "--rm", *options), *command, check=check).stdout
-
-    def status_of(self, name: str, *command: str) -> int:
-        """See Engine."""
-        return self.call(*self._run(name, "--rm"), *command, check=False).returncode
-
-    def detach(self, name: str, *command: str) -> None:
-        """See Engine."""
-        self.call(*self._run(name, "--detach"), *command)
 
     def exec(self, name: str, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """See Engine."""
