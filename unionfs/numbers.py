@@ -7,6 +7,7 @@ The numbers of inodes are made in identity.py; docs/formats.md describes the two
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 
 from unionfs import whiteout
@@ -30,6 +31,7 @@ class Numbers:
         self._fd_on = directories.fd_on
         # Numbers of copied-up files on filesystems that keep no xattrs; lost at umount, as in AUFS.
         self.origins: dict[Identity, int] = {}
+        self._refusing: set[int] = set()  # ids of branches that take no such attribute from us
         self.marked = Fresh(identities)  # the directories that have the mark
 
     def of_entry(self, parent: Node, branch: OpenBranch, name: bytes, identity: Identity) -> int:
@@ -74,12 +76,22 @@ class Numbers:
 
     def record(self, node_ino: int, fd: int, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
         """Record on the copy behind `fd` (and on its directory that there is such a child) the number the union shows."""
-        status = os.fstat(fd)
+        if branch.id in self._refusing or not self._recorded(node_ino, fd, branch):
+            self.origins[self._identities.of(os.fstat(fd))] = node_ino
+            return
         try:
-            os.setxattr(whiteout.proc_path(fd), ORIGIN_XATTR, b"%d" % node_ino)
             self._mark_impure(parent, branch, parent_fd)
         except OSError:
-            self.origins[self._identities.of(status)] = node_ino
+            self.origins[self._identities.of(os.fstat(fd))] = node_ino
+
+    def _recorded(self, node_ino: int, fd: int, branch: OpenBranch) -> bool:
+        try:
+            os.setxattr(whiteout.proc_path(fd), ORIGIN_XATTR, b"%d" % node_ino)
+        except OSError as error:
+            if error.errno == errno.EPERM and _PRIVILEGED:
+                self._refusing.add(branch.id)  # to every file: we are root of a user namespace only
+            return False
+        return True
 
     def _mark_impure(self, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
         """Mark a directory as holding children with recorded numbers."""

@@ -17,10 +17,10 @@ WriteBack = Callable[[int], None]
 def write_back_before_name(directory: int) -> WriteBack:
     """Return what is to be done with the descriptor of a new file in that filesystem before the file gets a name.
 
-    That is fdatasync, but on ext4 with a journal of its own it is enough to write the
-    data and wait: fdatasync does the same and then has the journal's transaction committed, and the device's cache flushed.
-    The name belongs to that transaction or a later one. They reach the disk in their order, and the device's cache is flushed
-    before each is valid. Other filesystems may have finished writing before the file knows (btrfs), or have no order at all.
+    That is fdatasync, but on ext4 with a journal of its own it is enough to write the data and wait: fdatasync does the same
+    and then has the journal's transaction committed, and the device's cache flushed. The name belongs to that transaction or
+    a later one. They reach the disk in their order, and the device's cache is flushed before each is valid. Other filesystems
+    may have finished writing before the file knows (btrfs), or have no order at all.
     """
     return syscalls.write_back if _has_ext4_journal(directory) else os.fdatasync
 

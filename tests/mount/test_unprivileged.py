@@ -70,3 +70,20 @@ def test_mount_inside_a_user_namespace_needs_no_helper(session: str) -> None:
         stat -c %u rw/file
     """
     assert _run(script) == "low\nmore\n0 9\nfuse.unionfs\n65534\n"
+
+
+@pytest.mark.parametrize("session", SESSIONS)
+def test_copies_in_a_user_namespace_keep_their_numbers(session: str) -> None:
+    """The attribute that records numbers is refused there, so they are remembered: the first copy's and the next ones'."""
+    script = f"""
+        echo low | {USER} tee ro/f1 ro/f2 ro/f3 > /dev/null
+        {USER} unshare --user --map-root-user --mount sh -ec '
+            {UNIONFS} mount --session {session} -o br:rw=rw:ro=ro,udba=none mnt
+            before=$(stat -c %i mnt/f[123])
+            for n in 1 2 3; do echo more >> mnt/f$n; mv mnt/f$n mnt/g$n; done
+            [ "$before" = "$(stat -c %i mnt/g*)" ]
+            cat mnt/g3
+            {UNIONFS} umount mnt
+        '
+    """
+    assert _run(script) == "low\nmore\n"
