@@ -39,6 +39,20 @@ from unionfs.union import Union
 log = logging.getLogger(__name__)
 
 
+def write_all(fd: int, data: memoryview, offset: int) -> int:
+    """Write all of `data`, unless the branch runs full; return how much was written."""
+    written = os.pwrite(fd, data, offset)
+    while written < len(data):
+        try:
+            count = os.pwrite(fd, data[written:], offset + written)
+        except OSError:
+            break  # report the short count now; the next write gets the error
+        if count == 0:
+            break
+        written += count
+    return written
+
+
 class UnionFilesystem:
     """One mounted union: branches, nodes, handles and the operations on them."""
 
@@ -250,18 +264,7 @@ class UnionFilesystem:
 
     def write(self, number: int, offset: int, data: bytes) -> int:
         """Write all of `data`, unless the branch runs full; return how much was written."""
-        fd = self.writable_file(number).fd
-        written = os.pwrite(fd, data, offset)
-        while written < len(data):
-            view = memoryview(data)[written:]
-            try:
-                count = os.pwrite(fd, view, offset + written)
-            except OSError:
-                break  # report the short count now; the next write gets the error
-            if count == 0:
-                break
-            written += count
-        return written
+        return write_all(self.writable_file(number).fd, memoryview(data), offset)
 
     def fsync(self, number: int, *, data_only: bool) -> None:
         """Write a file (or directory) back; may block for long, so sessions call it in a thread."""

@@ -12,7 +12,7 @@ import os
 import stat
 import time
 
-from unionfs.filesystem import UnionFilesystem
+from unionfs.filesystem import UnionFilesystem, write_all
 from unionfs.fuse import abi
 from unionfs.fuse.direct.replies import NO_REPLY, Header, Replies, Reply
 from unionfs.fuse.direct.smallfiles import LIMIT, SmallFiles
@@ -94,17 +94,9 @@ class DataRequests:
             self._bare.add(handle.number)
 
     def _write(self, fd: int, data: memoryview, offset: int) -> bytes:
-        """Write all of `data`, unless the branch runs full, and return the reply."""
+        """Write and return the reply; notice whether the disk held it up."""
         start = time.monotonic()
-        written = os.pwrite(fd, data, offset)
-        while written < len(data):
-            try:
-                count = os.pwrite(fd, data[written:], offset + written)
-            except OSError:
-                break  # report the short count now; the next write gets the error
-            if count == 0:
-                break
-            written += count
+        written = write_all(fd, data, offset)
         end = time.monotonic()
         if end - start > _SLOW_SECONDS:
             self._slow_until = end + _SLOW_FOR_SECONDS
