@@ -12,11 +12,15 @@ pytestmark = pytest.mark.skipif(not CAN_MOUNT, reason="the preparations need roo
 
 UNIONFS = " ".join(program())
 USER = "setpriv --reuid 65534 --regid 65534 --clear-groups env -u XDG_RUNTIME_DIR"
-# In /mnt of a mount namespace of its own: a device that everybody may open, branches and a mount point of the user's.
+# In a mount namespace of its own: a /tmp that nobody else removes the user's run-time directory from, and in /mnt a device that
+# everybody may open, branches and a mount point of the user's.
 PREPARE = """
     set -e
-    rm -rf /tmp/unionfs-65534
     mount -t tmpfs -o mode=755 none /mnt
+    mkdir -m 1777 /mnt/tmp
+    mkdir /mnt/work
+    mount -t overlay -o lowerdir=/tmp,upperdir=/mnt/tmp,workdir=/mnt/work none /tmp
+    rm -rf /tmp/unionfs-65534
     mknod /mnt/fuse c 10 229
     chmod 666 /mnt/fuse
     mount --bind /mnt/fuse /dev/fuse
@@ -50,7 +54,6 @@ def test_unprivileged_mount_goes_through_fusermount(session: str) -> None:
         cat rw/file
         stat -c %a /tmp/unionfs-65534
         {USER} {UNIONFS} umount mnt
-        rm -rf /tmp/unionfs-65534
     """
     assert _run(script) == "low\nmore\n700\n"
 
