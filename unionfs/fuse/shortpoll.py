@@ -16,7 +16,8 @@ from collections.abc import Callable
 import trio
 
 from unionfs import syscalls
-from unionfs.fuse.place import Place, go_to, is_quiet, processor_of
+from unionfs.fuse.place import Place
+from unionfs.fuse.processors import go_to, is_quiet, processor_of
 from unionfs.fuse.standin import StandIn
 
 # A client that sends its next request within this time after an answer is busy.
