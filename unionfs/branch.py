@@ -33,6 +33,8 @@ _READ_ONLY_KINDS = {
     0x7275: "romfs",
     0xE0F5E1E2: "erofs",
 }
+# Filesystems all of whose directories have the device number of the root.
+_ONE_DEVICE_KINDS = {0xEF53: "ext4", 0x58465342: "xfs", 0x01021994: "tmpfs"}
 _REFUSED_KINDS = {
     0x9FA0: "procfs",
     0x62656572: "sysfs",
@@ -117,6 +119,7 @@ class OpenBranch:
     root_ino: int
     number_prefix: int
     in_memory: bool  # on tmpfs: nothing there waits for a disk, or is on one
+    one_device: bool  # every directory has `device`: no subvolumes, and nothing mounted inside
     writable: bool
     whable: bool  # AUFS' whiteouts and opaque marks count here
     overlay: bool  # overlayfs' whiteouts and opaque marks count here
@@ -183,7 +186,7 @@ def open_branch(branch: Branch, *, index: int, id: int, union_read_only: bool = 
     Raises EINVAL (with the reason as text) for whatever AUFS refuses.
     """
     path = os.path.abspath(branch.path)
-    root = _open_root(path)
+    root, alone = _open_root(path)
     try:
         magic = syscalls.filesystem_magic(root)
         if magic in _REFUSED_KINDS:
@@ -200,6 +203,7 @@ def open_branch(branch: Branch, *, index: int, id: int, union_read_only: bool = 
             root_ino=status.st_ino,
             number_prefix=_number_prefix(root, status.st_dev),
             in_memory=syscalls.is_in_memory(root),
+            one_device=alone and magic in _ONE_DEVICE_KINDS,
             **_rules(permission, branch.attributes),
         )
     except BaseException:
@@ -207,15 +211,18 @@ def open_branch(branch: Branch, *, index: int, id: int, union_read_only: bool = 
         raise
 
 
-def _open_root(path: str) -> int:
-    """Open as a detached clone where allowed (CAP_SYS_ADMIN, Linux 5.2), else plainly; what fails is EINVAL as in AUFS."""
+def _open_root(path: str) -> tuple[int, bool]:
+    """Open as a detached clone where allowed (CAP_SYS_ADMIN, Linux 5.2), else plainly; what fails is EINVAL as in AUFS.
+
+    Tell also whether it is the clone, which shows nothing that is mounted inside.
+    """
     try:
         if not stat.S_ISDIR(os.stat(path).st_mode):
             raise OSError(errno.EINVAL, "not a directory", path)
         try:
-            return syscalls.open_tree(path, syscalls.OPEN_TREE_CLONE)
+            return syscalls.open_tree(path, syscalls.OPEN_TREE_CLONE), True
         except OSError:
-            return os.open(path, os.O_PATH | os.O_DIRECTORY)
+            return os.open(path, os.O_PATH | os.O_DIRECTORY), False
     except OSError as error:
         if error.errno == errno.EINVAL:
             raise

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from unionfs.branch import OpenBranch
 from unionfs.contents import KnownNames, empty
 from unionfs.identity import Identities
-from unionfs.lookup import PATH_DIRECTORY, Found, find
+from unionfs.lookup import LIST_DIRECTORY, PATH_DIRECTORY, Found, find
 from unionfs.nodes import UNKNOWN, Node, stale
 
 
@@ -70,12 +70,23 @@ class Directories:
             return node.dirs
         return self._open_directories(node)
 
+    def dirs_to_list(self, node: Node) -> tuple[tuple[tuple[OpenBranch, int], ...], bool]:
+        """Do the same; tell also whether the descriptors are new ones, from which a listing can be read at once.
+
+        They stay the node's: whoever has not read to the end before anything else is done reads on through others.
+        """
+        parent = node.parent
+        if node.dirs is None and parent is not None and parent.dirs is not None:
+            try:
+                return self._open_one(node, parent.dirs, LIST_DIRECTORY), True
+            except PermissionError:
+                pass  # the server may look names up there, or not even that
+        return self.dirs(node), False
+
     def _open_directories(self, node: Node) -> tuple[tuple[OpenBranch, int], ...]:
         """Open a directory and those ancestors that are not open, iteratively: trees may be deeper than Python's stack."""
         if node.parent is not None and node.parent.dirs is not None:  # nearly always
-            self._open_one(node, node.parent.dirs)
-            assert node.dirs is not None
-            return node.dirs
+            return self._open_one(node, node.parent.dirs)
         chain = []
         current = node
         while current.dirs is None:
@@ -89,7 +100,9 @@ class Directories:
         assert node.dirs is not None
         return node.dirs
 
-    def _open_one(self, node: Node, parents: tuple[tuple[OpenBranch, int], ...]) -> None:
+    def _open_one(
+        self, node: Node, parents: tuple[tuple[OpenBranch, int], ...], flags: int = PATH_DIRECTORY
+    ) -> tuple[tuple[OpenBranch, int], ...]:
         if node.epoch != self._epoch:
             found = find(parents, node.name, trust=True)
             if found is None or not found.is_directory:
@@ -100,7 +113,7 @@ class Directories:
         try:
             for branch, parent in parents:
                 if branch in layers:
-                    opened.append((branch, os.open(name, PATH_DIRECTORY, dir_fd=parent)))
+                    opened.append((branch, os.open(name, flags, dir_fd=parent)))
         except OSError as error:
             for _, fd in opened:
                 os.close(fd)
@@ -109,12 +122,13 @@ class Directories:
             raise
         if not opened:
             raise stale(node)
-        node.dirs = tuple(opened)
+        node.dirs = dirs = tuple(opened)
         if self.on_open is not None:
             for branch, fd in opened:
                 self.on_open(node, branch, fd)
         self._open[node] = len(opened)
         self._descriptors += len(opened)
+        return dirs
 
     def set_layers(self, node: Node, found: Found) -> None:
         """Record which branches contribute to a directory."""

@@ -80,7 +80,10 @@ class Listings:
 
         With `placed` also where each is, if that is known (`Listing.copies`).
         """
-        if offset and self._ends.get(node) == offset:
+        if offset == 0:
+            if not node.removed and (node, 0) not in self._kept:
+                return self._read_new(node, size, placed=placed)
+        elif self._ends.get(node) == offset:
             return b"", None
         key, kept = self._find(node, offset)
         listing = kept.listing
@@ -89,12 +92,34 @@ class Listings:
             return records, None
         places = listing.copies(offset) if placed else None
         listing.close_finished()
+        self._has_read(key, kept)
+        return records, places
+
+    def _read_new(self, node: Node, size: int, *, placed: bool) -> tuple[bytes, Iterator[Place] | None]:
+        """Begin a listing; one that this reads to its end is not kept, unless the kernel may come back for a part of it."""
+        listing, generation = self._new(node, borrow=True)
+        try:
+            records = listing.packed(0, size)
+            places = listing.copies(0) if placed else None
+            if (end := listing.end) and listing.size <= _AT_ONCE:
+                listing.close()
+                self._ended(node, end)
+                return records, places
+            listing.part()
+        except BaseException:
+            listing.close()
+            raise
+        key = node, generation
+        self._has_read(key, self._keep(key, listing))
+        return records, places
+
+    def _has_read(self, key: Key, kept: _Kept) -> None:
+        listing = kept.listing
         self._account(kept)
         if listing.end:
             self._end(key, kept, listing.end)
         elif self._memory > _MEMORY or self._descriptors > self._most_descriptors:
             self._shrink(kept)
-        return records, places
 
     def _find(self, node: Node, offset: int) -> tuple[Key | None, _Kept]:
         if offset and not node.removed:
@@ -122,15 +147,25 @@ class Listings:
             self._ends.pop(node, None)
             self._kept.move_to_end((node, 0))
             return (node, 0), known
-        generation = self._last % (_GENERATIONS - 1) + 1
-        kept = _Kept(Listing(self._union, node, generation, former=former))
-        if kept.listing.is_snapshot:
-            self._last = generation
-            self._highest = max(self._highest, generation)
-        else:
-            generation = 0
-            self._ends.pop(node, None)  # there may be more since
+        listing, generation = self._new(node, former=former)
         key = node, generation
+        return key, self._keep(key, listing)
+
+    def _new(self, node: Node, *, former: bool = False, borrow: bool = False) -> tuple[Listing, int]:
+        """Return a new listing and its generation."""
+        generation = self._last % (_GENERATIONS - 1) + 1
+        listing = Listing(self._union, node, generation, former=former, borrow=borrow)
+        if not listing.is_snapshot:
+            self._ends.pop(node, None)  # there may be more since
+            return listing, 0
+        self._last = generation
+        if generation > self._highest:
+            self._highest = generation
+        return listing, generation
+
+    def _keep(self, key: Key, listing: Listing) -> _Kept:
+        node, generation = key
+        kept = _Kept(listing)
         if key in self._kept:
             kept.readers += self._kept[key].readers
             self._close(key)
@@ -139,7 +174,7 @@ class Listings:
         self._descriptors += kept.descriptors
         if len(self._kept) > _MOST:
             self._close(next(iter(self._kept)))
-        return key, kept
+        return kept
 
     def _account(self, kept: _Kept) -> None:
         listing = kept.listing
@@ -153,10 +188,7 @@ class Listings:
 
         What is left for that reader to be told is that there is no more.
         """
-        self._ends[key[0]] = offset
-        self._ends.move_to_end(key[0])
-        if len(self._ends) > _MOST:
-            self._ends.popitem(last=False)
+        self._ended(key[0], offset)
         kept.readers -= 1
         if kept.listing.size <= _AT_ONCE:
             if kept.readers <= 0:
@@ -169,6 +201,12 @@ class Listings:
                 room -= self._kept[other].memory or _SPOOLED
                 if room < 0:
                     self._close(other)
+
+    def _ended(self, node: Node, offset: int) -> None:
+        self._ends[node] = offset
+        self._ends.move_to_end(node)
+        if len(self._ends) > _MOST:
+            self._ends.popitem(last=False)
 
     def _shrink(self, used: _Kept) -> None:
         """Move entries to disk and close copies, of what was not used for longest first."""

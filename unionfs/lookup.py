@@ -19,6 +19,7 @@ from unionfs.whiteout import Layers
 _S_IFMT = 0o170000
 # To open a directory by one component that is no symbolic link.
 PATH_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+LIST_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Found(NamedTuple):

@@ -46,7 +46,7 @@ class Copy:
         self.node = node
         self.branch = branch
         self.fd = fd
-        self.device = os.fstat(fd).st_dev
+        self.device = branch.device if branch.one_device else os.fstat(fd).st_dev
 
     def shows(self, name: bytes, kind: int) -> bool:
         """Tell whether an entry is none of the union's marks: the reserved prefix with something behind it, or a device."""
@@ -105,6 +105,13 @@ class Stream:
     @property
     def memory(self) -> int:
         return len(self._data)
+
+    @property
+    def finished(self) -> bool:
+        return self.end != 0
+
+    def use(self, fds: list[int]) -> None:
+        (self._copy.fd,) = fds
 
     def spool(self) -> None:
         self._data, self._position, self._offset = b"", 0, -1
@@ -169,6 +176,11 @@ class Snapshot:
     @property
     def memory(self) -> int:
         return len(self._memory)
+
+    def use(self, fds: list[int]) -> None:
+        for copy, fd in zip(self._copies, fds, strict=True):
+            copy.fd = fd
+        self._layers = tuple((copy.branch, copy.fd) for copy in self._copies)
 
     def packed(self, offset: int, size: int) -> bytes:
         # At 0 also after rewinddir(3), which promises to show changes. In the middle when the kernel had the beginning cached
@@ -244,7 +256,6 @@ class Snapshot:
         base, unpack = self._base, DIRENT64.unpack_from
         for position, copy in enumerate(self._copies):
             last = position == len(self._copies) - 1
-            above = self._layers[:position]
             overlay = copy.branch.overlay
             recorded = copy.records_numbers()
             prefix, children = copy.prefix, copy.node.children or {}
@@ -268,7 +279,9 @@ class Snapshot:
                             hidden.add(mark)
                         if not copy.shows(name, kind):
                             continue
-                    if name in seen or (further is not None and name in further and _is_above(above, name)):
+                    if name in seen or (
+                        further is not None and name in further and _is_above(self._layers[:position], name)
+                    ):
                         continue
                     if not last:
                         if further is not None:

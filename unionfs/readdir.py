@@ -22,32 +22,58 @@ Place = tuple[OpenBranch, int]  # the branch, and a descriptor of the directory 
 class Listing:
     """The entries of one open directory."""
 
-    def __init__(self, union: Union, node: Node, generation: int = 0, *, former: bool = False) -> None:
+    def __init__(
+        self, union: Union, node: Node, generation: int = 0, *, former: bool = False, borrow: bool = False
+    ) -> None:
         """Open every copy; if one cannot be opened none is, and its error is raised.
 
         `generation`, below 1 << 23, gets into the offsets of a snapshot. `former`: go on listing the lowest copy, which was the
-        only one when the listing began; what the others have is newer, or has been listed under the same name.
+        only one when the listing began; what the others have is newer, or has been listed under the same name. `borrow`: read
+        through the node's descriptors if they are new, until `part` is called.
         """
         self._layers: list[tuple[OpenBranch, int]] = []
         self._source: Stream | Snapshot | None = None
         self._node = node
-        dirs = () if node.removed else union.dirs(node)
+        dirs: tuple[Place, ...] = ()
+        self._borrowed = False
+        if borrow:
+            dirs, self._borrowed = union.directories.dirs_to_list(node)
+        elif not node.removed:
+            dirs = union.dirs(node)
         former = former and len(dirs) > 1
         self.dirs = () if former else dirs
         self._trust = union.trust
         self._fixed = not any(branch.writable for branch, _ in self.dirs)
         if node.removed:
             return
-        try:
-            for branch, fd in dirs[-1:] if former else dirs:
-                self._layers.append((branch, open_list(fd)))
-        except BaseException:
-            self.close()
-            raise
+        if self._borrowed:
+            self._layers = list(dirs)
+        else:
+            self._open(dirs[-1:] if former else dirs)
         if len(self._layers) > 1:
             self._source = Snapshot(union, node, self._layers, generation << POSITION_BITS)
         else:
             self._source = Stream(Copy(union, node, *self._layers[0]))
+
+    def _open(self, dirs: tuple[Place, ...]) -> None:
+        try:
+            for branch, fd in dirs:
+                self._layers.append((branch, open_list(fd)))
+        except BaseException:
+            self.close()
+            raise
+
+    def part(self) -> None:
+        """Read on, if there is more to be read, through descriptors of our own: the node may close its before that."""
+        if not self._borrowed:
+            return
+        borrowed, self._layers, self._borrowed = self._layers, [], False
+        source = self._source
+        if source is None or source.finished:
+            return
+        for branch, fd in borrowed:
+            self._layers.append((branch, os.dup(fd)))  # which has the same position
+        source.use([fd for _, fd in self._layers])
 
     @property
     def end(self) -> int:
@@ -128,6 +154,6 @@ class Listing:
         self._source = None
 
     def _close_layers(self) -> None:
-        for _, fd in self._layers:
+        for _, fd in () if self._borrowed else self._layers:
             os.close(fd)
         self._layers = []

@@ -35,6 +35,7 @@ _getxattrat.argtypes = (
 
 _sync_file_range = _libc.sync_file_range
 _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_getdents64 = _libc.getdents64
 
 # Numbers of the generic table, equal on every architecture; the older ones come from libc by name.
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR, _OPENAT2, _GETXATTRAT, _LISTXATTRAT = 428, 429, 442, 437, 464, 465
@@ -240,17 +241,17 @@ class DirectoryReader:
 
     def __init__(self, size: int = 32768) -> None:
         self._buffer = ctypes.create_string_buffer(size)
+        self._view = memoryview(self._buffer).cast("B")
         self._size = size
 
     def read_raw(self, fd: int) -> bytes:
         """Return the next entries as the kernel wrote them (`DIRENT64`); nothing at the end."""
-        try:
-            count = _check(_libc.getdents64(fd, self._buffer, self._size))
-        except OSError as error:
-            if error.errno == errno.ENOENT:  # a directory that was removed while open holds nothing
-                return b""
-            raise
-        return ctypes.string_at(self._buffer, count)
+        count = _getdents64(fd, self._buffer, self._size)
+        if count > 0:
+            return self._view[:count].tobytes()
+        if count < 0 and ctypes.get_errno() != errno.ENOENT:  # removed while open it holds nothing
+            _check(count)
+        return b""
 
     def read(self, fd: int) -> list[tuple[int, int, int, bytes]]:
         """Return the next entries as (ino, offset of the next one, type, name); an empty list at the end."""
