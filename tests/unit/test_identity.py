@@ -21,19 +21,19 @@ def branch(tmp_path: Path) -> OpenBranch:
 
 
 def test_number_is_the_identity_wherever_it_can_be(branch: OpenBranch) -> None:
-    """A node then has one object for both; the number is 15 bits of filesystem and 48 of inode."""
-    for ino in (1, 4242, (1 << 48) - 1):
+    """A node then has one object for both; the number is 15 bits of filesystem and 45 of inode."""
+    for ino in (1, 4242, (1 << 45) - 1):
         identity = Identities([branch]).of_inode(branch.device, ino)
         assert number_of(identity) is identity
-        assert identity == branch.number_prefix << 48 | ino
+        assert identity == branch.number_prefix << 45 | ino
 
 
 def test_long_inode_numbers_are_folded_but_told_apart(branch: OpenBranch) -> None:
-    """Two of 65,536 such files share a number; they never share an identity."""
+    """Two of 524,288 such files share a number; they never share an identity."""
     identities = Identities([branch])
     identity = identities.of_inode(branch.device, _LONG)
-    folded = (_LONG ^ (_LONG >> 48) * 0x9E3779B97F4B) & (1 << 48) - 1
-    assert number_of(identity) == branch.number_prefix << 48 | folded
+    folded = (_LONG ^ (_LONG >> 45) * 0x9E3779B97F4B) & (1 << 45) - 1
+    assert number_of(identity) == branch.number_prefix << 45 | folded
     short = identities.of_inode(branch.device, folded)
     assert number_of(short) == number_of(identity)
     assert short != identity
@@ -59,4 +59,4 @@ def test_filesystem_inside_a_branch_has_numbers_of_its_own(branch: OpenBranch) -
     identities = Identities([branch])
     inside = identities.of_inode(branch.device + 1, 7)
     assert inside == identities.of_inode(branch.device + 1, 7) != identities.of_inode(branch.device, 7)
-    assert 0 < number_of(inside) >> 48 < 1 << 15
+    assert 0 < number_of(inside) >> 45 < 1 << 15
