@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 # A directory of so many bytes is taken to hold a name for each _BYTES_A_NAME of them (ext4: about 4096 for 60 to 100).
 _BYTES_A_NAME = 48
-# So many lookups are made before: most directories on a path see one or two.
-_FIRST_FINDS = 4
+# So many lookups are made before: most directories on a path see one or two, and reading four copies takes 20 system calls.
+_FIRST_FINDS = 8
 # Reading names pays when at most so many are read for each lookup that was made so far.
 _NAMES_A_FIND = 16
 # Bigger directories are never read: it would take too long between two requests, and too much memory.

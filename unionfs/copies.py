@@ -166,9 +166,14 @@ class Copies:
         if node.children is None and not self.plinks:  # nearly always
             return Attributes(node, status, max(1, status.st_nlink - node.traits.hidden_links))
         if node.children is not None:
-            nlink = status.st_nlink
-            for _, other in found.entries[1:]:
-                nlink += max(0, other.st_nlink - 2)
+            nlink, fixed = status.st_nlink, 0
+            for branch, other in found.entries[1:]:
+                links = max(0, other.st_nlink - 2)
+                nlink += links
+                if not branch.writable:
+                    fixed += links
+            if self.trust:
+                node.links = fixed
             return Attributes(node, status, nlink)
         if self.plinks and self.identity_of(status) != node.identity:  # another name of a pseudo-linked file
             return self.attributes(node)

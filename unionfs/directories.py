@@ -138,6 +138,7 @@ class Directories:
         if layers != node.layers or identity != node.identity:
             self.close(node)
             node.layers, node.identity, node.impure, node.bare = layers, identity, None, UNKNOWN
+            node.links = -1
         node.branch = layers[0]
         node.epoch = self._epoch
 
