@@ -67,6 +67,10 @@ class Contents(NamedTuple):
         return self.changed_ns == 0 or os.fstat(fd).st_ctime_ns == self.changed_ns
 
 
+# What a listing tells of a read-only copy that has no whiteouts.
+_UNMARKED = Contents(None, 0, False, 0)
+
+
 def learn(branch: OpenBranch, fd: int, finds: int, *, trust: bool) -> Contents | None:
     """Read the names of a copy if that pays after `finds` lookups, else None. `trust`: nobody but us changes branches."""
     if branch.writable and not (trust and branch.whable):
@@ -134,7 +138,9 @@ class KnownNames:
         if finds >= _FIRST_FINDS and finds & (finds - 1) == 0:  # at powers of two
             old = known or (None,) * len(dirs)
             known = tuple(
-                was or learn(branch, fd, finds, trust=trust)
+                was
+                if was is not None and (was.bits or was.marks is not None)
+                else learn(branch, fd, finds, trust=trust) or was
                 for was, (branch, fd) in zip(old, dirs, strict=True)
             )
             self._keep(node, known)
@@ -149,6 +155,11 @@ class KnownNames:
                     known = (*known[:position], None, *known[position + 1 :])
                     self._keep(node, known)
         return known
+
+    def know_unmarked(self, node: Node, dirs: tuple[tuple[OpenBranch, int], ...]) -> None:
+        """Note that no copy of a directory has a whiteout, as was just read. Only while nobody but us changes the branches."""
+        if not node.contents:
+            node.contents = tuple([empty(branch) if branch.writable else _UNMARKED for branch, _ in dirs])
 
     def grew(self, node: Node) -> None:
         """Count one more mark."""

@@ -101,6 +101,8 @@ class Listings:
         try:
             records = listing.packed(0, size)
             places = listing.copies(0) if placed else None
+            if self._union.trust and listing.unmarked:
+                self._union.known.know_unmarked(node, listing.dirs)
             if (end := listing.end) and listing.size <= _AT_ONCE:
                 listing.close()
                 self._ended(node, end)

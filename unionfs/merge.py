@@ -171,6 +171,7 @@ class Snapshot:
         self._where = bytearray()  # which copy each is of; not for more than 256 copies
         self._source: Iterator[bytes] = iter(())
         self.finished = False
+        self.marked = False  # whether something read so far may be a whiteout
         self.end = 0
 
     @property
@@ -269,6 +270,8 @@ class Snapshot:
                     if len(seen) >= _NAMES_LIMIT:
                         further = Sieve()
                     at = stop
+                elif overlay or b".wh." in data:
+                    self.marked = True
                 while at < stop:
                     ino, _, length, kind = unpack(data, at)
                     name = data[at + 19 : data.index(0, at + 19)]

@@ -86,6 +86,12 @@ class Listing:
         return isinstance(self._source, Snapshot)
 
     @property
+    def unmarked(self) -> bool:
+        """Tell whether all copies of several have been read and have no whiteouts."""
+        source = self._source
+        return isinstance(source, Snapshot) and source.finished and not source.marked
+
+    @property
     def memory(self) -> int:
         """Return how many bytes of entries are held in memory."""
         return self._source.memory if self._source is not None else 0

@@ -3,6 +3,7 @@
 
 import mmap
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -149,3 +150,43 @@ def test_whiteouts_made_in_a_branch_that_was_empty_are_found(union: Workshop) ->
     (u / "d/file").rename(u / "d/last")
     assert set(os.listdir(upper)) == {"directory", "moved", "later", "last"}
     assert (u / "d/last").read_text() == "again"
+
+
+@pytest.mark.parametrize("mark", ["", "d/.wh.gone"])
+def test_whiteouts_count_after_a_listing(union: Workshop, mark: str) -> None:
+    """A listing tells which directories have no whiteouts: those that there are, and that are made later, hide names."""
+    middle = {"d/mid": "m"} | ({mark: ""} if mark else {})
+    u = union.mount(
+        "br:{B0}=rw:{B1}=ro+wh:{B2}=ro,udba=none",
+        B0={"d/top": "t"},
+        B1=middle,
+        B2={"d/gone": "g", "d/low": "l", "d/sub/x": "x"},
+    )
+    names = {"top", "mid", "low", "sub"} | (set() if mark else {"gone"})
+    assert set(os.listdir(u / "d")) == names
+    if mark:
+        with refused("ENOENT"):
+            (u / "d/gone").stat()
+    for again in range(2):
+        for name in ("low", "mid"):
+            (u / "d" / name).unlink()
+            with refused("ENOENT"):
+                (u / "d" / name).stat()
+            assert (u.branch(0) / f"d/.wh.{name}").exists()
+            _forget_all(u)
+            with refused("ENOENT"):
+                (u / "d" / name).stat()
+            assert name not in os.listdir(u / "d")
+            (u / "d" / name).write_text(name)
+            assert not (u.branch(0) / f"d/.wh.{name}").exists()
+        assert set(os.listdir(u / "d")) == names, again
+    shutil.rmtree(u / "d/sub")
+    (u / "d/sub").mkdir()
+    assert os.listdir(u / "d/sub") == []
+    _forget_all(u)
+    assert set(os.listdir(u / "d")) == names
+    assert os.listdir(u / "d/sub") == []
+    for number in range(20):
+        with refused("ENOENT"):
+            (u / f"d/absent{number}").stat()
+    assert (u / "d/mid").read_text() == "mid"
