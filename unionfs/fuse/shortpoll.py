@@ -50,7 +50,7 @@ class ShortPoll:
     _count = 0
 
     def __init__(self, fd: int, serve: Callable[[], None] | None = None) -> None:
-        """`serve` answers requests as long as `ready_behind` says that there are; a stand-in may call it."""
+        """`serve` answers requests as long as `goes_on_behind` says so; a stand-in may call it."""
         poller = select.poll()
         poller.register(fd, select.POLLIN)
         self._poll = poller.poll
@@ -127,27 +127,25 @@ class ShortPoll:
         if not self._stand_in.take_over():
             self._stands_in, self._rests_until = False, now + _RECOVERS
 
-    def ready_behind(self) -> bool:
-        """Tell the stand-in whether there is input now or in a moment; else its time is over."""
-        poll, clock = self._poll, time.perf_counter
-        now = clock()
+    def goes_on_behind(self) -> bool:
+        """Tell the stand-in whether it is still to look for the next request; else its time is over."""
+        now = time.perf_counter()
         if not self._last:
             self._short = 0
             self._stands_in = self._count == 1 and self._follow()
         elif now - self._last > _STARVED:
             self._stands_in, self._rests_until = False, now + _RECOVERS
         self._last = now
-        if now > self._slice_ends or not self._stands_in:
-            return False
-        if poll(0):
-            return True
-        self._stands_in = bool(poll(_MOMENT_MS))
-        if clock() - now < _SOON:
+        return now < self._slice_ends and self._stands_in
+
+    def wait_behind(self) -> None:
+        """Wait a moment, in the stand-in, for the next request: there is none yet."""
+        self._stands_in = bool(self._poll(_MOMENT_MS))
+        if time.perf_counter() - self._last < _SOON:
             self._short += 1
             if self._short == _AGAIN:
                 self._short = 0
                 self._stands_in = self._follow()
-        return self._stands_in
 
     def _follow(self) -> bool:
         """Go where the client is."""

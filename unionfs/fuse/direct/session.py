@@ -124,17 +124,19 @@ class DirectSession:
     def _serve_behind(self) -> None:
         """Serve in the stand-in's thread, until the event loop is needed or has waited long enough."""
         fd, buffers, read, dispatch = self._fd, self._buffers, os.readv, self._dispatch
-        ready, tasks, long, reading = (
-            self._poll.ready_behind,
+        goes_on, tasks, long, reading = (
+            self._poll.goes_on_behind,
             self._tasks,
             self._long,
             self.requests.workers.pending,
         )
-        while not (long or reading or tasks.started) and ready():
+        while not (long or reading or tasks.started) and goes_on():
             try:
-                length = read(fd, buffers)
+                length = read(
+                    fd, buffers
+                )  # the client had its turn during our last answer, so mostly there is one
             except BlockingIOError:
-                pass
+                self._poll.wait_behind()
             except OSError as error:
                 if error.errno not in _TAKEN_BACK:
                     return  # the event loop's thread gets the same
