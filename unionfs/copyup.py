@@ -12,8 +12,9 @@ import contextlib
 import errno
 import os
 import stat
+import time
 
-from unionfs import stage, whiteout
+from unionfs import stage, syscalls, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copydata import CopyJob, Deferred
 from unionfs.handles import is_pinned
@@ -26,6 +27,10 @@ from unionfs.union import Union
 
 Place = tuple[Node, bytes]  # parent and name
 
+# A small copy that took longer was held up by the disk. Threads make the next ones, for so many times as long.
+_SLOW_SECONDS = 2e-3
+_SLOW_TIMES = 20
+
 
 class CopyUps:
     """Copy-ups of one union, at most one at a time for a node."""
@@ -37,6 +42,7 @@ class CopyUps:
         # The most bytes that are copied inside a request; None: everything (no session, or already in a thread).
         self.inline_limit: int | None = None
         self.finished = 0
+        self._slow_until = 0.0
         self._write_backs: dict[int, WriteBack] = {}  # by st_dev of branches
 
     # -- deciding -----------------------------------------------------------------------------------------------
@@ -188,10 +194,18 @@ class CopyUps:
         except BaseException:
             os.close(data)
             raise
-        if self.inline_limit is not None and size > 0 and (size > self.inline_limit or job.write_back):
+        if (
+            self.inline_limit is not None
+            and size > 0
+            and (size > self.inline_limit or not self._is_quick(job))
+        ):
             self._jobs[node] = job
             raise Deferred(job)
+        start = time.monotonic()
         job.run()
+        took = time.monotonic() - start
+        if took > _SLOW_SECONDS:
+            self._slow_until = start + _SLOW_TIMES * took
         if job.error is not None:
             job.close()
             raise job.error
@@ -204,6 +218,12 @@ class CopyUps:
         if target.device not in self._write_backs:
             self._write_backs[target.device] = write_back_before_name(target.root)
         return self._write_backs[target.device]
+
+    def _is_quick(self, job: CopyJob) -> bool:
+        """Tell whether a small copy need not go to a thread: as long as the disk is quick, and no journal is to be committed."""
+        if job.write_back is None:
+            return True
+        return job.write_back is syscalls.write_back and time.monotonic() >= self._slow_until
 
     def _publish(
         self,

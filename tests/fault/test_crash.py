@@ -4,12 +4,18 @@
 import fcntl
 import os
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from tests.support.union import Workshop
 from unionfs import syscalls
+from unionfs.branch import Branch
+from unionfs.copydata import Deferred
+from unionfs.create import Caller
+from unionfs.filesystem import UnionFilesystem
+from unionfs.options import Options
 from unionfs.ordering import WriteBack, write_back_before_name
 
 _EXT4_IOC_SHUTDOWN = 0x8004587D
@@ -72,3 +78,24 @@ def test_order_is_relied_on_only_with_a_journal(
         assert write_back_before_name(fd) is order
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize(("options", "waits"), [((), False), (("-O", "^has_journal"), True)])
+def test_small_copies_wait_for_a_quick_disk_only(
+    union: Workshop, options: tuple[str, ...], waits: bool
+) -> None:
+    """What may take long goes to a thread: more than the limit, and all that has to be synchronized."""
+    branches = [
+        Branch(str(union.block_device("B0", 64, "ext4", *options)), "rw"),
+        Branch(str(union.directory("B1", {"small": "s" * 1000, "large": "l" * 10_001})), "ro"),
+    ]
+    filesystem = UnionFilesystem.open(branches, Options(udba="none"))
+    try:
+        filesystem.copyups.inline_limit = 10_000
+        for name, deferred in ((b"small", waits), (b"large", True)):
+            node = filesystem.lookup(filesystem.union.root, name, Caller(0, 0, 0)).node
+            with pytest.raises(Deferred) if deferred else nullcontext():
+                filesystem.copyups.ensure(node)
+            assert (Path(branches[0].path) / os.fsdecode(name)).exists() is not deferred
+    finally:
+        filesystem.close()
