@@ -24,8 +24,9 @@ from unionfs.fuse.standin import StandIn
 _SOON = 200e-6
 # So many short sleeps in a row, and it is looked where the client runs.
 _ENOUGH = 8
-# So many while it is known to, which moved one of the two.
-_AGAIN = 3
+# So many where it is known to be: we share its processor, which one of the two has left, or did just now.
+_AGAIN = 2
+_JUST_NOW = 0.1
 # So long is asked before another attempt to share a processor.
 _TERM = 0.1
 # Asking goes on while one time in so many is in vain.
@@ -58,6 +59,7 @@ class ShortPoll:
         self.client = 0  # who sent the last request (thread id); set by the session, 0: not known
         self._place = Place()
         self._short = 0  # short sleeps in a row
+        self._shared_until = 0.0  # when sharing a processor with the client will be long ago
         self._followed = False
         self._asking = False
         self._until = 0.0  # when that or the rest from it ends
@@ -69,16 +71,22 @@ class ShortPoll:
         self._everybody.register(fd, select.POLLIN)
         ShortPoll._count += 1
 
+    def goes_on(self) -> bool:
+        """Tell whether to look for the next request; False once a stand-in has served: the loop's tasks waited long enough."""
+        if self._place.behind:
+            self._place.check(time.perf_counter())
+        elif self._stands_in:
+            self._lend(time.perf_counter())
+            return False
+        return True
+
     def ready(self) -> bool:
         """Tell whether there is input now or in a moment."""
+        return self.goes_on() and (bool(self._poll(0)) or self.comes())
+
+    def comes(self) -> bool:
+        """Tell whether the next request, which is not there yet, comes in a moment."""
         poll, clock, place = self._poll, time.perf_counter, self._place
-        if place.behind:
-            place.check(clock())
-        elif self._stands_in:
-            self._lend(clock())
-            return False  # the event loop's other tasks have waited long enough
-        if poll(0):
-            return True
         if self._count > 1:
             place.step_forward()
             return any(fd == self._fd for fd, _ in self._everybody.poll(_MOMENT_MS))
@@ -86,12 +94,14 @@ class ShortPoll:
             return True
         start = clock()
         found = bool(poll(_MOMENT_MS))
+        if place.behind:
+            self._shared_until = start + _JUST_NOW
         if not found:
             self._short, self._followed = 0, False
             place.step_forward()
         elif clock() - start < _SOON:
             self._short += 1
-            if self._short >= (_AGAIN if place.behind else _ENOUGH):
+            if self._short >= (_AGAIN if start < self._shared_until else _ENOUGH):
                 self._short = 0
                 self._find_place(start)
         return found

@@ -92,15 +92,18 @@ class DirectSession:
     async def run(self) -> None:
         """Serve until the mount is gone."""
         fd, buffers, read, dispatch = self._fd, self._buffers, os.readv, self._dispatch
-        ready, tasks, long, reading = self._poll.ready, self._tasks, self._long, self.requests.workers.pending
+        goes_on, comes = self._poll.goes_on, self._poll.comes
+        tasks, long, reading = self._tasks, self._long, self.requests.workers.pending
         while True:
             for _ in range(_TURN):
                 # What a thread or another task is to do does not wait: those need the event loop, and the interpreter.
-                if long or reading or tasks.started or ready():
+                others = long or reading or tasks.started
+                if others or goes_on():
                     try:
                         length = read(fd, buffers)
                     except BlockingIOError:
-                        pass
+                        if not others and comes():
+                            continue
                     except OSError as error:
                         if error.errno in _GONE:
                             return
@@ -132,9 +135,8 @@ class DirectSession:
         )
         while not (long or reading or tasks.started) and goes_on():
             try:
-                length = read(
-                    fd, buffers
-                )  # the client had its turn during our last answer, so mostly there is one
+                # The client had its turn during our last answer, so mostly there is one.
+                length = read(fd, buffers)
             except BlockingIOError:
                 self._poll.wait_behind()
             except OSError as error:
