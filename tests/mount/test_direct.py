@@ -5,6 +5,7 @@ import contextlib
 import mmap
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -314,6 +315,39 @@ def test_threads_started_for_a_busy_client_are_ordinary(union: Workshop, dropped
     assert len(policies) > 2  # those that wrote back and copied
     assert list(policies.values()).count(os.SCHED_IDLE) <= len(dropped)
     assert (u.branch(0) / "big").stat().st_size == 4_000_001
+
+
+# Processes that keep the server busy, write, and start a program: execve(2) closes the file, and that writes it back.
+BUSY_AND_GONE = """
+import os, sys
+for n in range(150):
+    pid = os.fork()
+    if pid == 0:
+        fd = os.open(f"w{n % 7}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
+        for k in range(25):
+            os.path.exists(f"absent{n}-{k}")
+        os.write(fd, bytes(5000))
+        for k in range(n % 12):
+            os.path.exists(f"gone{n}-{k}")
+        os.execv("/bin/true", ["true"])
+    os.waitpid(pid, 0)
+"""
+
+
+@NICE
+def test_client_that_closes_its_files_in_execve_is_answered(union: Workshop, dropped: list[str]) -> None:
+    """Its processor is not told before execve has ended, which waits for the server: one that asked hung for ever."""
+    u = union.prepare(HELD_BACK, "", {"B0": {}, "B1": {}})
+    u.dropped = dropped
+    u.start()
+    command = [sys.executable, "-c", BUSY_AND_GONE]
+    with subprocess.Popen(command, cwd=u.mnt) as clients:
+        try:
+            assert clients.wait(60) == 0
+        except subprocess.TimeoutExpired:
+            syscalls.umount2(str(u.mnt), syscalls.MNT_FORCE | syscalls.MNT_DETACH)  # nothing else ends it
+            raise
+    assert {(u.branch(0) / f"w{n}").stat().st_size for n in range(7)} == {5000}
 
 
 def test_removing_a_lower_file_copies_nothing_up(union: Workshop) -> None:

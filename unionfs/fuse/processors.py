@@ -53,7 +53,11 @@ def go_to(processor: int) -> bool:
 
 
 def processor_of(thread: int) -> int | None:
-    """Return the processor that a thread runs on, or did last; None if that is not told."""
+    """Return the processor that a thread runs on, or did last; None if that is not told.
+
+    Waits while the thread is within execve(2), behind the point of no return. So ask only about one that is certainly not:
+    execve closes files there, and one of those may be ours.
+    """
     try:
         return int(_read(f"/proc/{thread}/stat").rpartition(b")")[2].split()[36])
     except (OSError, ValueError, IndexError):

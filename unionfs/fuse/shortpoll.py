@@ -56,7 +56,7 @@ class ShortPoll:
         poller.register(fd, select.POLLIN)
         self._poll = poller.poll
         self._fd = fd
-        self.client = 0  # who sent the last request (thread id); set by the session, 0: not known
+        self.wants_client = False  # whether the session is to call `meet`
         self._place = Place()
         self._short = 0  # short sleeps in a row
         self._shared_until = 0.0  # when sharing a processor with the client will be long ago
@@ -67,6 +67,7 @@ class ShortPoll:
         self._switches = 0
         self._stand_in = StandIn(serve) if serve is not None and self._place.needs_stand_in else None
         self._stands_in = False  # whether the stand-in is to serve
+        self._lent = False  # whether it does
         self._term_ends = self._slice_ends = self._last = self._rests_until = 0.0
         self._everybody.register(fd, select.POLLIN)
         ShortPoll._count += 1
@@ -103,17 +104,28 @@ class ShortPoll:
             self._short += 1
             if self._short >= (_AGAIN if start < self._shared_until else _ENOUGH):
                 self._short = 0
-                self._find_place(start)
+                self.wants_client = self._place.choice
         return found
 
-    def _find_place(self, now: float) -> None:
+    def meet(self, client: int) -> None:
+        """See where the thread `client` runs, which waits for the request that was just read, in no other call than for a path.
+
+        Only then may it be asked for: the kernel tells after an execve(2) that goes on, and that may wait for us.
+        """
+        self.wants_client = False
+        if self._lent:
+            self._stands_in = self._follow(client)
+        else:
+            self._find_place(client, time.perf_counter())
+
+    def _find_place(self, client: int, now: float) -> None:
         """Share the busy client's processor; where that was tried in vain, begin to ask."""
-        if not self._place.choice or now < self._until or self._place.go_behind(self.client, now):
+        if not self._place.choice or now < self._until or self._place.go_behind(client, now):
             return
         if self._stand_in is not None and now > self._rests_until and is_quiet():
             self._stands_in, self._term_ends = True, now + _TERM
             return
-        there = processor_of(self.client)
+        there = processor_of(client)
         if there is None or there == syscalls.current_processor():
             self._followed = False
         elif not self._followed and go_to(there):
@@ -134,15 +146,17 @@ class ShortPoll:
                 self._stands_in = False
                 return
         self._slice_ends, self._last = now + _SLICE, 0.0
+        self._lent = True
         if not self._stand_in.take_over():
             self._stands_in, self._rests_until = False, now + _RECOVERS
+        self._lent = False
 
     def goes_on_behind(self) -> bool:
         """Tell the stand-in whether it is still to look for the next request; else its time is over."""
         now = time.perf_counter()
         if not self._last:
             self._short = 0
-            self._stands_in = self._count == 1 and self._follow()
+            self._stands_in = self.wants_client = self._count == 1
         elif now - self._last > _STARVED:
             self._stands_in, self._rests_until = False, now + _RECOVERS
         self._last = now
@@ -155,11 +169,11 @@ class ShortPoll:
             self._short += 1
             if self._short == _AGAIN:
                 self._short = 0
-                self._stands_in = self._follow()
+                self.wants_client = True
 
-    def _follow(self) -> bool:
+    def _follow(self, client: int) -> bool:
         """Go where the client is."""
-        there = processor_of(self.client)
+        there = processor_of(client)
         return there is not None and (there == syscalls.current_processor() or go_to(there))
 
     # -- asking -----------------------------------------------------------------------------------------------------

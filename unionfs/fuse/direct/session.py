@@ -47,6 +47,27 @@ _new_tuple = tuple.__new__
 _ENTERING = frozenset(
     {Opcode.LOOKUP, Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.LINK, Opcode.CREATE, Opcode.TMPFILE}
 )
+# What a thread asks for in calls that take a path or list a directory, and waits for. Others come also from within execve(2),
+# which closes files, or of the kernel itself.
+_OF_WAITING = frozenset(
+    {
+        Opcode.LOOKUP,
+        Opcode.GETATTR,
+        Opcode.READLINK,
+        Opcode.SYMLINK,
+        Opcode.MKNOD,
+        Opcode.MKDIR,
+        Opcode.UNLINK,
+        Opcode.RMDIR,
+        Opcode.RENAME,
+        Opcode.RENAME2,
+        Opcode.LINK,
+        Opcode.OPEN,
+        Opcode.CREATE,
+        Opcode.READDIR,
+        Opcode.READDIRPLUS,
+    }
+)
 # A request was interrupted before we could read it.
 _TAKEN_BACK = (errno.ENOENT, errno.EINTR)
 # At umount; ECONNABORTED if requests were still queued then.
@@ -173,8 +194,8 @@ class DirectSession:
             return
         fields = abi.IN_HEADER.unpack_from(self._buffer)
         header: Header = _new_tuple(Header, fields)
-        if header.pid:  # not a forget, a release or other work of the kernel itself
-            self._poll.client = header.pid
+        if self._poll.wants_client and header.opcode in _OF_WAITING:
+            self._poll.meet(header.pid)
         # What extends a request (in units of 8 bytes) comes last; nothing of the kind is asked for.
         body = self._view[_HEADER_SIZE : length - 8 * header.extensions if header.extensions else length]
         try:
