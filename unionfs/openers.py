@@ -17,16 +17,12 @@ def open_inodes(device: str) -> Iterator[tuple[int, int]]:
 
     Processes that may not be looked at, or that end meanwhile, are left out.
     """
-    mounts: dict[str, set[int]] = {}  # by mount namespace
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
         try:
-            namespace = os.readlink(f"/proc/{name}/ns/mnt")
-            ids = mounts.get(namespace)
-            if ids is None:
-                ids = {mount.id for mount in mount_table.read(int(name)) if mount.device == device}
-                mounts[namespace] = ids
+            # Not by namespace: the kernel tells that of a process only when its execve(2) is over, which may wait for us.
+            ids = {mount.id for mount in mount_table.read(int(name)) if mount.device == device}
             for fd in os.listdir(f"/proc/{name}/fdinfo") if ids else ():
                 fields = _fields(f"/proc/{name}/fdinfo/{fd}")
                 if fields.get("mnt_id", -1) in ids:
