@@ -2,6 +2,7 @@
 """Passthrough in the direct session: the kernel reads, writes and maps branch files itself, and all looks as without it."""
 
 import errno
+import fcntl
 import json
 import mmap
 import os
@@ -269,16 +270,42 @@ def test_option_nopassthrough_leaves_data_to_the_server(union: Workshop) -> None
     assert u.change("passthrough").returncode != 0
 
 
-def test_direct_io_passes_where_the_branch_has_it(union: Workshop) -> None:
-    """Aligned writes with O_DIRECT end up in the branch without a request."""
-    u = passing(union.mount(B0={"up": bytes(8192)}))
-    fd = os.open(u / "up", os.O_RDWR | os.O_DIRECT)
+@pytest.mark.parametrize("name", ["up", "low", "new"])
+def test_direct_io_switched_off_takes_any_length(u: Union, name: str) -> None:
+    """O_DIRECT can be taken off a descriptor by fcntl (dd does for its last block), on files that others have open too."""
+    (u / "up").write_bytes(BIG)
+    plain = os.open(u / ("low" if name == "new" else name), os.O_RDONLY)
+    fd = os.open(u / name, os.O_RDWR | os.O_CREAT | os.O_DIRECT)
     with mmap.mmap(-1, 4096) as buffer:
         buffer[:] = b"d" * 4096
-        os.pwritev(fd, [buffer], 4096)
+        assert os.pwritev(fd, [buffer], 0) == 4096
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT)
+        assert os.pwrite(fd, b"tail", 4096) == 4
+        assert os.pread(fd, 6, 4095) == b"dtail" + (b"" if name == "new" else BIG[4100:4101])
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_DIRECT)
+        assert os.preadv(fd, [buffer], 0) == 4096 and buffer[:] == b"d" * 4096
+    expected = b"d" * 4096 + b"tail" + (b"" if name == "new" else BIG[4100:])
+    with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as shared:
+        assert shared[:] == expected
+    if name == "up":
+        assert os.pread(plain, len(BIG), 0) == expected
+    os.close(plain)
     os.close(fd)
-    assert (u / "up").read_bytes() == (u.branch(0) / "up").read_bytes() == bytes(4096) + b"d" * 4096
-    assert not counts(u).keys() & {"read", "write"}
+    assert (u / name).read_bytes() == (u.branch(0) / name).read_bytes() == expected
+    assert (u.branch(1) / "low").read_bytes() == BIG
+
+
+def test_direct_copy_of_an_odd_length_is_whole(u: Union, union: Workshop) -> None:
+    """`dd oflag=direct` and `iflag=direct` copy every byte, to and from upper and lower files."""
+    source = union.directory("plain") / "in"
+    source.write_bytes(BIG[:10100])
+    (u / "part").write_bytes(BIG[:10100])
+    for number, (path, flag) in enumerate(
+        ((source, "oflag=direct"), (u / "part", "iflag=direct"), (u / "low", "iflag=direct"))
+    ):
+        target = u / f"out{number}"
+        subprocess.run(["dd", f"if={path}", f"of={target}", "bs=4096", flag, "status=none"], check=True)
+        assert target.read_bytes() == (u.branch(0) / target.name).read_bytes() == Path(path).read_bytes()
 
 
 def _overlay(union: Workshop, name: str) -> Path:

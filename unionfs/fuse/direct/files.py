@@ -11,7 +11,7 @@ from unionfs import syscalls
 from unionfs.create import Caller
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
-from unionfs.fuse.direct.passthrough import FLAGS, Passthrough, stale
+from unionfs.fuse.direct.passthrough import Passthrough, open_flags, stale
 from unionfs.fuse.direct.replies import Header, InThread, Replies, Reply, name_in
 from unionfs.fuse.notify import Notifier
 
@@ -30,14 +30,14 @@ class FileRequests:
 
     def open(self, header: Header, body: memoryview) -> Reply:
         """Open a file; ESTALE makes the kernel look up a file that got a new nodeid, and open that."""
-        flags, open_flags = abi.OPEN_IN.unpack_from(body)
+        flags, extra = abi.OPEN_IN.unpack_from(body)
         node = self._replies.node(header.nodeid)
         # Who asks matters for set-id bits alone, and a kernel that keeps it back (ALLOW_IDMAP) says that by OPEN_KILL_SUIDGID.
         caller = Caller(0 if header.uid == abi.INVALID_ID else header.uid, header.gid, header.pid)
         nodeid = header.nodeid
         if nodeid != (node.traits.nodeid or node.ino):
             number, backing = self._passthrough.reopen(node, nodeid, flags, caller)
-            return abi.OPEN_OUT.pack(number, FLAGS, backing.id)
+            return abi.OPEN_OUT.pack(number, open_flags(flags), backing.id)
         if self._replies.writeback and flags & os.O_ACCMODE and not flags & os.O_TRUNC:
             # Not at the first write as elsewhere: by then the caller has been told that all is well.
             self._filesystem.copyups.ensure(node)
@@ -52,7 +52,7 @@ class FileRequests:
         if nodeid != (node.traits.nodeid or node.ino):  # opening copied it up
             self._filesystem.release(handle)
             raise stale()
-        if open_flags & abi.OPEN_KILL_SUIDGID:
+        if extra & abi.OPEN_KILL_SUIDGID:
             self._filesystem.strip_privileges(node)
         return self._opened(handle, reply_flags)
 

@@ -87,6 +87,15 @@ def plan(*, passing: bool, ordinary: bool, writable: bool, writes: bool, keeps: 
     return Plan.ORDINARY
 
 
+def open_flags(flags: int) -> int:
+    """Return how the kernel is to use a handle that passes through, opened with the caller's `flags`.
+
+    With O_DIRECT reads and writes come to the server, and mappings alone pass: the file that the kernel opens for itself gets
+    the caller's O_DIRECT and keeps it when fcntl(F_SETFL) takes it off, as dd(1) does for its last, short block.
+    """
+    return FLAGS | abi.FOPEN_DIRECT_IO if flags & os.O_DIRECT else FLAGS
+
+
 def refusal() -> str:
     """Return why this process may not register files ("" if it may)."""
     with open("/proc/thread-self/status", encoding="ascii") as lines:
@@ -187,7 +196,7 @@ class Passthrough:
                 backing.opens += 1
                 self.opens += 1
                 handle.backing = handles.backing = backing
-                return FLAGS, backing.id
+                return open_flags(handle.flags), backing.id
         elif chosen is Plan.STALE:
             if not node.removed:
                 self._filesystem.union.renumber(node)
