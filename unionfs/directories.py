@@ -104,7 +104,7 @@ class Directories:
         self, node: Node, parents: tuple[tuple[OpenBranch, int], ...], flags: int = PATH_DIRECTORY
     ) -> tuple[tuple[OpenBranch, int], ...]:
         if node.epoch != self._epoch:
-            found = find(parents, node.name, trust=True)
+            found = find(parents, node.name)
             if found is None or not found.is_directory:
                 raise stale(node)
             self.set_layers(node, found)

@@ -55,20 +55,18 @@ def find(
     layers: Layers,
     name: bytes,
     *,
-    trust: bool = False,
     last_mark: bool = True,
     contents: Sequence[Contents | None] = (),
 ) -> Found | None:
     """Return where `name` is visible in the directory `layers`, or None. `contents` is what is known of each layer's names.
 
-    EIO if the topmost branch has both the entry and its whiteout and nothing else shows the name (unless `trust`:
-    udba=none), or if a whiteout is not a regular file. Without `last_mark` the last layer's whiteouts are not looked for:
-    there is nothing below that they could hide.
+    A whiteout hides what is below it: an entry beside its own shows (OCI's rule; it is also what lets an operation make or
+    remove the two one after the other). EIO if a whiteout is not a regular file. Without `last_mark` the last layer's whiteouts
+    are not looked for: there is nothing below that they could hide.
     """
     entries: list[tuple[OpenBranch, os.stat_result]] = []
     kind = 0
     key = hash(name)
-    corrupt = False
     unmarked = -1 if last_mark else len(layers) - 1
     for position, (branch, fd) in enumerate(layers):
         known = contents[position] if contents else None
@@ -81,34 +79,28 @@ def find(
                 pass
         if branch.overlay and status is not None and whiteout.is_overlay_whiteout(fd, name, status):
             break
+        if status is not None:
+            found = status.st_mode & _S_IFMT
+            if not entries:
+                entries.append((branch, status))
+                kind = found
+                if kind != stat.S_IFDIR:
+                    return Found(entries)
+            elif found == kind:
+                # Opaque marks matter only when a second directory would join; so one stat a level is saved in the usual case.
+                if _opaque_above(layers, name, entries[-1][0]):
+                    break
+                entries.append((branch, status))
+            elif branch.overlay:
+                break  # overlayfs stops at an entry of another type; AUFS goes on
         if (
             branch.whable
             and position != unmarked
             and (known is None or (known.marked and known.may_hide(name)))
             and whiteout.has_mark(fd, name)
         ):
-            corrupt = status is not None and position == 0
             break
-        if status is None:
-            continue
-        found = status.st_mode & _S_IFMT
-        if not entries:
-            entries.append((branch, status))
-            kind = found
-            if kind != stat.S_IFDIR:
-                return Found(entries)
-        elif found == kind:
-            # Opaque marks matter only when a second directory would join; so one stat a level is saved in the usual case.
-            if _opaque_above(layers, name, entries[-1][0]):
-                break
-            entries.append((branch, status))
-        elif branch.overlay:
-            break  # overlayfs stops at an entry of another type; AUFS goes on
-    if entries:
-        return Found(entries)
-    if corrupt and not trust:
-        raise OSError(errno.EIO, "both the entry and its whiteout are in one branch", os.fsdecode(name))
-    return None
+    return Found(entries) if entries else None
 
 
 def _opaque_above(layers: Layers, name: bytes, branch: OpenBranch) -> bool:
@@ -127,5 +119,5 @@ def is_visible_below(layers: Layers, name: bytes, branch: OpenBranch) -> bool:
     """Tell whether a branch lower than `branch` still shows `name` (any type), so that hiding it needs a whiteout."""
     position = next((index for index, (candidate, _) in enumerate(layers) if candidate is branch), None)
     if position is None:
-        return find(layers, name, trust=True) is not None
-    return find(layers[position + 1 :], name, trust=True) is not None
+        return find(layers, name) is not None
+    return find(layers[position + 1 :], name) is not None

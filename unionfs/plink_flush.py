@@ -134,7 +134,7 @@ class PlinkFlusher:
                 os.close(readable)
         below = []
         for name in names:
-            found = find(layers, name, trust=True)
+            found = find(layers, name)
             if found is None:
                 continue
             if found.is_directory:

@@ -102,7 +102,7 @@ class Union(Copies):
             except (FileNotFoundError, NotADirectoryError):
                 return None
         known = self.known.of(parent, dirs, trust)
-        return find(dirs, name, trust=trust, last_mark=not trust, contents=known)
+        return find(dirs, name, last_mark=not trust, contents=known)
 
     def find_new(self, parent: Node, name: bytes) -> Found | None:
         """Return what is at a name that something is about to be given.
@@ -169,7 +169,7 @@ class Union(Copies):
             if candidate is branch:
                 start = position + 1
         known = parent.contents if self.trust else ()
-        below = find(layers[start:], name, trust=True, last_mark=not self.trust, contents=known[start:])
+        below = find(layers[start:], name, last_mark=not self.trust, contents=known[start:])
         return below is not None
 
     def make_whiteout(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> None:
