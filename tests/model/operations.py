@@ -88,9 +88,9 @@ def _make(path: Path, node: Node, below: Path, files: list[Path]) -> None:
     path.chmod(node.mode)
 
 
-_paths = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map("/".join)
+paths = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map("/".join)
 _sizes = st.sampled_from((0, 1, 10, 4096, 5000, 20000))
-_data = st.binary(min_size=1, max_size=20) | st.just(b"z" * 9000)
+data = st.binary(min_size=1, max_size=20) | st.just(b"z" * 9000)
 _flags = st.sampled_from((os.O_RDONLY, os.O_RDWR, os.O_RDWR, os.O_RDWR | os.O_APPEND))
 _rename_flags = st.sampled_from((0, 0, 0, syscalls.RENAME_NOREPLACE, syscalls.RENAME_EXCHANGE))
 
@@ -107,58 +107,63 @@ _allocations = st.sampled_from(
 Operation = tuple[object, ...]
 
 
-def _operation(name: str, *arguments: st.SearchStrategy[object]) -> st.SearchStrategy[Operation]:
+def operation(name: str, *arguments: st.SearchStrategy[object]) -> st.SearchStrategy[Operation]:
+    """Return operations of that name with drawn arguments."""
     return st.tuples(st.just(name), *arguments)
 
 
 _slots = st.sampled_from(SLOTS)
 _any_session = [
-    _operation("create", _paths, _data, st.sampled_from(MODES)),
-    _operation("append", _paths, _data),
-    _operation("overwrite", _paths, _data),
-    _operation("truncate", _paths, _sizes),
-    _operation("read", _paths),
-    _operation("mkdir", _paths, st.sampled_from(MODES)),
-    _operation("rmdir", _paths),
-    _operation("rmtree", _paths),
-    _operation("unlink", _paths),
-    _operation("rename", _paths, _paths, _rename_flags),
-    _operation("rename", _paths, _paths, _rename_flags),
-    _operation("link", _paths, _paths),
-    _operation("symlink", _paths),
-    _operation("fifo", _paths),
-    _operation("chmod", _paths, st.sampled_from(MODES)),
-    _operation("chown", _paths, st.sampled_from(OWNERS)),
-    _operation("setxattr", _paths, st.sampled_from(XATTRS), st.binary(min_size=1, max_size=8)),
-    _operation("removexattr", _paths, st.sampled_from(XATTRS)),
-    _operation("utime", _paths),
-    _operation("list", _paths),
-    _operation("stat", _paths),
-    _operation("open", _slots, _paths, _flags),
-    _operation("pwrite", _slots, _sizes, _data),
-    _operation("pread", _slots, _sizes),
-    _operation("ftruncate", _slots, _sizes),
-    _operation("fstat", _slots),
-    _operation("fsync", _slots),
-    _operation("close", _slots),
-    _operation("write", _slots, _data),
-    _operation("next", _slots, _sizes),
-    _operation("fchmod", _slots, st.sampled_from(MODES)),
-    _operation("seek", _slots, _sizes, st.sampled_from((os.SEEK_DATA, os.SEEK_HOLE))),
-    _operation("map", _slots),
-    _operation("poke", _slots, _sizes, _data),
-    _operation("peek", _slots),
+    operation("create", paths, data, st.sampled_from(MODES)),
+    operation("append", paths, data),
+    operation("overwrite", paths, data),
+    operation("truncate", paths, _sizes),
+    operation("read", paths),
+    operation("mkdir", paths, st.sampled_from(MODES)),
+    operation("rmdir", paths),
+    operation("rmtree", paths),
+    operation("unlink", paths),
+    operation("rename", paths, paths, _rename_flags),
+    operation("rename", paths, paths, _rename_flags),
+    operation("link", paths, paths),
+    operation("symlink", paths),
+    operation("fifo", paths),
+    operation("chmod", paths, st.sampled_from(MODES)),
+    operation("chown", paths, st.sampled_from(OWNERS)),
+    operation("setxattr", paths, st.sampled_from(XATTRS), st.binary(min_size=1, max_size=8)),
+    operation("removexattr", paths, st.sampled_from(XATTRS)),
+    operation("utime", paths),
+    operation("list", paths),
+    operation("stat", paths),
+    operation("open", _slots, paths, _flags),
+    operation("pwrite", _slots, _sizes, data),
+    operation("pread", _slots, _sizes),
+    operation("ftruncate", _slots, _sizes),
+    operation("fstat", _slots),
+    operation("fsync", _slots),
+    operation("close", _slots),
+    operation("write", _slots, data),
+    operation("next", _slots, _sizes),
+    operation("fchmod", _slots, st.sampled_from(MODES)),
+    operation("seek", _slots, _sizes, st.sampled_from((os.SEEK_DATA, os.SEEK_HOLE))),
+    operation("map", _slots),
+    operation("poke", _slots, _sizes, data),
+    operation("peek", _slots),
 ]
 _direct_session = [
-    _operation("tmpfile", _slots, _paths, st.sampled_from(MODES)),
-    _operation("fallocate", _slots, _allocations, _sizes, _sizes),
-    _operation("fallocate", _slots, _allocations, _sizes, _sizes),
-    _operation("linkat", _slots, _paths),
-    _operation("copy_range", _slots, _slots, _sizes, _sizes, _sizes),
+    operation("tmpfile", _slots, paths, st.sampled_from(MODES)),
+    operation("fallocate", _slots, _allocations, _sizes, _sizes),
+    operation("fallocate", _slots, _allocations, _sizes, _sizes),
+    operation("linkat", _slots, paths),
+    operation("copy_range", _slots, _slots, _sizes, _sizes, _sizes),
 ]
+
+
+def known_operations(session: str) -> list[st.SearchStrategy[Operation]]:
+    """Return what the session can do: pyfuse3 has no fallocate, O_TMPFILE and copy_file_range."""
+    return _any_session + (_direct_session if session == "direct" else [])
 
 
 def operations(session: str) -> st.SearchStrategy[list[Operation]]:
-    """Return lists of what the session can do: pyfuse3 has no fallocate, O_TMPFILE and copy_file_range."""
-    known = _any_session + (_direct_session if session == "direct" else [])
-    return st.lists(st.one_of(known), max_size=30)
+    """Return lists of what the session can do."""
+    return st.lists(st.one_of(known_operations(session)), max_size=30)

@@ -22,6 +22,7 @@ class Runner:
         self.root = str(root)
         self._descriptors: dict[object, int] = {}
         self._maps: dict[object, mmap.mmap] = {}
+        self._held: list[int] = []
 
     def run(self, operation: Operation) -> object:
         """Return ("ok", value) or the name of the errno; nothing else is compared."""
@@ -35,6 +36,15 @@ class Runner:
         """Close what is still open."""
         for slot in list(self._descriptors):
             self._close(slot)
+
+    def drop(self) -> None:
+        """Close what is still open, whatever closing says: the server may be dead, or without descriptors."""
+        self._release()
+        for slot in list(self._descriptors):
+            try:
+                self._close(slot)
+            except OSError:
+                pass  # the descriptor is closed all the same
 
     def path(self, name: str) -> str:
         """Return the path of a name of this tree."""
@@ -223,6 +233,15 @@ class Runner:
             raise OSError(errno.EACCES, "mapped for reading") from error
         mapping.flush()
         return True
+
+    def _hold(self, path: str, count: int) -> None:
+        """Open a name many times, each of which takes a descriptor of the server too."""
+        for _ in range(count):
+            self._held.append(os.open(self.path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW))
+
+    def _release(self) -> None:
+        while self._held:
+            os.close(self._held.pop())
 
     def _peek(self, slot: object) -> bytes:
         mapping, size = self._mapping(slot)

@@ -9,6 +9,7 @@ import itertools
 import os
 import shutil
 from pathlib import Path
+from typing import Protocol
 
 from tests.model.operations import Node, Operation, make_layer
 from tests.model.runner import Past, Runner
@@ -19,10 +20,18 @@ from tests.support.union import Union, Workshop
 LAYERS = 3
 
 
+class Doer(Protocol):
+    """What carries out operations: a Runner, here or in another process."""
+
+    def run(self, operation: Operation) -> object: ...
+
+
 class World:
     """One mount and the plain directories beside it."""
 
-    def __init__(self, shop: Workshop, coherence: str = "aufs", udba: str = "reval") -> None:
+    def __init__(
+        self, shop: Workshop, coherence: str = "aufs", udba: str = "reval", launcher: tuple[str, ...] = ()
+    ) -> None:
         self.coherence = coherence
         self.udba = udba
         self.plain = shop.directory("plain")
@@ -30,41 +39,54 @@ class World:
         text = "br:{rw}=rw:" + ":".join(f"{{L{n}}}=ro+wh" for n in reversed(range(LAYERS)))
         text += f",coherence={coherence},udba={udba}"
         branches = {f"L{n}": path for n, path in enumerate(self.lower)}
-        self.union: Union = shop.mount(text, changing=" ".join(branches), rw={}, branches=branches)
+        self.union: Union = shop.prepare(text, " ".join(branches), {"rw": {}, **branches})
+        self.union.launcher = list(launcher)
+        self.union.start()
         self.rw = self.union.branches["rw"]
         self.numbers = itertools.count()
         self.done: dict[str, dict[str, tree.Entry]] = {}
 
     def example(self, content: list[dict[str, Node]], steps: list[Operation]) -> None:
         """Run one example and compare; the tree is kept for the comparison after a remount."""
+        name = self.make_layers(content)
+        plain = self.plain / name
+        before = [tree.snapshot(layer / name, times=True) for layer in self.lower]
+        expected, past, found = Runner(plain), Past(plain), Runner(self.union.mnt / name)
+        try:
+            self.compare_trees(name, "the start")
+            for number, step in enumerate(steps):
+                self.step(name, number, step, expected, past, found)
+        finally:
+            past.close()
+            expected.close()
+            found.close()
+        self.compare_trees(name, "the end")
+        assert [tree.snapshot(layer / name, times=True) for layer in self.lower] == before
+        self.done[name] = tree.snapshot(plain)
+
+    def make_layers(self, content: list[dict[str, Node]]) -> str:
+        """Make the directories of one example in the branches and the plain tree; return their name."""
         name = f"x{next(self.numbers)}"
         plain = self.plain / name
         for layer, nodes in zip(self.lower, content, strict=True):
             make_layer(layer / name, nodes, plain)
             flatten([layer / name], plain)
         if self.udba == "none":  # then a mount may go on believing what it saw in the branches before
-            self.union.stop()
-            self.union.start()
-        before = [tree.snapshot(layer / name, times=True) for layer in self.lower]
-        expected, past, found = Runner(plain), Past(plain), Runner(self.union.mnt / name)
-        try:
-            self._compare_trees(name, "the start")
-            for number, step in enumerate(steps):
-                self._step(name, number, step, expected, past, found)
-        finally:
-            past.close()
-            expected.close()
-            found.close()
-        self._compare_trees(name, "the end")
-        assert [tree.snapshot(layer / name, times=True) for layer in self.lower] == before
-        self.done[name] = tree.snapshot(plain)
+            self.union.remount()
+        return name
 
-    def _step(
-        self, name: str, number: int, step: Operation, expected: Runner, past: Past, found: Runner
+    def step(
+        self, name: str, number: int, step: Operation, expected: Runner, past: Past, found: Doer
     ) -> None:
+        """Do one operation on both sides and compare its outcome."""
         if step[0] in ("copy_range", "linkat") and past.has(step[1]):
             return  # from which of the two files is left open
-        outcome = found.run(step)
+        self.compare_outcome(name, number, step, expected, past, found.run(step))
+
+    def compare_outcome(
+        self, name: str, number: int, step: Operation, expected: Runner, past: Past, outcome: object
+    ) -> None:
+        """Compare what came of an operation on the union with what comes of it on the plain tree."""
         if outcome == "EXDEV" and self._is_lower_directory_rename(name, step):
             return
         wanted = expected.run(step)
@@ -83,7 +105,8 @@ class World:
         sides = [str(side) for side in arguments[:2]]
         return any((layer / name / side).is_dir() for layer in self.lower for side in sides)
 
-    def _compare_trees(self, name: str, when: str) -> None:
+    def compare_trees(self, name: str, when: str) -> None:
+        """Fail where the union differs from the plain tree."""
         mounted = self.union.mnt / name
         problem = difference(tree.snapshot(self.plain / name), tree.snapshot(mounted))
         assert not problem, f"at {when}:\n{problem}"
@@ -95,7 +118,7 @@ class World:
         self.union.stop()
         for name, expected in self.done.items():
             target = self.plain / f"{name}.flat"
-            flatten([*(layer / name for layer in self.lower), *self._top(name)], target)
+            flatten([*(layer / name for layer in self.lower), *self.top(name)], target)
             problem = difference(expected, tree.snapshot(target))
             assert not problem, f"{name} flattened:\n{problem}"
             shutil.rmtree(target)
@@ -105,6 +128,7 @@ class World:
             assert not problem, f"{name} after remount:\n{problem}"
         self.done.clear()
 
-    def _top(self, name: str) -> list[Path]:
+    def top(self, name: str) -> list[Path]:
+        """Return where the writable branch has something of the example."""
         top = self.rw / name
         return [top] if os.path.lexists(top) else []
