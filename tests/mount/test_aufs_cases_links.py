@@ -58,6 +58,14 @@ def test_umount_with_pseudo_link_makes_it_real(union: Workshop) -> None:
     assert os.listdir(u.branch(0) / ".wh..wh.plnk") == []
 
 
+def test_umount_with_notify_flushes_directories_never_looked_at(union: Workshop) -> None:
+    """The watches have ended by then; directories that only the flush opens are not watched any more."""
+    u = union.mount("udba=notify", B0={}, B1={"d/a": "old\n", "e/b": HardLink("d/a")})
+    _append(u, "d/a", "new\n")
+    u.stop()
+    assert (u.branch(0) / "e/b").samefile(u.branch(0) / "d/a")
+
+
 def test_mount_right_after_umount_waits_for_the_flush(union: Workshop) -> None:
     """The server makes the links when umount(2) has returned; who mounts the branches again at once finds them made."""
     u = union.mount(B0={}, B1={**PAIR, **{f"d{number}": Dir() for number in range(1500)}})
