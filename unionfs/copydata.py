@@ -61,17 +61,14 @@ class CopyJob:
         source_id: Identity,
         write_back: WriteBack | None,
     ) -> CopyJob:
-        """Make the stage; the job owns `source_fd` from then on."""
-        staged = b""
+        """Make the stage in the directory `staging`; the job owns `source_fd` from then on."""
+        own = os.dup(staging)  # a branch may be removed while a thread copies to it
         try:
-            fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=staging)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
-                raise
-            staged = stage.stage_name(name)
-            flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(staged, flags, 0o600, dir_fd=staging)
-        job = cls(source_fd, fd, staging, staged, length)
+            fd, staged = _make_stage(own, name)
+        except BaseException:
+            os.close(own)
+            raise
+        job = cls(source_fd, fd, own, staged, length)
         job.target, job.source_id, job.write_back, job._whole = target, source_id, write_back, whole
         return job
 
@@ -116,10 +113,22 @@ class CopyJob:
         if self._name:
             stage.discard(self._staging, self._name)
             self._name = b""
-        for fd in (self._source, self.fd):
+        for fd in (self._source, self.fd, self._staging):
             if fd >= 0:
                 os.close(fd)
-        self._source = self.fd = -1
+        self._source = self.fd = self._staging = -1
+
+
+def _make_stage(staging: int, name: bytes) -> tuple[int, bytes]:
+    """Return the descriptor of a new stage and its name, which is empty where the filesystem has O_TMPFILE."""
+    try:
+        return os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=staging), b""
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
+            raise
+    staged = stage.stage_name(name)
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(staged, flags, 0o600, dir_fd=staging), staged
 
 
 def copy_data(source: int, target: int, length: int, *, whole: bool) -> None:

@@ -14,11 +14,12 @@ import stat
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from unionfs import stage, surgery, whiteout
+from unionfs import stage, surgery, syscalls, whiteout
 from unionfs.attributes import AttributeChanger, Changes
 from unionfs.branch import Branch, OpenBranch
 from unionfs.copyup import CopyUps
 from unionfs.create import Caller, Creator
+from unionfs.descriptor import Descriptor, Errand, errand
 from unionfs.handles import DirectoryHandle, FileHandle, Handles, HandleTable, branch_flags
 from unionfs.inspect import Inspector
 from unionfs.link import Linker
@@ -266,17 +267,24 @@ class UnionFilesystem:
         """Write all of `data`, unless the branch runs full; return how much was written."""
         return write_all(self.writable_file(number).fd, memoryview(data), offset)
 
-    def fsync(self, number: int, *, data_only: bool) -> None:
-        """Write a file (or directory) back; may block for long, so sessions call it in a thread."""
+    def write_back(self, number: int, *, data_only: bool) -> Errand:
+        """Return what writes an open file (or directory) back."""
         handle = self.handles[number]
         if isinstance(handle, DirectoryHandle):
-            for branch, fd in handle.listing.descriptors:
-                if branch.writable:
-                    os.fsync(fd)
-        elif data_only:
-            os.fdatasync(handle.fd)
-        else:
-            os.fsync(handle.fd)
+            return self.listings.write_back(handle.node)
+        sync = os.fdatasync if data_only else os.fsync
+        return errand(lambda: sync(handle.fd), handle)
+
+    def write_back_all(self) -> Errand:
+        """Return what writes back the filesystems of all writable branches."""
+        # Of our own: a branch may be removed meanwhile.
+        roots = tuple(Descriptor(os.dup(branch.root)) for branch in self.branches if branch.writable)
+
+        def work() -> None:
+            for root in roots:
+                syscalls.sync_filesystem(root.fd)
+
+        return Errand(work, roots)
 
     def release(self, number: int) -> None:
         """Close a handle."""

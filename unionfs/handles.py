@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Open files and directories: what a FUSE handle number stands for.
 
-A handle owns one descriptor on a branch. After a copy-up the descriptor is switched in place (`dup2`), so readers that
-were there before see the new data, as AUFS promises. A handle whose data the kernel takes from the branch by itself
-(passthrough) cannot be switched: it keeps the file that it was opened on.
+A handle owns one descriptor on a branch, which work that waits for a thread holds too. After a copy-up the descriptor is
+switched in place (`dup2`), so readers that were there before see the new data, as AUFS promises. A handle whose data the kernel
+takes from the branch by itself (passthrough) cannot be switched: it keeps the file that it was opened on.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from unionfs import whiteout
+from unionfs.descriptor import Descriptor
 from unionfs.nodes import Node
 
 if TYPE_CHECKING:
@@ -37,14 +38,14 @@ class Backing:
         self.opens = 0
 
 
-class FileHandle:
+class FileHandle(Descriptor):
     """An open regular file."""
 
-    __slots__ = ("backing", "fd", "flags", "node", "number", "pid", "size", "writes")
+    __slots__ = ("backing", "flags", "node", "number", "pid", "size", "writes")
 
     def __init__(self, node: Node, fd: int, flags: int, pid: int, *, size: int = -1) -> None:
+        super().__init__(fd)
         self.node = node
-        self.fd = fd
         self.flags = flags
         self.pid = pid
         self.writes = flags & os.O_ACCMODE != os.O_RDONLY  # opened for writing
@@ -59,8 +60,8 @@ class FileHandle:
         os.close(fd)
 
     def close(self) -> None:
-        """Close the descriptor."""
-        os.close(self.fd)
+        """Close the descriptor, as soon as no work for threads holds it any more."""
+        self.drop()
 
 
 class Handles(set[FileHandle]):

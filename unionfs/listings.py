@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 import resource
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from unionfs.branch import OpenBranch
+from unionfs.descriptor import Descriptor, Errand
 from unionfs.emptiness import open_list
 from unionfs.merge import POSITION_BITS
 from unionfs.nodes import Node
@@ -233,20 +234,23 @@ class Listings:
         self._memory -= kept.memory
         self._descriptors -= kept.descriptors
 
-    def write_back(self, node: Node) -> Callable[[], None]:
-        """Return what writes a directory back on its writable branches; it may block for long: call it in a thread."""
+    def write_back(self, node: Node) -> Errand:
+        """Return what writes a directory back on its writable branches."""
         copies = [] if node.removed else [fd for branch, fd in self._union.dirs(node) if branch.writable]
-        opened = [open_list(fd) for fd in copies]
+        opened: list[Descriptor] = []
+        try:
+            for fd in copies:
+                opened.append(Descriptor(open_list(fd)))
+        except BaseException:
+            for descriptor in opened:
+                descriptor.drop()
+            raise
 
         def work() -> None:
-            try:
-                for fd in opened:
-                    os.fsync(fd)
-            finally:
-                for fd in opened:
-                    os.close(fd)
+            for descriptor in opened:
+                os.fsync(descriptor.fd)
 
-        return work
+        return Errand(work, tuple(opened))
 
     def drop(self, node: Node) -> None:
         """Drop every listing of a directory."""

@@ -45,6 +45,7 @@ class Watcher:
         self._fd = syscalls.inotify_init()
         self._nodes: dict[int, Node] = {}
         self._full = False
+        self._directories = union.directories
         union.directories.on_open = self.watch
         for branch, fd in union.dirs(union.root):
             self.watch(union.root, branch, fd)
@@ -75,6 +76,9 @@ class Watcher:
                 if not complete:
                     self._lost()
         finally:
+            self._directories.on_open = (
+                None  # those are opened after the session too, when pseudo-links are flushed
+            )
             os.close(self._fd)
 
     def _doubted(self, data: bytes) -> tuple[dict[CachedName, None], dict[int, None], bool]:

@@ -180,7 +180,7 @@ def test_fsync_of_unknown_handle_is_ebadf(branches: tuple[Branch, ...], data_onl
     filesystem = UnionFilesystem.open(branches, Options(fsync=False))
     try:
         with pytest.raises(OSError) as caught:
-            filesystem.fsync(UNKNOWN, data_only=data_only)
+            filesystem.write_back(UNKNOWN, data_only=data_only)
         assert caught.value.errno == errno.EBADF
     finally:
         filesystem.close()

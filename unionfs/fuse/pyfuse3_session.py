@@ -22,12 +22,14 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 from unionfs.attributes import Changes
 from unionfs.copydata import Deferred
 from unionfs.create import Caller
-from unionfs.filesystem import UnionFilesystem
+from unionfs.descriptor import Errand
+from unionfs.filesystem import UnionFilesystem, write_all
 from unionfs.fuse import background
 from unionfs.fuse.cachednames import CachedNames
 from unionfs.fuse.handshake import negotiate
 from unionfs.fuse.notify import Notifier
 from unionfs.fuse.pyfuse3_wait import short_poll
+from unionfs.handles import FileHandle
 from unionfs.nodes import Attributes, Node
 
 if TYPE_CHECKING:
@@ -106,6 +108,23 @@ class Operations(pyfuse3.Operations):
                 return operation(*arguments, **named)
             except Deferred as deferred:
                 await trio.to_thread.run_sync(deferred.job.run)
+
+    async def do_errand(self, errand: Errand) -> None:
+        """Do an errand in a thread."""
+        try:
+            await trio.to_thread.run_sync(errand.function)
+        finally:
+            errand.drop()
+
+    async def in_thread(
+        self, handle: FileHandle, call: Callable[..., T], *arguments: Any
+    ) -> T:  # Any: passed on
+        """Call in a thread, for which the handle's descriptor is kept open."""
+        handle.hold()
+        try:
+            return await trio.to_thread.run_sync(call, *arguments)
+        finally:
+            handle.drop()
 
     def entry(self, attributes: Attributes) -> EntryAttributes:
         """Return pyfuse3's form of attributes."""
@@ -250,18 +269,19 @@ class Operations(pyfuse3.Operations):
     @answered
     async def read(self, fh: int, off: int, size: int) -> bytes:
         """Read what the page cache has inline; go to a thread only for what must come from the disk."""
-        fd = self.filesystem.file(fh).fd
+        handle = self.filesystem.file(fh)
+        fd = handle.fd
         buffer = bytearray(size)
         try:
             count = os.preadv(fd, [buffer], off, os.RWF_NOWAIT)
         except BlockingIOError:
-            return await trio.to_thread.run_sync(os.pread, fd, size, off)
+            return await self.in_thread(handle, os.pread, fd, size, off)
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
             return os.pread(fd, size, off)
         if 0 < count < size:  # the end of the file, or the end of what is cached
-            count += await trio.to_thread.run_sync(os.preadv, fd, [memoryview(buffer)[count:]], off + count)
+            count += await self.in_thread(handle, os.preadv, fd, [memoryview(buffer)[count:]], off + count)
         del buffer[count:]
         return cast(bytes, buffer)  # pyfuse3 takes any buffer, its type says bytes
 
@@ -269,8 +289,8 @@ class Operations(pyfuse3.Operations):
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         handle = await self.call(self.filesystem.writable_file, fh)
         if handle.flags & (os.O_SYNC | os.O_DSYNC):
-            return await trio.to_thread.run_sync(self.filesystem.write, fh, off, buf)
-        return self.filesystem.write(fh, off, buf)
+            return await self.in_thread(handle, write_all, handle.fd, memoryview(buf), off)
+        return write_all(handle.fd, memoryview(buf), off)
 
     @answered
     async def flush(self, fh: int) -> None:
@@ -278,8 +298,7 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def fsync(self, fh: int, datasync: bool) -> None:
-        operation = functools.partial(self.filesystem.fsync, fh, data_only=bool(datasync))
-        await trio.to_thread.run_sync(operation)
+        await self.do_errand(self.filesystem.write_back(fh, data_only=bool(datasync)))
 
     @answered
     async def release(self, fh: int) -> None:
@@ -331,7 +350,7 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        await trio.to_thread.run_sync(functools.partial(self.filesystem.fsync, fh, data_only=bool(datasync)))
+        await self.do_errand(self.filesystem.write_back(fh, data_only=bool(datasync)))
 
     # -- the rest -----------------------------------------------------------------------------------------------
 
@@ -370,20 +389,26 @@ class Operations(pyfuse3.Operations):
 
 
 async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statistics) -> None:
-    """Serve requests from `device_fd` until the mount is gone."""
+    """Serve requests from `device_fd` until the mount is gone, and close it."""
     operations = Operations(filesystem, statistics)
-    async with trio.open_nursery() as nursery:
-        tasks = background.Tasks(nursery)
-        background.attach(filesystem, Notifier(device_fd), operations.cached, tasks)
-        filesystem.options_changed = operations.use_options
-        try:
-            await negotiate(operations, device_fd)
-            with short_poll(device_fd):
-                await _until_unmounted()
-        finally:
-            pyfuse3.close(unmount=False)
-            background.detach(filesystem, tasks)
-            nursery.cancel_scope.cancel()
+    notifier = Notifier(device_fd)
+    try:
+        async with trio.open_nursery() as nursery:
+            tasks = background.Tasks(nursery)
+            background.attach(filesystem, notifier, operations.cached, tasks)
+            filesystem.options_changed = operations.use_options
+            try:
+                await negotiate(operations, device_fd)
+                with short_poll(device_fd):
+                    await _until_unmounted()
+            finally:
+                pyfuse3.close(unmount=False)
+                background.detach(filesystem, tasks)
+                nursery.cancel_scope.cancel()
+    finally:
+        # Not sooner: threads may be telling the kernel something through it.
+        notifier.close()
+        os.close(device_fd)
 
 
 async def _until_unmounted() -> None:

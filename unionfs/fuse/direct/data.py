@@ -65,7 +65,10 @@ class DataRequests:
                 raise
             if is_in_memory(handle):
                 return view[: os.preadv(fd, (view,), offset)]
-        self._workers.submit(header.unique, lambda buffer: buffer[: os.preadv(fd, (buffer[:size],), offset)])
+        handle.hold()
+        self._workers.submit(
+            header.unique, lambda buffer: buffer[: os.preadv(handle.fd, (buffer[:size],), offset)], (handle,)
+        )
         return NO_REPLY
 
     def write(self, header: Header, body: memoryview) -> Reply:
@@ -77,12 +80,12 @@ class DataRequests:
         handle = self._filesystem.writable_file(fh)
         if write_flags & abi.WRITE_KILL_SUIDGID:
             self._strip(handle)
-        fd = handle.fd
         if handle.flags & (os.O_SYNC | os.O_DSYNC) or time.monotonic() < self._slow_until:
             copy = memoryview(bytes(data))
-            self._workers.submit(header.unique, lambda _: self._write(fd, copy, offset))
+            handle.hold()
+            self._workers.submit(header.unique, lambda _: self._write(handle.fd, copy, offset), (handle,))
             return NO_REPLY
-        return self._write(fd, data, offset)
+        return self._write(handle.fd, data, offset)
 
     def _strip(self, handle: FileHandle) -> None:
         """Clear set-id bits and capabilities: every write of an ordinary user asks for that, so a look must do mostly."""

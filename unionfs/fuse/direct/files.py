@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import errno
 import os
-from functools import partial
 
 from unionfs import syscalls
 from unionfs.create import Caller
+from unionfs.descriptor import errand
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.fuse.direct.passthrough import Passthrough, open_flags, stale
-from unionfs.fuse.direct.replies import Header, InThread, Replies, Reply, name_in
+from unionfs.fuse.direct.replies import Header, Replies, Reply, name_in
 from unionfs.fuse.notify import Notifier
 
 
@@ -111,39 +111,24 @@ class FileRequests:
         """Write a file back, in a thread unless there is nothing to wait for."""
         fh, flags = abi.FSYNC_IN.unpack_from(body)
         fd = self._filesystem.file(fh).fd
-        sync = os.fdatasync if flags & abi.FSYNC_DATASYNC else os.fsync
-
-        def work() -> bytes:
-            sync(fd)
-            return b""
-
         # Asked of the file itself: an old reader's is not on the node's branch, and a mistake would hold up everybody.
-        return work() if syscalls.is_in_memory(fd) else InThread(work)
+        if syscalls.is_in_memory(fd):
+            os.fsync(fd)
+            return b""
+        return self._filesystem.write_back(fh, data_only=bool(flags & abi.FSYNC_DATASYNC))
 
     def fsyncdir(self, header: Header, body: memoryview) -> Reply:
         """Write a directory back on its writable branches, in a thread."""
         fh, flags = abi.FSYNC_IN.unpack_from(body)
         if not fh:
-            write_back = self._filesystem.listings.write_back(self._replies.node(header.nodeid))
-        else:
-            write_back = partial(self._filesystem.fsync, fh, data_only=bool(flags & abi.FSYNC_DATASYNC))
-
-        def work() -> bytes:
-            write_back()
-            return b""
-
-        return InThread(work)
+            return self._filesystem.listings.write_back(self._replies.node(header.nodeid))
+        return self._filesystem.write_back(fh, data_only=bool(flags & abi.FSYNC_DATASYNC))
 
     def fallocate(self, header: Header, body: memoryview) -> Reply:
         """Allocate, punch or zero a range."""
         fh, offset, length, mode = abi.FALLOCATE_IN.unpack_from(body)
-        fd = self._filesystem.writable_file(fh).fd
-
-        def work() -> bytes:
-            syscalls.fallocate(fd, mode, offset, length)
-            return b""
-
-        return InThread(work)
+        handle = self._filesystem.writable_file(fh)
+        return errand(lambda: syscalls.fallocate(handle.fd, mode, offset, length), handle)
 
     def lseek(self, header: Header, body: memoryview) -> Reply:
         """Find data or a hole; where the kernel holds back data that would fill one, it is asked for that first."""
@@ -156,17 +141,17 @@ class FileRequests:
             self._notifier.data(header.nodeid)
             return abi.LSEEK_OUT.pack(os.lseek(handle.fd, offset, whence))
 
-        return InThread(work)
+        return errand(work, handle)
 
     def copy_file_range(self, header: Header, body: memoryview) -> Reply:
         """Copy between two files of the union, on the branch filesystem if both are on one."""
         source, offset, _, target, target_offset, length, _ = abi.COPY_FILE_RANGE_IN.unpack_from(body)
-        target_fd = self._filesystem.writable_file(target).fd
-        source_fd = self._filesystem.file(source).fd
+        writer = self._filesystem.writable_file(target)
+        reader = self._filesystem.file(source)
         length = min(length, 1 << 30)
 
         def work() -> bytes:
-            count = os.copy_file_range(source_fd, target_fd, length, offset, target_offset)
+            count = os.copy_file_range(reader.fd, writer.fd, length, offset, target_offset)
             return abi.WRITE_OUT.pack(count, 0)
 
-        return InThread(work)
+        return errand(work, reader, writer)

@@ -7,11 +7,10 @@ import errno
 import mmap
 import os
 
-from unionfs import syscalls
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.fuse.direct.passthrough import Passthrough
-from unionfs.fuse.direct.replies import NO_REPLY, Header, InThread, Replies, Reply
+from unionfs.fuse.direct.replies import NO_REPLY, Header, Replies, Reply
 
 _WANTED = (
     abi.ASYNC_READ
@@ -107,12 +106,4 @@ class MountRequests:
 
     def syncfs(self, header: Header, body: memoryview) -> Reply:
         """Write every writable branch back."""
-        union = self._filesystem.union
-
-        def work() -> bytes:
-            for branch in union.branches:
-                if branch.writable:
-                    syscalls.sync_filesystem(branch.root)
-            return b""
-
-        return InThread(work)
+        return self._filesystem.write_back_all()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the handlers of requests share: the shapes of requests and replies, and how entries and attributes are packed.
 
-A handler returns the reply's payload, `NO_REPLY`, or `InThread` for work that blocks; it raises OSError for an error reply.
+A handler returns the reply's payload, `NO_REPLY`, or an `Errand` for what blocks; it raises OSError for an error reply.
 Handlers do no I/O on the device and never wait. Written flat, with local names: on this path every microsecond shows.
 """
 
@@ -13,6 +13,7 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
+from unionfs.descriptor import Errand
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.fuse.cachednames import CachedNames
@@ -39,13 +40,7 @@ class Header(NamedTuple):
     padding: int
 
 
-class InThread(NamedTuple):
-    """Work that may block: `function` returns the payload."""
-
-    function: Callable[[], bytes]
-
-
-Reply = bytes | memoryview | InThread
+Reply = bytes | memoryview | Errand
 Handler = Callable[[Header, memoryview], Reply]
 
 

@@ -24,7 +24,9 @@ _DATA_THREADS = 4
 class Requests:
     """All handlers of one mount; a handler has its opcode's name in lower case."""
 
-    def __init__(self, filesystem: UnionFilesystem, device_fd: int, max_write: int) -> None:
+    def __init__(
+        self, filesystem: UnionFilesystem, device_fd: int, max_write: int, notifier: Notifier
+    ) -> None:
         self.filesystem = filesystem
         self.replies = replies = Replies(filesystem)
         self.workers = Workers(device_fd, max_write, _DATA_THREADS)
@@ -35,7 +37,7 @@ class Requests:
             MountRequests(filesystem, replies, passthrough, max_write),
             NameRequests(filesystem, replies, habits),
             AttributeRequests(filesystem, replies),
-            FileRequests(filesystem, replies, passthrough, Notifier(device_fd)),
+            FileRequests(filesystem, replies, passthrough, notifier),
             DataRequests(filesystem, replies, self.workers, passthrough.small, max_write),
             self.directories,
         )

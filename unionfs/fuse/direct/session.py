@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from unionfs.copydata import CopyJob, Deferred
+from unionfs.descriptor import Errand
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi, background
 from unionfs.fuse.abi import Opcode
 from unionfs.fuse.background import Tasks
-from unionfs.fuse.direct.replies import NO_REPLY, Handler, Header, InThread
+from unionfs.fuse.direct.replies import NO_REPLY, Handler, Header
 from unionfs.fuse.direct.requests import Requests
 from unionfs.fuse.direct.workers import Workers
 from unionfs.fuse.notify import Notifier
@@ -84,6 +85,7 @@ class DirectSession:
         statistics: Statistics,
         nursery: trio.Nursery,
         tasks: Tasks,
+        notifier: Notifier,
     ) -> None:
         self._fd = device_fd
         self._unknown = statistics.histogram("unknown")
@@ -91,7 +93,7 @@ class DirectSession:
         self._buffer = bytearray(MAX_WRITE + 4096)
         self._buffers = (self._buffer,)
         self._view = memoryview(self._buffer)
-        self.requests = Requests(filesystem, device_fd, MAX_WRITE)
+        self.requests = Requests(filesystem, device_fd, MAX_WRITE, notifier)
         # By opcode: the handler, and what counts its requests.
         self._table = {
             opcode: (handler, statistics.histogram(self.requests.names[opcode]).count)
@@ -182,7 +184,8 @@ class DirectSession:
             background.give_back(self.requests.filesystem)
 
     def close(self) -> None:
-        """Wait for what threads are doing; the device may be closed afterwards."""
+        """Wait for what threads are doing; nothing is answered afterwards."""
+        self._long.clear()
         self._poll.close()
         self._workers.close()
         self.requests.workers.close()
@@ -214,7 +217,7 @@ class DirectSession:
         else:
             self._in_thread(header, work, start)
 
-    def _attempt(self, handler: Handler, header: Header, body: memoryview) -> CopyJob | InThread | None:
+    def _attempt(self, handler: Handler, header: Header, body: memoryview) -> CopyJob | Errand | None:
         """Handle a request and answer it; else return the long work that is to be done before, or that answers it."""
         try:
             payload = handler(header, body)
@@ -225,7 +228,7 @@ class DirectSession:
         except Exception:
             self._fail(header)
         else:
-            if isinstance(payload, InThread):
+            if isinstance(payload, Errand):
                 return payload
             if payload is not NO_REPLY:
                 self._reply(header, 0, payload)
@@ -256,7 +259,7 @@ class DirectSession:
 
     async def _continue(self, header: Header, body: bytes, job: CopyJob, start: float) -> None:
         """Run the long work of a request in a thread, then the request again, until it needs none."""
-        work: CopyJob | InThread | None = job
+        work: CopyJob | Errand | None = job
         while isinstance(work, CopyJob):
             await trio.to_thread.run_sync(work.run)
             if header.unique not in self._long:
@@ -268,18 +271,20 @@ class DirectSession:
         self._long.pop(header.unique, None)
         self._table[header.opcode][1](time.perf_counter() - start)
 
-    def _in_thread(self, header: Header, work: InThread, start: float) -> None:
-        """Let a thread finish a request and answer it."""
+    def _in_thread(self, header: Header, work: Errand, start: float) -> None:
+        """Let a thread finish a request and answer it, unless its caller has been killed before the thread comes to it."""
         self._long[header.unique] = header
 
-        def run(_: memoryview) -> bytes:
+        def run(_: memoryview) -> bytes | memoryview:
             try:
-                return work.function()
+                if header.unique not in self._long:
+                    raise OSError(errno.EINTR, os.strerror(errno.EINTR))
+                return work.function() or b""
             finally:
                 self._long.pop(header.unique, None)
                 self._table[header.opcode][1](time.perf_counter() - start)
 
-        self._workers.submit(header.unique, run)
+        self._workers.submit(header.unique, run, work.held)
 
     def _interrupt(self, unique: int) -> None:
         """Answer EINTR to a request that waits for a thread if its caller is being killed; the thread's work is kept or lost.
@@ -303,11 +308,23 @@ def _is_being_killed(pid: int) -> bool:
 
 
 async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statistics) -> None:
-    """Serve requests from `device_fd` until the mount is gone."""
+    """Serve requests from `device_fd` until the mount is gone, and close it."""
+    notifier = Notifier(device_fd)
+    try:
+        await _serve(filesystem, device_fd, statistics, notifier)
+    finally:
+        # Not sooner: threads may be telling the kernel something through it, and its number may be used again.
+        notifier.close()
+        os.close(device_fd)
+
+
+async def _serve(
+    filesystem: UnionFilesystem, device_fd: int, statistics: Statistics, notifier: Notifier
+) -> None:
+    """Serve; no task and no thread goes on when this returns."""
     async with trio.open_nursery() as nursery:
         tasks = Tasks(nursery)
-        session = DirectSession(filesystem, device_fd, statistics, nursery, tasks)
-        notifier = Notifier(device_fd)
+        session = DirectSession(filesystem, device_fd, statistics, nursery, tasks, notifier)
         background.attach(filesystem, notifier, session.requests.replies.cached, tasks)
         filesystem.union.nodes.on_shrunk = session.shrunk
         filesystem.session_state = lambda: {"passthrough": session.requests.passthrough.state()}
@@ -333,7 +350,5 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
             await session.run()
         finally:
             background.detach(filesystem, tasks)
-            notifier.close()
             session.close()
-            os.close(device_fd)
             nursery.cancel_scope.cancel()

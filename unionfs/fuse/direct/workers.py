@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Threads that finish requests on their own: they do the I/O and write the answer to the device, the loop is not woken.
 
-For work on descriptors alone, which touches neither nodes nor handles.
+For work on descriptors alone, which touches neither nodes nor the table of handles. What waits here holds its descriptors: the
+kernel may have closed the file by the time that a thread comes to it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import queue
 import threading
 from collections.abc import Callable
 
+from unionfs.descriptor import Descriptor
 from unionfs.fuse import abi
 from unionfs.fuse.place import be_ordinary
 
@@ -23,6 +25,7 @@ _UNHEARD = (errno.ENOENT, errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED)
 
 Buffer = bytes | memoryview
 Work = Callable[[memoryview], Buffer]
+Job = tuple[int, Work, tuple[Descriptor, ...]]
 
 
 class Workers:
@@ -33,14 +36,14 @@ class Workers:
         self._buffer_size = buffer_size
         self._most = threads
         self.pending: set[int] = set()  # unique numbers of what is not finished
-        self._queue: queue.SimpleQueue[tuple[int, Work] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._starter = threading.get_ident()
 
-    def submit(self, unique: int, work: Work) -> None:
-        """Let a thread answer request `unique` with what `work` returns or raises."""
+    def submit(self, unique: int, work: Work, held: tuple[Descriptor, ...] = ()) -> None:
+        """Let a thread answer request `unique` with what `work` returns or raises, and drop what the work `held`."""
         self.pending.add(unique)
-        self._queue.put((unique, work))
+        self._queue.put((unique, work, held))
         if threading.get_ident() == self._starter:
             self.start_missing()
 
@@ -62,19 +65,8 @@ class Workers:
         be_ordinary()
         buffer = memoryview(bytearray(self._buffer_size))
         while (job := self._queue.get()) is not None:
-            self._finish(*job, buffer)
+            self._answer(job[0], *_outcome(*job, buffer))
             self.pending.discard(job[0])
-
-    def _finish(self, unique: int, work: Work, buffer: memoryview) -> None:
-        try:
-            payload = work(buffer)
-        except OSError as error:
-            self._answer(unique, -(error.errno or errno.EIO), b"")
-        except Exception:
-            log.exception("request %d failed in a thread", unique)
-            self._answer(unique, -errno.EIO, b"")
-        else:
-            self._answer(unique, 0, payload)
 
     def _answer(self, unique: int, error: int, payload: Buffer) -> None:
         header = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload), error, unique)
@@ -83,3 +75,18 @@ class Workers:
         except OSError as failure:
             if failure.errno not in _UNHEARD:
                 log.error("cannot reply to request %d: %s", unique, failure.strerror)
+
+
+def _outcome(unique: int, work: Work, held: tuple[Descriptor, ...], buffer: memoryview) -> tuple[int, Buffer]:
+    """Do the work and drop what it held; return (0, payload) or (negative errno, nothing)."""
+    try:
+        try:
+            return 0, work(buffer)
+        finally:
+            for descriptor in held:
+                descriptor.drop()
+    except OSError as error:
+        return -(error.errno or errno.EIO), b""
+    except Exception:
+        log.exception("request %d failed in a thread", unique)
+        return -errno.EIO, b""
