@@ -123,11 +123,11 @@ class Directories:
         if not opened:
             raise stale(node)
         node.dirs = dirs = tuple(opened)
+        self._open[node] = len(opened)
+        self._descriptors += len(opened)
         if self.on_open is not None:
             for branch, fd in opened:
                 self.on_open(node, branch, fd)
-        self._open[node] = len(opened)
-        self._descriptors += len(opened)
         return dirs
 
     def set_layers(self, node: Node, found: Found) -> None:

@@ -46,7 +46,7 @@ class Watcher:
         self._nodes: dict[int, Node] = {}
         self._full = False
         self._directories = union.directories
-        union.directories.on_open = self.watch
+        self._directories.on_open = self.watch
         for branch, fd in union.dirs(union.root):
             self.watch(union.root, branch, fd)
 
@@ -76,9 +76,8 @@ class Watcher:
                 if not complete:
                     self._lost()
         finally:
-            self._directories.on_open = (
-                None  # those are opened after the session too, when pseudo-links are flushed
-            )
+            # Flushing pseudo-links opens directories after the last event is read; the number may be another file's by then.
+            self._directories.on_open = None
             os.close(self._fd)
 
     def _doubted(self, data: bytes) -> tuple[dict[CachedName, None], dict[int, None], bool]:
