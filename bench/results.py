@@ -237,11 +237,25 @@ def _read(path: Path) -> list[str]:
         if path.is_char_device():  # /dev/zero has no end
             raise UserError(f"{path}: not a result file of unionbench", status=2)
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return data.decode().splitlines()
+        return data.decode().rstrip("\n").split("\n")
     except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile):
         raise UserError(f"{path}: not a text file, or damaged", status=2) from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}", status=2) from None
+
+
+def _harmless(line: str) -> Any:
+    """Return the value of a line of JSON; what would control a terminal in its texts is escaped, files come from anywhere."""
+    value = json.loads(line)
+    return value if line.isprintable() and "\\u" not in line else _escaped(value)
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in value)
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(item) for key, item in value.items()}
+    return [_escaped(item) for item in value] if isinstance(value, list) else value
 
 
 def _records(path: Path, lines: list[str]) -> list[Record]:
@@ -249,8 +263,8 @@ def _records(path: Path, lines: list[str]) -> list[Record]:
     records: list[Record] = []
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
-        except ValueError:
+            record = _harmless(line)
+        except (ValueError, RecursionError):
             record = None
         if isinstance(record, dict) and "record" in record:
             records.append(record)

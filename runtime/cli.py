@@ -14,7 +14,7 @@ from runtime.engine.spec import ContainerSpec, Limits, Process
 from runtime.oci import console
 from unionfs.arguments import Parser, Version
 from unionfs.errors import UserError
-from unionfs.program import run_command
+from unionfs.program import run_command, set_up_log
 
 FAILED = 125
 _MOST_CPUS = 1e6  # the kernel has no more than some thousand
@@ -34,7 +34,7 @@ exit status: the command's own, 128+N if signal N killed it, 125 if the containe
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    logging.basicConfig(level=logging.WARNING, format="unionbox: %(message)s")
+    set_up_log(logging.StreamHandler(), logging.WARNING, "unionbox: %(message)s")
     return run_command("unionbox", lambda: _run(_parser().parse_args(arguments)), failed=FAILED)
 
 

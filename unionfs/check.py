@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from unionfs import rundir
+from unionfs import registry
 from unionfs.errors import UserError
 from unionfs.stage import is_stage
 from unionfs.whiteout import BASE, META_PREFIX, OPAQUE, ORPHAN_DIR, PLINK_DIR, PREFIX
@@ -95,7 +95,7 @@ def _problem(kind: str, path: bytes, text: str, remedy: str) -> Problem:
 
 def repair(problem: Problem) -> None:
     """Put one problem right; OSError when that fails, UserError while a union uses the branch."""
-    user = rundir.user_of(problem.path)
+    user = registry.user_of(problem.path)
     if user is not None:
         raise UserError(f"{problem.path} belongs to a branch of the union at {user}", "unmount it first")
     path = os.fsencode(problem.path)

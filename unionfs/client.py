@@ -107,7 +107,7 @@ def _operate(mountpoint: str, step: Surgery) -> None:
 
 def unmount(target: str, *, lazy: bool) -> None:
     """Flush pseudo-links, unmount and wait for the server's end; a dead mount is detached."""
-    from unionfs import rundir
+    from unionfs import registry
     from unionfs.fuse import device
 
     mounted = mount_table.find(target)
@@ -119,16 +119,14 @@ def unmount(target: str, *, lazy: bool) -> None:
     with contextlib.ExitStack() as stack:
         server = None
         try:
-            directory = rundir.find(mounted.target)
-            held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            stack.callback(os.close, held)
-            server = held, int((directory / "pid").read_text())
+            found = stack.enter_context(registry.find(mounted.target))
+            server = found.fd, found.pid
             request(mounted.target, "flush")
-        except (UserError, ValueError):
+        except UserError:
             pass  # a server without a control socket, or a hung one: nothing can be flushed
         except OSError:
             if not lazy:
                 raise
         device.unmount(mounted.target, lazy=lazy)
         if server is not None and not lazy:
-            rundir.wait_for_end(*server)
+            registry.wait_for_end(*server)

@@ -12,6 +12,7 @@ import signal
 import sys
 
 from unionfs.errors import UserError
+from unionfs.program import one_line
 
 
 def mount(arguments: argparse.Namespace) -> int:
@@ -50,7 +51,8 @@ def clear_dead(target: str, *, ask: bool) -> None:
     if ask:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             return
-        print(f"{target} is a dead mount: its server is gone. Unmount it? [y/N] ", end="", file=sys.stderr)
+        question = f"{one_line(target)} is a dead mount: its server is gone. Unmount it? [y/N] "
+        print(question, end="", file=sys.stderr)
         sys.stderr.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             return

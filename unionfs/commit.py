@@ -40,6 +40,7 @@ def commit(mountpoint: str, target: str, *, keep_top: bool = False) -> Summary:
 
     UserError when the two are not neighbours, when a file is open for writing, or when the target would ignore whiteouts.
     """
+    _check_owner(mountpoint)
     branches = [Branch.parse(row["branch"]) for row in request(mountpoint, "status")["branches"]]
     index = _check(mountpoint, branches, target)
     if not keep_top:
@@ -57,6 +58,13 @@ def commit(mountpoint: str, target: str, *, keep_top: bool = False) -> Summary:
         # The same permission again: the server looks every name up anew.
         client.modify_branch(mountpoint, branches[0].path, str(branches[0]).rpartition("=")[2])
     return fold.summary
+
+
+def _check_owner(mountpoint: str) -> None:
+    """UserError for a union of somebody else: its server says which directories are copied and emptied, and we do it."""
+    mounted = mount_table.containing(mount_table.canonical(mountpoint))
+    if mounted is not None and mounted.user != os.geteuid():
+        raise UserError(f"{mountpoint} was mounted by another user", "commit as that user")
 
 
 def _check(mountpoint: str, branches: list[Branch], target: str) -> int:

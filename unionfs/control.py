@@ -12,16 +12,20 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import unionfs.rundir as rundir
+from unionfs import registry, replies
 from unionfs.errors import UserError
 
 log = logging.getLogger(__name__)
 
 _PATIENCE = 300.0  # seconds; a flush of many pseudo-links or a move of a big file takes its time
+_MOST = (
+    256 << 20
+)  # bytes of an answer: `which` and `busy` of a union with thousands of branches and open files
 Command = Callable[..., Any]  # Any: whatever JSON can carry
 
 
@@ -86,21 +90,40 @@ def answer(line: bytes, commands: dict[str, Command]) -> dict[str, Any]:
 
 
 def request(mountpoint: str, command: str, **arguments: Any) -> Any:
-    """Send one command to the server of `mountpoint` and return its result; OSError with its errno if it refuses."""
-    directory = rundir.find(mountpoint)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(_PATIENCE)
+    """Send one command to the server of `mountpoint` and return its result; OSError with its errno if it refuses.
+
+    UserError if it does not answer, or not as a server of ours does: who mounted the union chose the server, and that may be
+    somebody else than who asks.
+    """
+    with registry.find(mountpoint) as entry, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
-            connection.connect(str(directory / rundir.SOCKET))
+            connection.settimeout(_PATIENCE)
+            entry.connect(connection)
             connection.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
-            with connection.makefile("rb") as stream:
-                line = stream.readline()
+            line = _read_line(connection)
         except OSError as error:
             text = error.strerror or f"after {_PATIENCE:.0f} s"
             raise UserError(f"{mountpoint}: its server does not answer ({text})") from None
     if not line:
         raise UserError(f"{mountpoint}: its server went away")
-    reply = json.loads(line)
-    if not reply["ok"]:
-        raise OSError(reply["errno"], reply["message"])
-    return reply["result"]
+    try:
+        return replies.read(command, line)
+    except ValueError as error:
+        raise UserError(f"{mountpoint}: its server answers nonsense: {error}") from None
+
+
+def _read_line(connection: socket.socket) -> bytes:
+    """Return what comes up to a line end, b"" if the server goes away; TimeoutError, EMSGSIZE for what no server sends."""
+    end = time.monotonic() + _PATIENCE
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        connection.settimeout(max(0.001, end - time.monotonic()))
+        part = connection.recv(1 << 16)
+        size += len(part)
+        if size > _MOST:
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+        parts.append(part)
+        if not part or part.endswith(b"\n"):
+            line = b"".join(parts)
+            return line if line.endswith(b"\n") else b""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from unionfs.branch import Branch
 from unionfs.errors import UserError
 from unionfs.options import Options
-from unionfs.program import describe
+from unionfs.program import describe, set_up_log
 
 if TYPE_CHECKING:
     from unionfs.filesystem import UnionFilesystem
@@ -108,11 +108,13 @@ def _set_up_log(plan: MountPlan) -> None:
     shape = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     if plan.log_file:
         try:
-            logging.basicConfig(level=level, format=shape, filename=plan.log_file)
+            handler = logging.FileHandler(plan.log_file, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise UserError(f"log file {plan.log_file}: {error.strerror}") from None
+        set_up_log(handler, level, shape)
     else:
-        logging.basicConfig(level=level if plan.debug else logging.WARNING, format="unionfs: %(message)s")
+        level = level if plan.debug else logging.WARNING
+        set_up_log(logging.StreamHandler(), level, "unionfs: %(message)s")
 
 
 def serve(plan: MountPlan, on_ready: Callable[[], None]) -> int:

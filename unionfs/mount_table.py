@@ -10,7 +10,7 @@ TYPES = ("fuse.unionfs", "fuse.unionfs-overlay", "fuse")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of mountinfo; `device` is "major:minor" as the kernel prints it."""
+    """One line of mountinfo; `device` is "major:minor" as the kernel prints it, `user` whose a FUSE mount is (else root's)."""
 
     id: int
     device: str
@@ -18,6 +18,7 @@ class Mount:
     flags: tuple[str, ...]
     fstype: str
     source: str
+    user: int = 0
 
     @property
     def is_union(self) -> bool:
@@ -38,15 +39,22 @@ def _parse(line: str) -> Mount:
     return Mount(
         id=int(fields[0]),
         device=fields[2],
-        target=_decode(fields[4]),
+        target=decode(fields[4]),
         flags=tuple(fields[5].split(",")),
         fstype=rest[0],
-        source=_decode(rest[1]),
+        source=decode(rest[1]),
+        user=_user(rest[2]) if rest[0].startswith("fuse") else 0,
     )
 
 
-def _decode(text: str) -> str:
-    # The kernel writes space, tab, newline and backslash as three octal digits.
+def _user(options: str) -> int:
+    # Unlike the source it cannot be made up: fusermount3 writes it, and the kernel prints it.
+    match = re.search(r"(?:\A|,)user_id=([0-9]+)", options)
+    return int(match[1]) if match else 0
+
+
+def decode(text: str) -> str:
+    """Return a text in which the kernel, or we, wrote space, control characters and backslash as three octal digits."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 

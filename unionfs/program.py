@@ -2,6 +2,7 @@
 """What every program of this package does around its work: one line for an error, the right exit code, no traceback."""
 
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -22,6 +23,20 @@ def one_line(text: str) -> str:
     """Return a text as one line that any terminal can show: what is no text in a path, or would control it, is escaped."""
     line = "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in text)
     return line.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+class LogFormatter(logging.Formatter):
+    """Writes each message as one line, whatever names of files are in it: clients of a union choose those."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line; a traceback follows on lines of its own."""
+        return one_line(super().formatMessage(record))
+
+
+def set_up_log(handler: logging.Handler, level: int, form: str) -> None:
+    """Send messages of `level` and above to `handler`, unless messages go somewhere already."""
+    handler.setFormatter(LogFormatter(form))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def run_command(program: str, command: Callable[[], int], *, failed: int = _FAILED) -> int:

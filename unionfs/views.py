@@ -23,6 +23,12 @@ def _paint(text: str, code: str) -> str:
     return f"\033[{code}m{text}\033[0m"
 
 
+def _show(text: str, code: str = "") -> None:
+    """Print one line in which nothing but our own colours controls the terminal, whoever the text came from."""
+    line = one_line(text)
+    print(_paint(line, code) if code else line)
+
+
 def branch_list(arguments: argparse.Namespace) -> int:
     """List the branches."""
     from unionfs.control import request
@@ -32,7 +38,7 @@ def branch_list(arguments: argparse.Namespace) -> int:
         print(json.dumps(branches))
         return 0
     for row in branches:
-        print(f"{row['index']:>3}  {one_line(row['branch'])}")
+        _show(f"{row['index']:>3}  {row['branch']}")
     return 0
 
 
@@ -46,7 +52,7 @@ def busy(arguments: argparse.Namespace) -> int:
         print(json.dumps(rows))
         return 0
     for pid, path in holders:
-        print(f"{pid:>8}  {_command_of(pid):<16} {one_line(path)}")
+        _show(f"{pid:>8}  {_command_of(pid):<16} {path}")
     return 0
 
 
@@ -76,16 +82,17 @@ def status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(state))
         return 0
-    print(f"{_paint(one_line(state['mountpoint']), '1')}  si={state['id']}  pid {state['pid']}")
-    print(f"files     {state['run_directory']}")
-    print(f"session   {state['session']} ({state['session_reason']})")
-    if "passthrough" in state:
-        print(f"data      {_data_path(state['passthrough'])}")
-    print(f"options   {','.join(state['options'])}")
+    head = _paint(one_line(state["mountpoint"]), "1")
+    print(f"{head}  si={one_line(state['id'])}  pid {state['pid']}")
+    _show(f"files     {state['run_directory']}")
+    _show(f"session   {state['session']} ({state['session_reason']})")
+    if state.get("passthrough"):
+        _show(f"data      {_data_path(state['passthrough'])}")
+    _show(f"options   {','.join(state['options'])}")
     for row in state["branches"]:
-        print(f"br{row['index']:<7} {one_line(row['branch'])}  (brid {row['id']})")
+        _show(f"br{row['index']:<7} {row['branch']}  (brid {row['id']})")
     for name, value in state["counters"].items():
-        print(f"{name:<12} {value}")
+        _show(f"{name:<12} {value}")
     return 0
 
 
@@ -101,7 +108,7 @@ def stats(arguments: argparse.Namespace) -> int:
     print(_paint(head, "1"))
     for kind, row in kinds.items():
         times = "".join(f"{row[key]:>10.0f}" for key in ("p50_us", "p90_us", "p99_us"))
-        print(f"{kind:<14}{row['count']:>10}{times}{row['seconds']:>10.3f}")
+        _show(f"{kind:<14}{row['count']:>10}{times}{row['seconds']:>10.3f}")
     return 0
 
 
@@ -119,7 +126,7 @@ def which(arguments: argparse.Namespace) -> int:
     else:
         for path, rows in results.items():
             if len(results) > 1:
-                print(f"{one_line(path)}:")
+                _show(f"{path}:")
             _show_rows(path, rows)
     return 0 if all(any(row["visible"] for row in rows) for rows in results.values()) else 1
 
@@ -127,7 +134,7 @@ def which(arguments: argparse.Namespace) -> int:
 def _show_rows(path: str, rows: list[dict[str, Any]]) -> None:
     shown = [row for row in rows if row["present"] or row["whiteout"] or row["opaque"]]
     for row in shown:
-        print(_row(row))
+        _show(_row(row), "32" if row["visible"] else "")
     if not shown:
         print(f"unionfs: {one_line(path)}: no branch has it", file=sys.stderr)
 
@@ -138,8 +145,7 @@ def _row(row: dict[str, Any]) -> str:
     notes += ["opaque: hides what is below"] if row["opaque"] else []
     notes += [] if row["visible"] or row["whiteout"] else ["hidden"]
     mark = "*" if row["visible"] else " "
-    line = f"{mark} {row['index']:>3}  {one_line(row['path'])}  ({', '.join(notes)})"
-    return _paint(line, "32") if row["visible"] else line
+    return f"{mark} {row['index']:>3}  {row['path']}  ({', '.join(notes)})"
 
 
 def problems(found: Sequence[Problem], *, repaired: bool, as_json: bool) -> None:
@@ -149,4 +155,4 @@ def problems(found: Sequence[Problem], *, repaired: bool, as_json: bool) -> None
         return
     for problem in found:
         done = f"; {problem.remedy}" if repaired else ""
-        print(f"{one_line(problem.path)}: {problem.text}{done}")
+        _show(f"{problem.path}: {problem.text}{done}")

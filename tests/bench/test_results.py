@@ -115,8 +115,9 @@ def test_load_bad_file_is_one_line(tmp_path: Path, content: bytes | None, messag
         ),
         (lambda lines: [lines[0][:200]], "not a result file"),
         (lambda lines: [*lines, '{"record": "sample"}'], "damaged: a record lacks 'figure'"),
+        (lambda lines: ["[" * 100_000], "not a result file"),
     ],
-    ids=["middle", "header", "first-line", "field"],
+    ids=["middle", "header", "first-line", "field", "deep"],
 )
 def test_load_damaged_file_is_one_line(
     tmp_path: Path, change: Callable[[list[str]], list[str]], message: str, capsys: pytest.CaptureFixture[str]
@@ -127,6 +128,21 @@ def test_load_damaged_file_is_one_line(
     assert cli.main(["show", str(path)]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"unionbench: {path}: ") and message in said and said.count("\n") == 1
+
+
+def test_show_of_planted_texts_controls_no_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Result files are handed around: names in them reach the terminal escaped, and end no line of the file."""
+    path = write_results(tmp_path / "r.jsonl")
+    odd = "gone\x1b[31m\x9b31m\u2028\u202e"
+    text = path.read_text()
+    for planted in (odd, json.dumps(odd)[1:-1]):
+        raw = planted.replace("\x1b", "\\u001b") if planted == odd else planted
+        path.write_text(text.replace('"gone"', f'"{raw}"'))
+        assert cli.main(["show", str(path)]) == 0
+        shown = capsys.readouterr().out
+        assert "gone" in shown and all(c.isprintable() or c == "\n" for c in shown)
 
 
 def test_load_endless_file_is_refused() -> None:

@@ -169,6 +169,17 @@ def test_ps_shows_the_processes_of_the_container_only(bundle: Bundle) -> None:
     assert bundle.call("ps", bundle.id, "-o", "pid,comm").lines()[0].split() == ["PID", "COMMAND"]
 
 
+def test_ps_of_a_process_with_an_odd_name_is_one_line(bundle: Bundle) -> None:
+    """A container names its processes: such a name ends no line, though Unicode may say so, and does nothing to a terminal."""
+    script = r"printf 'x\342\200\2501 PID\033[31m' > /proc/$$/comm; sleep 1004; true"
+    pid = bundle.detach(args=("/bin/sh", "-c", script))["pid"]
+    wait_until(lambda: len(json.loads(bundle.call("ps", "-f", "json", bundle.id).stdout)) == 2, "both run")
+    for words in ([], ["-o", "pid,comm,args"]):
+        table = bundle.call("ps", bundle.id, *words).stdout
+        assert str(pid) in table and table.count("\n") == 3
+        assert all(c.isprintable() or c == "\n" for c in table), ascii(table)
+
+
 def _is_v2() -> bool:
     return Path("/sys/fs/cgroup/cgroup.controllers").exists()
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from runtime.oci import jsontext, state
-from runtime.oci.failure import Failure
+from runtime.oci.failure import Failure, one_line
 from runtime.oci.options import Command, Option, Options
 
 TYPE_CHECKING = False
@@ -46,7 +46,7 @@ def run(settings: Settings, options: Options) -> int:
 
 def _print_table(states: list[dict[str, object]]) -> None:
     rows = [tuple(column.upper() for column in _COLUMNS)]
-    rows += [tuple(str(entry[column]) for column in _COLUMNS) for entry in states]
+    rows += [tuple(one_line(str(entry[column])) for column in _COLUMNS) for entry in states]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     colours = _COLOURS if os.isatty(1) and not os.environ.get("NO_COLOR") else {}
     for row in rows:

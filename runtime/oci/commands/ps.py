@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from runtime.oci import jsontext
-from runtime.oci.failure import Failure
+from runtime.oci.failure import Failure, one_line
 from runtime.oci.options import Command, Option, Options
 from runtime.oci.state import open_container
 
@@ -38,7 +38,7 @@ def run(settings: Settings, options: Options) -> int:
         print(jsontext.dumps(pids))
         return 0
     for line in _table(pids, options.arguments[1:] or ["-ef"]):
-        print(line)
+        print(one_line(line))
     return 0
 
 
@@ -53,7 +53,8 @@ def _table(pids: list[int], options: list[str]) -> list[str]:
         raise Failure(
             f"ps {' '.join(options)}: {' '.join(done.stderr.split()) or f'status {done.returncode}'}"
         )
-    return select(done.stdout.splitlines(), pids)
+    # Only this ends a line: what else splitlines() takes for one, a process may have in its name.
+    return select(done.stdout.rstrip("\n").split("\n"), pids)
 
 
 def select(lines: list[str], pids: list[int]) -> list[str]:

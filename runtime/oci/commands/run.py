@@ -6,6 +6,7 @@ from __future__ import annotations
 from runtime.oci import image, syscalls
 from runtime.oci.commands.create import OPTIONS, SUBREAPER, request
 from runtime.oci.create import create
+from runtime.oci.failure import one_line
 from runtime.oci.options import Command, Option, Options
 
 TYPE_CHECKING = False
@@ -33,7 +34,7 @@ def run(settings: Settings, options: Options) -> int:
     if options.flag("dry-run"):
         from runtime.oci import steps
 
-        print("\n".join(steps.of_run(settings, asked)))
+        print("\n".join(map(one_line, steps.of_run(settings, asked))))
         return 0
     if not asked.detach and not options.flag("no-subreaper"):
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
