@@ -36,10 +36,11 @@ unit: bootstrap
 mount: bootstrap
 	$(SANDBOX) $(PYTEST) -n 3 tests/mount
 
-# The model test for as long as FUZZ_SECONDS says; a failure prints the operations that lead to it.
+# Each property test for as long as FUZZ_SECONDS says, with random examples, where `make test` always takes the same ones.
+# A failure prints the operations that lead to it; they become an example.  UNIONFS_TEST_SESSIONS=direct for one session alone.
 FUZZ_SECONDS ?= 1800
 fuzz: bootstrap
-	UNIONFS_FUZZ_SECONDS=$(FUZZ_SECONDS) $(SANDBOX) $(PYTEST) -n 2 --timeout 0 tests/model
+	UNIONFS_FUZZ_SECONDS=$(FUZZ_SECONDS) $(SANDBOX) $(PYTEST) -n 2 --timeout 0 tests/model tests/fault/test_malformed_requests.py
 
 # Mixed operations of four processes on one direct mount until there were so many; fails if the server's memory or
 # descriptors grow after warm-up, or if anything is left when all is removed. Every ten seconds a line; not part of the tests.

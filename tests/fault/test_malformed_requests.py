@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import CAN_MOUNT
+from tests.model.budget import FUZZ_SECONDS, SETTINGS, repeat
 from tests.support import syscalls
+from tests.support.union import DEADLINE
 from unionfs.branch import Branch
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse.direct.session import serve
@@ -30,6 +32,7 @@ REPLY = struct.Struct("=IiQ")
 INIT, STATFS, FORGET, BATCH_FORGET, INTERRUPT, SYNCFS = 26, 17, 2, 42, 36, 50
 SETATTR, READ, WRITE, RELEASE, READDIR, RELEASEDIR = 4, 15, 16, 18, 28, 29
 FALLOCATE, READDIRPLUS, LSEEK, COPY_FILE_RANGE = 43, 44, 46, 47
+NOTIFY_INVAL_INODE, NOTIFY_INVAL_ENTRY, NOTIFY_STORE, NOTIFY_DELETE = 2, 3, 4, 6
 UNKNOWN = 1 << 40  # a handle's number
 SILENT = (FORGET, BATCH_FORGET, INTERRUPT)
 SENTINEL = 1 << 60
@@ -85,8 +88,22 @@ def _request(opcode: int, unique: int, body: bytes = b"", nodeid: int = 1) -> by
     return HEADER.pack(HEADER.size + len(body), opcode, unique, nodeid, 0, 0, 0, 0, 0) + body
 
 
+def _check_notification(code: int, body: bytes) -> None:
+    """Hold what is told to the kernel unasked against its form: fixed words, then a name that ends in NUL, or data."""
+    if code == NOTIFY_INVAL_INODE:
+        assert len(body) == 24  # nodeid, offset, length
+    elif code == NOTIFY_STORE:
+        _nodeid, _offset, size = struct.unpack_from("=QQI4x", body)
+        assert len(body) == 24 + size
+    else:
+        form = {NOTIFY_INVAL_ENTRY: struct.Struct("=QII"), NOTIFY_DELETE: struct.Struct("=QQI4x")}[code]
+        length = form.unpack_from(body)[1 if code == NOTIFY_INVAL_ENTRY else 2]
+        name = body[form.size :]
+        assert len(name) == length + 1 and name.endswith(b"\0") and b"\0" not in name[:-1]
+
+
 async def _converse(filesystem: UnionFilesystem, requests: list[bytes]) -> list[bytes]:
-    """Send `requests` one by one, each followed by a STATFS that must be answered; return the other replies."""
+    """Send `requests` one by one, each followed by a STATFS that must be answered; return the other answers."""
     device, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     replies: list[bytes] = []
     with kernel:
@@ -97,11 +114,14 @@ async def _converse(filesystem: UnionFilesystem, requests: list[bytes]) -> list[
             for number, request in enumerate([_request(INIT, 2, init), *requests]):
                 await end.send(request)
                 await end.send(_request(STATFS, SENTINEL + number))
-                with trio.fail_after(20):
+                with trio.fail_after(DEADLINE):
                     while True:
                         reply = await end.recv(1 << 21)
                         length, error, unique = REPLY.unpack_from(reply)
                         assert length == len(reply)
+                        if unique == 0:
+                            _check_notification(error, reply[REPLY.size :])
+                            continue
                         assert -4096 < error <= 0
                         if unique == SENTINEL + number:
                             assert error == 0
@@ -119,18 +139,28 @@ def _serve(branches: tuple[Branch, ...], requests: list[bytes]) -> list[bytes]:
         filesystem.close()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(requests=st.lists(messages(), min_size=1, max_size=12))
-def test_malformed_messages_are_answered_or_ignored(
-    branches: tuple[Branch, ...], requests: list[bytes]
-) -> None:
+@pytest.mark.timeout(0 if FUZZ_SECONDS else 900)
+def test_malformed_messages_are_answered_or_ignored(branches: tuple[Branch, ...]) -> None:
     """Whatever is sent, the next request is answered, at most one answer goes to each, and none is malformed."""
+
+    @settings(SETTINGS, max_examples=150)
+    @given(requests=st.lists(messages(), min_size=1, max_size=12))
+    def run(requests: list[bytes]) -> None:
+        assert len(_serve(branches, requests)) <= len(requests) + 1
+
     logging.disable(logging.CRITICAL)  # each malformed message may be worth a line
     try:
-        uniques = [REPLY.unpack_from(reply)[2] for reply in _serve(branches, requests)]
-        assert len(uniques) <= len(requests) + 1
+        repeat(run)
     finally:
         logging.disable(logging.NOTSET)
+
+
+def test_notifications_are_no_answers(branches: tuple[Branch, ...]) -> None:
+    """Ten lookups and a listing of few bytes make the server tell the kernel about names, with no request of its own."""
+    lookups = [_request(1, 8 + number, b"file\0") for number in range(10)]
+    listing = _request(READDIRPLUS, 18, struct.pack("=QQI20x", 0, 0, 200))
+    answers = _serve(branches, [*lookups, listing])
+    assert [REPLY.unpack_from(answer)[2] for answer in answers] == [2, *range(8, 19)]
 
 
 def test_unknown_operation_is_enosys(branches: tuple[Branch, ...]) -> None:
