@@ -17,10 +17,12 @@ from unionfs.directories import Directories
 from unionfs.identity import Identities
 from unionfs.lookup import Found, open_directory
 from unionfs.metadata import restore_times
-from unionfs.nodes import Attributes, Node, new_root, stale
+from unionfs.nodes import GONE, Attributes, Node, new_root, stale
 from unionfs.options import Options
 from unionfs.plink_table import PlinkTable
 
+# What opening a file at its home fails with if it is not there any more.
+_MOVED = (errno.ENOENT, errno.ESTALE)
 _PATH_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -119,29 +121,38 @@ class Copies:
         raise stale(node)
 
     def open_path(self, node: Node) -> int:
-        """Return a new O_PATH descriptor of the node's visible copy; ESTALE if another file is in its place (unless trusted)."""
+        """Return a new O_PATH descriptor of the node's visible copy; ESTALE if another file is in its place.
+
+        Where nobody else changes the branches that is not looked for.
+        """
         if node.is_directory:
             return os.dup(self.shown_fd(node))
         if node.parent is None:
             return os.dup(self.held_fd(node))
-        fd, name = self.home(node)
-        result = os.open(name, _PATH_FLAGS, dir_fd=fd)
-        if self.trust:
-            return result
-        status = os.fstat(result)
-        if self.identity_of(status) != node.identity:
-            os.close(result)
-            raise stale(node)
-        return result
+        if self.trust and node.identity != GONE:
+            fd, name = self.home(node)
+            return os.open(name, _PATH_FLAGS, dir_fd=fd)
+        return self._open_home(node, _PATH_FLAGS)[0]
 
     def open_copy(self, node: Node, flags: int) -> tuple[int, os.stat_result]:
         """Open the visible copy of a regular file that has a name, and look at it; ESTALE if something else is in its place.
 
         A FIFO there does not block (the flags have O_NONBLOCK), and a symbolic link is not followed.
         """
+        return self._open_home(node, flags | os.O_NOFOLLOW)
+
+    def _open_home(self, node: Node, flags: int) -> tuple[int, os.stat_result]:
+        try:
+            return self._open_name(node, flags)
+        except OSError as error:
+            if error.errno not in _MOVED or not self._rehome(node):
+                raise
+        return self._open_name(node, flags)
+
+    def _open_name(self, node: Node, flags: int) -> tuple[int, os.stat_result]:
         fd, name = self.home(node)
         try:
-            result = os.open(name, flags | os.O_NOFOLLOW, dir_fd=fd)
+            result = os.open(name, flags, dir_fd=fd)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENXIO):
                 raise stale(node) from None
@@ -152,13 +163,73 @@ class Copies:
             raise stale(node)
         return result, status
 
-    def attributes(self, node: Node) -> Attributes:
-        """Return a node's attributes, read from its branch now."""
+    def found_home(self, node: Node) -> tuple[int, bytes]:
+        """Do the same as `home` after looking whether the copy is there; ESTALE if it is not."""
+        os.close(self._open_home(node, _PATH_FLAGS)[0])
+        return self.home(node)
+
+    def is_at(self, parent: Node, name: bytes, node: Node) -> bool:
+        """Tell whether a name leads to a node's file on its branch now."""
+        try:
+            fd = self.fd_on(parent, node.branch)
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False) if fd is not None else None
+        except OSError:
+            return False
+        return status is not None and self.identity_of(status) == node.identity
+
+    def is_same(self, node: Node, kind: int, status: os.stat_result) -> bool:
+        """Tell whether a file is a node's file, seen under another name.
+
+        With the same inode number it need not be: filesystems give the numbers of removed files to new ones. It is if something
+        keeps the node's file from being removed, a descriptor or a name that leads to it now.
+        """
+        identity = self.identity_of(status)
+        if node.kind != kind or node.identity != identity:
+            return False
+        kept = [handle.fd for handle in node.handles or ()]
+        if node in self._held:
+            kept.append(self._held[node])
+        if any(self.identity_of(os.fstat(fd)) == identity for fd in kept):
+            return True
+        return status.st_nlink > 1 and any(self.is_at(parent, name, node) for parent, name in node.names())
+
+    def is_live(self, node: Node) -> bool:
+        """Tell whether a node's file still is what it was, so that another file needs another number."""
+        if node.handles or node.opens or node.is_directory or node in self._held:
+            return True
         try:
             status = self.status(node)
+        except OSError:
+            return False
+        return self.identity_of(status) == node.identity
+
+    def _rehome(self, node: Node) -> bool:
+        """After the home of a hard-linked file was taken away directly: let another name be it; False if there is none."""
+        for parent, name in list(node.traits.aliases or ()):
+            if self.is_at(parent, name, node):
+                node.make_home(parent, name)
+                return True
+        return False
+
+    def attributes(self, node: Node) -> Attributes:
+        """Return a node's attributes, read from its branch now; ESTALE if another file is in its place."""
+        try:
+            status = self.status(node)
+            if self.trust or node.children is not None or self.identity_of(status) == node.identity:
+                return self.attributes_now(node, status)
         except FileNotFoundError:
-            raise stale(node) from None
-        return self.attributes_now(node, status)
+            pass
+        return self._attributes_elsewhere(node)
+
+    def _attributes_elsewhere(self, node: Node) -> Attributes:
+        """Return the attributes of a file that is not at its home any more, but open or at another name."""
+        for handle in node.handles or ():
+            status = os.fstat(handle.fd)
+            if self.identity_of(status) == node.identity:
+                return self.attributes_now(node, status)
+        if node.parent is None or not self._rehome(node):
+            raise stale(node)
+        return self.attributes_now(node, self.status(node))
 
     def attributes_of(self, node: Node, found: Found) -> Attributes:
         """Return a node's attributes from what a lookup has just read."""

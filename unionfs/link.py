@@ -57,7 +57,7 @@ class Linker:
             held = whiteout.proc_path(union.held_fd(node))
             os.link(held, name, dst_dir_fd=parent_fd, follow_symlinks=True)
         else:
-            source_fd, source = union.home(node)
+            source_fd, source = union.found_home(node)
             os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
 
     def _settle(self, node: Node, parent: Node, name: bytes, target: OpenBranch, fd: int) -> None:

@@ -29,6 +29,9 @@ UNKNOWN, NO_CAPABILITIES, NO_XATTRS, SOME_XATTRS = range(4)
 # So many nodes are worth giving their memory back.
 _MANY = 256
 
+# The identity of a node whose file is gone while another one has its inode number: no file's.
+GONE: Identity = -1
+
 
 class Attributes(NamedTuple):
     """A node with the stat of its visible copy; st_nlink comes from `nlink` and st_ino from the node."""
@@ -236,38 +239,58 @@ def stale(node: Node) -> OSError:
 
 
 class NodeTable:
-    """Nodes by nodeid, with lookup counts. A node's first nodeid is its number; `renumber` gives later ones."""
+    """Nodes by number and by nodeid, with lookup counts.
+
+    A node's first nodeid is its number, unless the kernel still means a file by that which is gone; `renumber` gives later ones.
+    """
 
     def __init__(self, root: Node) -> None:
         self.root = root
-        self._nodes: dict[int, Node] = {root.nodeid: root}  # by first nodeid
-        self._renumbered: dict[int, Node] = {}  # by later nodeids, which no number of a file reaches
+        self._nodes: dict[int, Node] = {root.nodeid: root}  # by number
+        self._renumbered: dict[int, Node] = {}  # by other nodeids, which no number of a file reaches
+        self._displaced: dict[int, Node] = {}  # by nodeid: those whose number another node has
         self._former: dict[
             Node, dict[int, int]
         ] = {}  # nodeids that the kernel may still use -> their lookups
         self._next = 1 << 63
         self._peak = _MANY
+        self.nodeids_are_numbers = False  # set by a session that cannot tell the kernel both
         self.on_shrunk: Callable[[], None] = lambda: None  # most nodes went: a time to give memory back
 
     def __len__(self) -> int:
-        return len(self._nodes)
+        return len(self._nodes) + len(self._displaced)
 
     def __iter__(self) -> Iterator[Node]:
-        return iter(list(self._nodes.values()))
+        return iter([*self._nodes.values(), *dict.fromkeys(self._displaced.values())])
 
     def get(self, nodeid: int) -> Node | None:
         """Return the node of a nodeid, or None."""
+        if self._displaced and nodeid in self._displaced:
+            return self._displaced[nodeid]
         node = self._nodes.get(nodeid)
         return self._renumbered.get(nodeid) if node is None else node
 
-    def __getitem__(self, nodeid: int) -> Node:
-        return self._nodes[nodeid]
+    def of_number(self, ino: int) -> Node | None:
+        """Return the node that has a number, or None."""
+        return self._nodes.get(ino)
+
+    def is_bound(self, ino: int) -> bool:
+        """Tell whether a number cannot go to another file, as the kernel means the node that has it by the number alone."""
+        node = self._nodes.get(ino) if self.nodeids_are_numbers else None
+        return node is not None and node.lookups > 0
 
     def add(self, node: Node) -> None:
         """Enter a node."""
         self._nodes[node.ino] = node
+        if self._displaced and node.ino in self._displaced:
+            self._give_nodeid(node)
         if len(self._nodes) > self._peak:
             self._peak = len(self._nodes)
+
+    def _give_nodeid(self, node: Node) -> None:
+        node.traits = node.traits._replace(nodeid=self._next)
+        self._renumbered[self._next] = node
+        self._next += 1
 
     def compact(self) -> None:
         """Give back what the table itself does not need any more: deleting never makes a dict smaller."""
@@ -278,19 +301,23 @@ class NodeTable:
         former = node.nodeid
         if node.lookups:
             self._former.setdefault(node, {})[former] = node.lookups
-        node.traits, node.lookups = node.traits._replace(nodeid=self._next), 0
-        self._renumbered[self._next] = node
-        self._next += 1
+        node.lookups = 0
+        self._give_nodeid(node)
         return former
 
-    def replace(self, stale: Node, node: Node) -> None:
-        """Let `node` take the nodeid of one whose file was replaced behind our back; the generation tells them apart."""
-        node.traits = node.traits._replace(generation=stale.traits.generation + 1)
-        if stale.nodeid == node.nodeid:
-            node.lookups, stale.lookups = stale.lookups, 0
-        else:
-            node.lookups = self._take_former(stale, node.nodeid)
-        self._nodes[node.ino] = node
+    def displace(self, stale: Node) -> None:
+        """Take its number from a node whose file is gone, for another file's.
+
+        Its nodeids go on meaning it, and nothing can be done with it any more: requests that were made for its name while the
+        number changed hands may be on their way, and a generation, which would tell the two apart, is not part of them.
+        """
+        stale.identity = GONE
+        if self._nodes.get(stale.ino) is stale:
+            del self._nodes[stale.ino]
+        for nodeid in (stale.nodeid, *self._former.get(stale, ())):
+            self._renumbered.pop(nodeid, None)
+            self._displaced[nodeid] = stale
+        self.release(stale)
 
     def forget(self, node: Node, count: int) -> None:
         """Take back `count` lookups and drop the node, and parents that were only held by it, when nothing needs it."""
@@ -309,8 +336,13 @@ class NodeTable:
         if left > 0:
             self._former.setdefault(node, {})[nodeid] = left
         else:
-            self._renumbered.pop(nodeid, None)
+            self._drop_nodeid(nodeid)
             self.release(node)
+
+    def _drop_nodeid(self, nodeid: int) -> None:
+        self._renumbered.pop(nodeid, None)
+        if self._displaced:
+            self._displaced.pop(nodeid, None)
 
     def _take_former(self, node: Node, nodeid: int) -> int:
         """Take a former nodeid off a node and return its lookups."""
@@ -343,9 +375,9 @@ class NodeTable:
         )
 
     def _discard(self, node: Node) -> None:
-        if self._nodes.get(node.ino) is node:  # the number is the first nodeid
+        if self._nodes.get(node.ino) is node:
             del self._nodes[node.ino]
-        self._renumbered.pop(node.traits.nodeid, None)
+        self._drop_nodeid(node.traits.nodeid or (node.ino if node.identity == GONE else 0))
         self.on_discard(node)
         if len(self._nodes) * 4 < self._peak and self._peak > _MANY:
             self._peak = max(len(self._nodes), _MANY)

@@ -62,7 +62,7 @@ class PlinkFlusher:
                     failed.setdefault(ino, error)
         self._release(lower)
         for ino in [ino for ino in union.plinks if ino not in failed]:
-            node = union.nodes.get(ino)
+            node = union.nodes.of_number(ino)
             try:
                 if node is not None:
                     self._rehome(node)

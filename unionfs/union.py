@@ -251,15 +251,17 @@ class Union(Copies):
             if kind == stat.S_IFDIR:
                 self.directories.set_first_layers(fresh, found)
             return fresh
-        plink = self.plink_of(ino, found.branch, identity) if self.plinks and kind != stat.S_IFDIR else None
+        plink = None
+        if self.plinks and kind != stat.S_IFDIR and not made:
+            plink = self.plink_of(ino, found.branch, identity)
         if plink is not None:
             ino = plink.ino
-        node = self.nodes.get(ino)
-        if plink is None:
-            while (node is not None or self.plinks) and self._is_taken(ino, node, identity, kind):
-                ino = other_number(ino)
-                node = self.nodes.get(ino)
-        if node is not None and node.traits.kind == kind and (plink is not None or node.identity == identity):
+            node = self.nodes.of_number(ino)
+            same = node is not None and node.traits.kind == kind
+        else:
+            ino, same = self._number_for(ino, kind, found.status, made=made)
+            node = self.nodes.of_number(ino)
+        if node is not None and same:
             if node.removed:
                 # Every name was gone but the file is held open; a direct change gave it a name again.
                 self.let_go(node)
@@ -268,11 +270,10 @@ class Union(Copies):
                 node.branch = found.branch
             node.add_name(parent, name)
             return node
-        fresh = new_node(ino, kind)
         if node is not None:
-            self.nodes.replace(node, fresh)
-        else:
-            self.nodes.add(fresh)
+            self.nodes.displace(node)
+        fresh = new_node(ino, kind)
+        self.nodes.add(fresh)
         if plink is not None:
             fresh.identity, fresh.branch = plink.copy, plink.branch
         else:
@@ -293,13 +294,18 @@ class Union(Copies):
             return None
         return plink
 
-    def _is_taken(self, ino: int, node: Node | None, identity: Identity, kind: int) -> bool:
-        """Tell whether a number belongs to another file: a pseudo-linked one, or `node` while it is what it was."""
-        if ino in self.plinks:
-            return True
-        if node is None or (node.kind == kind != stat.S_IFDIR and node.identity == identity):
-            return False
-        return self._is_live(node)
+    def _number_for(self, ino: int, kind: int, status: os.stat_result, *, made: bool) -> tuple[int, bool]:
+        """Return the number to show for a file that would have `ino`, and whether the node that has it is the same file."""
+        while True:
+            node = self.nodes.of_number(ino)
+            if node is not None and not made and kind != stat.S_IFDIR and self.is_same(node, kind, status):
+                return ino, True
+            taken = (
+                ino in self.plinks or self.nodes.is_bound(ino) or (node is not None and self.is_live(node))
+            )
+            if not taken:
+                return ino, False
+            ino = other_number(ino)
 
     def unnamed(self, branch: OpenBranch, fd: int) -> Attributes:
         """Enter a file that has no name (O_TMPFILE), held by the descriptor `fd`."""
@@ -328,16 +334,6 @@ class Union(Copies):
             node.remove_name(directory, name)
             if directory is not keep:
                 self.nodes.release(directory)
-
-    def _is_live(self, node: Node) -> bool:
-        """Tell whether a node's file still is what it was, so that another file needs another number."""
-        if node.removed or node.handles or node.opens or node.is_directory:
-            return True
-        try:
-            status = self.status(node)
-        except OSError:
-            return False
-        return self.identity_of(status) == node.identity
 
     def renumber(self, node: Node) -> None:
         """Give a file a new nodeid: under the former one the kernel goes on reading the copy that it has open.

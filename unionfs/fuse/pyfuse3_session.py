@@ -397,6 +397,7 @@ async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statist
             tasks = background.Tasks(nursery)
             background.attach(filesystem, notifier, operations.cached, tasks)
             filesystem.options_changed = operations.use_options
+            filesystem.union.nodes.nodeids_are_numbers = True
             try:
                 await negotiate(operations, device_fd)
                 with short_poll(device_fd):
