@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from unionfs import whiteout
+from unionfs import redirects, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.directories import Directories
 from unionfs.identity import Identities
@@ -24,6 +26,14 @@ from unionfs.plink_table import PlinkTable
 # What opening a file at its home fails with if it is not there any more.
 _MOVED = (errno.ENOENT, errno.ESTALE)
 _PATH_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Opened(NamedTuple):
+    """A copy that was opened, and its stat; `elsewhere`: the descriptor is of another file, which has the data."""
+
+    fd: int
+    status: os.stat_result
+    elsewhere: bool
 
 
 class Copies:
@@ -39,6 +49,7 @@ class Copies:
         self.dirs = self.directories.dirs
         self.fd_on = self.directories.fd_on
         self.plinks = PlinkTable()
+        self.unmarked: set[int] = set()  # ids of branches on which no file has a mark of an overlay's
         self._bookkeeping: dict[tuple[int, bytes], int] = {}
         self._held: dict[
             Node, int
@@ -51,6 +62,11 @@ class Copies:
         self.read_only = options.read_only
         self.name_max = whiteout.MAX_NAME if options.whiteout == "aufs" else 255
         self.trust = self.directories.trust = options.udba == "none"  # nobody else changes the branches
+        if not self.trust:
+            self.unmarked.clear()
+        self.directories.stack = self.directories.stack._replace(
+            redirects=options.redirects, metacopy=options.metacopy
+        )
 
     def home(self, node: Node) -> tuple[int, bytes]:
         """Return (directory descriptor, name) of the node's copy on its branch; a pseudo-link if no name is there."""
@@ -105,8 +121,10 @@ class Copies:
             return os.fstat(self.shown_fd(node))
         if node.parent is not None:
             fd, name = self.home(node)
-            return os.stat(name, dir_fd=fd, follow_symlinks=False)
-        return os.fstat(self.held_fd(node))
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        else:
+            status = os.fstat(self.held_fd(node))
+        return self.with_data(node, status) if status.st_blocks << 9 < status.st_size else status
 
     def shown_fd(self, node: Node) -> int:
         """Return the descriptor of a directory's visible copy."""
@@ -134,12 +152,18 @@ class Copies:
             return os.open(name, _PATH_FLAGS, dir_fd=fd)
         return self._open_home(node, _PATH_FLAGS)[0]
 
-    def open_copy(self, node: Node, flags: int) -> tuple[int, os.stat_result]:
+    def open_copy(self, node: Node, flags: int) -> Opened:
         """Open the visible copy of a regular file that has a name, and look at it; ESTALE if something else is in its place.
 
-        A FIFO there does not block (the flags have O_NONBLOCK), and a symbolic link is not followed.
+        A FIFO there does not block (the flags have O_NONBLOCK), and a symbolic link is not followed. What is a metacopy of an
+        overlay is opened where its data is; EPERM, EIO as `redirects` tells.
         """
-        return self._open_home(node, flags | os.O_NOFOLLOW)
+        fd, status = self._open_home(node, flags | os.O_NOFOLLOW)
+        branch = node.branch
+        assert branch is not None
+        if branch.overlay and status.st_size and branch.id not in self.unmarked:
+            return self._open_data_of(node, fd, status, flags)
+        return Opened(fd, status, elsewhere=False)
 
     def _open_home(self, node: Node, flags: int) -> tuple[int, os.stat_result]:
         try:
@@ -162,6 +186,71 @@ class Copies:
             os.close(result)
             raise stale(node)
         return result, status
+
+    def _open_data_of(self, node: Node, fd: int, status: os.stat_result, flags: int) -> Opened:
+        """Return what is to be read of the file behind `fd`: itself, or a lower file in its place."""
+        try:
+            data = self.find_data(node, fd, whiteout.overlay_marks_of(fd))
+        except BaseException:
+            os.close(fd)
+            raise
+        if data < 0:
+            return Opened(fd, status, elsewhere=False)
+        os.close(fd)
+        try:
+            return Opened(os.open(whiteout.proc_path(data), flags), status, elsewhere=True)
+        finally:
+            os.close(data)
+
+    def find_data(self, node: Node, fd: int, marks: tuple[str, ...]) -> int:
+        """Return a descriptor (O_PATH) of the file that has the data of a node's copy, -1 if the copy itself does.
+
+        `fd` is of the copy, and `marks` are those of an overlay that it has.
+        """
+        branch = node.branch
+        assert branch is not None
+        path = whiteout.proc_path(fd)
+        if not marks or not redirects.is_metacopy(marks, path, node.name, branch):
+            return -1
+        return self.open_data(node, marks, path)
+
+    def open_data(self, node: Node, marks: tuple[str, ...], path: bytes) -> int:
+        """Return a descriptor (O_PATH) of the file that has the data of a metacopy, which is at `path`."""
+        if node.parent is None:  # without a name nothing can be found, but for what somebody has open
+            for handle in node.handles or ():
+                if handle.elsewhere:
+                    return os.dup(handle.fd)
+            raise stale(node)
+        assert node.branch is not None
+        layers = self.dirs(node.parent)
+        return redirects.open_data(self.directories.stack, layers, node.branch, node.name, marks, path)
+
+    def with_data(self, node: Node, status: os.stat_result) -> os.stat_result:
+        """Return the stat of a file with few blocks; a metacopy shows those of its data, as far as that is found."""
+        branch = node.branch
+        if branch is None or not branch.overlay or branch.id in self.unmarked:
+            return status
+        if not stat.S_ISREG(status.st_mode):  # a symbolic link has no blocks either
+            return status
+        try:
+            blocks = self._blocks_of_data(node)
+        except OSError:
+            return status  # said when it is opened
+        return status if blocks is None else _with_blocks(status, blocks)
+
+    def _blocks_of_data(self, node: Node) -> int | None:
+        fd = self.open_path(node)
+        try:
+            path = whiteout.proc_path(fd)
+            data = self.find_data(node, fd, whiteout.marks_among(os.listxattr(path)))
+        finally:
+            os.close(fd)
+        if data < 0:
+            return None
+        try:
+            return os.fstat(data).st_blocks
+        finally:
+            os.close(data)
 
     def found_home(self, node: Node) -> tuple[int, bytes]:
         """Do the same as `home` after looking whether the copy is there; ESTALE if it is not."""
@@ -234,6 +323,8 @@ class Copies:
     def attributes_of(self, node: Node, found: Found) -> Attributes:
         """Return a node's attributes from what a lookup has just read."""
         status = found.entries[0][1]
+        if status.st_blocks << 9 < status.st_size:
+            status = self.with_data(node, status)
         if node.children is None and not self.plinks:  # nearly always
             return Attributes(node, status, max(1, status.st_nlink - node.traits.hidden_links))
         if node.children is not None:
@@ -297,3 +388,12 @@ class Copies:
         """Close what every node is held by."""
         for node in list(self._held):
             self.let_go(node)
+
+
+def _with_blocks(status: os.stat_result, blocks: int) -> os.stat_result:
+    rest = {
+        name: getattr(status, name)
+        for name in ("st_atime", "st_mtime", "st_ctime", "st_atime_ns", "st_mtime_ns", "st_ctime_ns")
+    }
+    sizes = {"st_blksize": status.st_blksize, "st_blocks": blocks, "st_rdev": status.st_rdev}
+    return os.stat_result(tuple(status), {**rest, **sizes})

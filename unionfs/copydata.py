@@ -34,7 +34,9 @@ class CopyJob:
     The stage is an unnamed file (O_TMPFILE) where the filesystem has them, else `.wh..wh.NAME.XXXX` in the stage directory.
     """
 
-    def __init__(self, source_fd: int, fd: int, staging: int, name: bytes, length: int) -> None:
+    def __init__(
+        self, source_fd: int, fd: int, staging: int, name: bytes, length: int, *, whole: bool = False
+    ) -> None:
         self.fd = fd
         self.length = length
         self.done = False
@@ -45,7 +47,7 @@ class CopyJob:
         self._source = source_fd
         self._staging = staging
         self._name = name  # b"" for an unnamed stage
-        self._whole = False
+        self._whole = whole
         self._lock = threading.Lock()
 
     @classmethod
@@ -68,8 +70,8 @@ class CopyJob:
         except BaseException:
             os.close(own)
             raise
-        job = cls(source_fd, fd, own, staged, length)
-        job.target, job.source_id, job.write_back, job._whole = target, source_id, write_back, whole
+        job = cls(source_fd, fd, own, staged, length, whole=whole)
+        job.target, job.source_id, job.write_back = target, source_id, write_back
         return job
 
     @property

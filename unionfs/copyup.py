@@ -18,6 +18,9 @@ from unionfs import stage, syscalls, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copydata import CopyJob, Deferred
 from unionfs.handles import is_pinned
+from unionfs.metacopy import Completion
+from unionfs.metacopy import begin as begin_completion
+from unionfs.metacopy import empty as empty_metacopy
 from unionfs.metadata import copy_metadata, restore_times
 from unionfs.nodes import Node
 from unionfs.ordering import WriteBack, write_back_before_name
@@ -63,10 +66,42 @@ class CopyUps:
         """
         assert node.branch is not None
         if node.branch.writable:
+            if length is not None and node.branch.overlay:
+                self.complete(node, length=length)
             return
         target = self.target(node)
         if target is not node.branch:
             self.to_branch(node, target, length=length)
+
+    def complete(self, node: Node, *, length: int | None = None, here: bool = False) -> None:
+        """Before the data of a file on a writable branch is opened, changed or gets another name: if it is a metacopy that a
+        kernel's overlay left there, bring its data in. `length` 0: it is not needed; `here`: in no thread.
+
+        Raises what reading and writing the data may, with the file as it was, or `Deferred`.
+        """
+        branch, union = node.branch, self._union
+        assert branch is not None
+        if not (branch.overlay and branch.writable) or branch.id in union.unmarked or node.is_directory:
+            return
+        if not stat.S_ISREG(node.kind):
+            return
+        if length == 0:
+            empty_metacopy(union, node)
+            return
+        job = self._jobs.get(node)
+        if not isinstance(job, Completion):
+            job = begin_completion(union, node, self._write_back(branch))
+        if job is None:
+            return
+        self._jobs[node] = job
+        if not job.done and self.inline_limit is not None and job.length > self.inline_limit and not here:
+            raise Deferred(job)
+        try:
+            job.run()
+            job.finish()
+        finally:
+            del self._jobs[node]
+            job.close()
 
     def to_branch(
         self, node: Node, target: OpenBranch, *, length: int | None = None, place: Place | None = None
@@ -123,7 +158,7 @@ class CopyUps:
         try:
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
             try:
-                copy_metadata(source[1], fd, status, branch, times=up)
+                copy_metadata(source[1], fd, status, branch, times=up, marked=source[0].overlay)
                 if up:
                     union.numbers.record(node.ino, fd, node.parent, branch, parent_fd)
                 if hidden:
@@ -179,14 +214,14 @@ class CopyUps:
         union = self._union
         parent_fd = target.root if node.parent is None else self.directory_on(node.parent, target)
         staging = union.stage_dir(target, parent_fd)
-        data = open_unseen(source)
+        data = self._open_source(node, source, status)
         try:
             job = CopyJob.create(
                 data,
                 staging,
                 node.name,
                 size,
-                whole=size == status.st_size,
+                whole=size == status.st_size == os.fstat(data).st_size,
                 target=target,
                 source_id=node.identity,
                 write_back=self._write_back(target) if size else None,
@@ -210,6 +245,20 @@ class CopyUps:
             job.close()
             raise job.error
         return job
+
+    def _open_source(self, node: Node, source: int, status: os.stat_result) -> int:
+        """Open what is to be read of the file behind `source`: itself, or where an overlay's metacopy has its data."""
+        branch, union = node.branch, self._union
+        if branch is None or not branch.overlay or not status.st_size or branch.id in union.unmarked:
+            return open_unseen(source)
+        marks = whiteout.marks_among(os.listxattr(whiteout.proc_path(source)))
+        data = union.find_data(node, source, marks)
+        if data < 0:
+            return open_unseen(source)
+        try:
+            return open_unseen(data)
+        finally:
+            os.close(data)
 
     def _write_back(self, target: OpenBranch) -> WriteBack | None:
         """Return what brings a copy's data to the disk before it is published; None if nothing is to."""
@@ -235,7 +284,8 @@ class CopyUps:
         place: Place | None,
     ) -> None:
         union = self._union
-        copy_metadata(source, job.fd, status, target)
+        assert node.branch is not None
+        copy_metadata(source, job.fd, status, target, marked=node.branch.overlay)
         if place is not None:
             parent, name = place
         elif node.parent is not None:
@@ -309,7 +359,8 @@ class CopyUps:
         try:
             fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
             try:
-                copy_metadata(source, fd, status, target)
+                assert node.branch is not None
+                copy_metadata(source, fd, status, target, marked=node.branch.overlay)
                 union.numbers.record(node.ino, fd, parent, target, parent_fd)
                 with self._sharing(node, target, fd, status, place):
                     os.rename(name, final, src_dir_fd=staging, dst_dir_fd=parent_fd)

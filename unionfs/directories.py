@@ -18,6 +18,7 @@ from unionfs.contents import KnownNames, empty
 from unionfs.identity import Identities
 from unionfs.lookup import LIST_DIRECTORY, PATH_DIRECTORY, Found, find
 from unionfs.nodes import UNKNOWN, Node, stale
+from unionfs.redirects import Stack
 
 
 class Directories:
@@ -37,6 +38,7 @@ class Directories:
         self._limit = max(64, soft // 2)
         self.known = KnownNames()
         self.on_open: Callable[[Node, OpenBranch, int], None] | None = None
+        self.stack = Stack(())  # what marks of overlayfs may lead to
         self._open_root()
 
     def __len__(self) -> int:
@@ -48,6 +50,7 @@ class Directories:
         root.layers = self._branches
         root.branch = self._branches[0]
         root.dirs = tuple((branch, branch.root) for branch in self._branches)
+        self.stack = self.stack._replace(roots=root.dirs)
         self.known.forget(root)
         root.finds = 0
         root.links = -1
@@ -104,14 +107,16 @@ class Directories:
         self, node: Node, parents: tuple[tuple[OpenBranch, int], ...], flags: int = PATH_DIRECTORY
     ) -> tuple[tuple[OpenBranch, int], ...]:
         if node.epoch != self._epoch:
-            found = find(parents, node.name)
+            found = find(parents, node.name, stack=self.stack)
             if found is None or not found.is_directory:
                 raise stale(node)
             self.set_layers(node, found)
         opened: list[tuple[OpenBranch, int]] = []
         layers, name = node.layers, node.name
         try:
-            for branch, parent in parents:
+            if node.places is not None:
+                self._open_placed(node, parents, flags, opened)
+            for branch, parent in parents if node.places is None else ():
                 if branch in layers:
                     opened.append((branch, os.open(name, flags, dir_fd=parent)))
         except OSError as error:
@@ -130,13 +135,31 @@ class Directories:
                 self.on_open(node, branch, fd)
         return dirs
 
+    def _open_placed(
+        self,
+        node: Node,
+        parents: tuple[tuple[OpenBranch, int], ...],
+        flags: int,
+        opened: list[tuple[OpenBranch, int]],
+    ) -> None:
+        """Open the copies of a directory that some branches have under another path; they are appended to `opened`."""
+        assert node.places is not None
+        here = dict(parents)
+        for branch in node.layers:
+            place = node.places.get(branch)
+            if place is not None:
+                opened.append((branch, place.open(branch.root, here.get(branch), flags)))
+            elif branch in here:
+                opened.append((branch, os.open(node.name, flags, dir_fd=here[branch])))
+
     def set_layers(self, node: Node, found: Found) -> None:
         """Record which branches contribute to a directory."""
         layers = tuple(branch for branch, _ in found.entries)
         status = found.status
         identity = self._identities.of(status)
-        if layers != node.layers or identity != node.identity:
+        if layers != node.layers or identity != node.identity or found.places != node.places:
             self.close(node)
+            node.places = found.places
             node.layers, node.identity, node.impure, node.bare = layers, identity, None, UNKNOWN
             node.links = -1
         node.branch = layers[0]
@@ -145,6 +168,8 @@ class Directories:
     def set_first_layers(self, node: Node, found: Found) -> None:
         """Do the same for a new node, whose identity and branch are known."""
         node.layers = tuple([branch for branch, _ in found.entries])
+        if found.places is not None:
+            node.places = found.places
         node.epoch = self._epoch
 
     def close(self, node: Node) -> None:

@@ -219,11 +219,15 @@ class UnionFilesystem:
         elif flags & os.O_ACCMODE and self.copies_up_at_open:
             self.copyups.ensure(node)  # overlayfs copies up at open, AUFS at the first write
         assert node.branch is not None
+        if node.branch.overlay:
+            self.copyups.complete(node)
         opened = branch_flags(flags, writable=node.branch.writable)
-        size = -1
+        size, elsewhere = -1, False
         if node.parent is not None and not flags & os.O_TRUNC:
-            fd, status = self.union.open_copy(node, opened)
+            fd, status, elsewhere = self.union.open_copy(node, opened)
             size = status.st_size
+        elif node.branch.overlay and not flags & os.O_TRUNC:
+            fd, elsewhere = self._open_held(node, opened)
         else:
             path = self.union.open_path(node)
             try:
@@ -232,12 +236,27 @@ class UnionFilesystem:
                 fd = os.open(whiteout.proc_path(path), opened)
             finally:
                 os.close(path)
-        return self._add_file(FileHandle(node, fd, flags, caller.pid, size=size))
+        return self._add_file(FileHandle(node, fd, flags, caller.pid, size=size, elsewhere=elsewhere))
+
+    def _open_held(self, node: Node, flags: int) -> tuple[int, bool]:
+        """Open a file that has no name any more, or where its data is; tell which of both."""
+        path = self.union.open_path(node)
+        try:
+            marks = whiteout.marks_among(os.listxattr(whiteout.proc_path(path)))
+            data = self.union.find_data(node, path, marks)
+            try:
+                return os.open(whiteout.proc_path(data if data >= 0 else path), flags), data >= 0
+            finally:
+                if data >= 0:
+                    os.close(data)
+        finally:
+            os.close(path)
 
     def reopen(self, opened: FileHandle, flags: int, caller: Caller) -> int:
         """Open for reading what `opened` has open, even if the file was copied up since; return the handle's number."""
         fd = os.open(whiteout.proc_path(opened.fd), branch_flags(flags, writable=False))
-        return self._add_file(FileHandle(opened.node, fd, flags, caller.pid))
+        handle = FileHandle(opened.node, fd, flags, caller.pid, elsewhere=opened.elsewhere)
+        return self._add_file(handle)
 
     def _add_file(self, handle: FileHandle) -> int:
         node = handle.node

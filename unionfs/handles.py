@@ -41,15 +41,18 @@ class Backing:
 class FileHandle(Descriptor):
     """An open regular file."""
 
-    __slots__ = ("backing", "flags", "node", "number", "pid", "size", "writes")
+    __slots__ = ("backing", "elsewhere", "flags", "node", "number", "pid", "size", "writes")
 
-    def __init__(self, node: Node, fd: int, flags: int, pid: int, *, size: int = -1) -> None:
+    def __init__(
+        self, node: Node, fd: int, flags: int, pid: int, *, size: int = -1, elsewhere: bool = False
+    ) -> None:
         super().__init__(fd)
         self.node = node
         self.flags = flags
         self.pid = pid
         self.writes = flags & os.O_ACCMODE != os.O_RDONLY  # opened for writing
         self.size = size  # when it was opened; -1: not known
+        self.elsewhere = elsewhere  # `fd` is of the lower file that has the data of an overlay's metacopy
         self.number = 0
         self.backing: Backing | None = None
 
@@ -58,6 +61,7 @@ class FileHandle(Descriptor):
         fd = os.open(whiteout.proc_path(source_fd), branch_flags(self.flags, writable=writable))
         os.dup2(fd, self.fd, inheritable=False)
         os.close(fd)
+        self.elsewhere = False
 
     def close(self) -> None:
         """Close the descriptor, as soon as no work for threads holds it any more."""

@@ -32,6 +32,7 @@ class Linker:
         if union.find_new(parent, name) is not None:
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
         assert node.branch is not None
+        self._copyups.complete(node)
         target = self._policies.lifted(union.branches, union.dirs(parent), name, self._copyups.target(node))
         # Overlayfs copies the old name up; AUFS gives the copy the new name only and remembers the old one as a pseudo-link.
         pseudo = union.options.plink and union.options.whiteout == "aufs"

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.contents import Contents
+from unionfs.redirects import Place, Stack, Trail, is_redirected
 from unionfs.whiteout import Layers
 
 _S_IFMT = 0o170000
@@ -23,9 +24,13 @@ LIST_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Found(NamedTuple):
-    """Where a visible name is: one entry for a file, one for each contributing branch (top first) for a directory."""
+    """Where a visible name is: one entry for a file, one for each contributing branch (top first) for a directory.
+
+    `places` tells of branches below a redirect under which path they have the directory.
+    """
 
     entries: list[tuple[OpenBranch, os.stat_result]]
+    places: dict[OpenBranch, Place] | None = None
 
     @property
     def branch(self) -> OpenBranch:
@@ -57,17 +62,20 @@ def find(
     *,
     last_mark: bool = True,
     contents: Sequence[Contents | None] = (),
+    stack: Stack,
 ) -> Found | None:
     """Return where `name` is visible in the directory `layers`, or None. `contents` is what is known of each layer's names.
 
     A whiteout hides what is below it: an entry beside its own shows (OCI's rule; it is also what lets an operation make or
     remove the two one after the other). EIO if a whiteout is not a regular file. Without `last_mark` the last layer's whiteouts
-    are not looked for: there is nothing below that they could hide.
+    are not looked for: there is nothing below that they could hide. EPERM or EINVAL for a directory with a mark of overlayfs
+    that is not followed or makes no sense.
     """
     entries: list[tuple[OpenBranch, os.stat_result]] = []
     kind = 0
     key = hash(name)
     unmarked = -1 if last_mark else len(layers) - 1
+    above = -1  # the directory that has the entry found last
     for position, (branch, fd) in enumerate(layers):
         known = contents[position] if contents else None
         status: os.stat_result | None = None
@@ -83,14 +91,15 @@ def find(
             found = status.st_mode & _S_IFMT
             if not entries:
                 entries.append((branch, status))
-                kind = found
+                above, kind = fd, found
                 if kind != stat.S_IFDIR:
                     return Found(entries)
             elif found == kind:
                 # Opaque marks matter only when a second directory would join; so one stat a level is saved in the usual case.
-                if _opaque_above(layers, name, entries[-1][0]):
+                if _has_opaque_file(entries[-1][0], above, name):
                     break
                 entries.append((branch, status))
+                above = fd
             elif branch.overlay:
                 break  # overlayfs stops at an entry of another type; AUFS goes on
         if (
@@ -100,14 +109,42 @@ def find(
             and whiteout.has_mark(fd, name)
         ):
             break
+        if branch.overlay and status is not None and branch is not stack.roots[-1][0]:
+            marks = whiteout.overlay_marks(fd, name)
+            if marks and whiteout.is_opaque_marked(marks, fd, name):
+                break
+            if marks and is_redirected(marks, name, branch) and not _has_opaque_file(branch, fd, name):
+                return _redirected(stack, layers, name, entries, marks, fd)
     return Found(entries) if entries else None
 
 
-def _opaque_above(layers: Layers, name: bytes, branch: OpenBranch) -> bool:
-    if not branch.marks:
-        return False
-    parent = next(fd for candidate, fd in layers if candidate is branch)
-    return whiteout.is_opaque_entry(branch, parent, name)
+def _has_opaque_file(branch: OpenBranch, fd: int, name: bytes) -> bool:
+    return branch.whable and whiteout.exists(fd, name + b"/" + whiteout.OPAQUE) is not None
+
+
+def _redirected(
+    stack: Stack,
+    layers: Layers,
+    name: bytes,
+    entries: list[tuple[OpenBranch, os.stat_result]],
+    marks: tuple[str, ...],
+    fd: int,
+) -> Found:
+    """Complete the copies of a directory of which the last one found, in `fd`, names another path for lower layers."""
+    places: dict[OpenBranch, Place] = {}
+    trail = Trail(stack, layers, entries[-1][0], name, directory=True)
+    entry = os.open(name, PATH_DIRECTORY, dir_fd=fd)
+    try:
+        trail.turn(marks, whiteout.proc_path(entry))
+    finally:
+        os.close(entry)
+    for branch, opened, place in trail.found():
+        try:
+            entries.append((branch, os.fstat(opened)))
+        finally:
+            os.close(opened)
+        places[branch] = place
+    return Found(entries, places)
 
 
 def open_directory(parent: int, name: bytes) -> int:
@@ -115,9 +152,9 @@ def open_directory(parent: int, name: bytes) -> int:
     return os.open(name, PATH_DIRECTORY, dir_fd=parent)
 
 
-def is_visible_below(layers: Layers, name: bytes, branch: OpenBranch) -> bool:
+def is_visible_below(layers: Layers, name: bytes, branch: OpenBranch, stack: Stack) -> bool:
     """Tell whether a branch lower than `branch` still shows `name` (any type), so that hiding it needs a whiteout."""
     position = next((index for index, (candidate, _) in enumerate(layers) if candidate is branch), None)
     if position is None:
-        return find(layers, name) is not None
-    return find(layers[position + 1 :], name) is not None
+        return find(layers, name, stack=stack) is not None
+    return find(layers[position + 1 :], name, stack=stack) is not None

@@ -18,17 +18,24 @@ _NEVER_IGNORED = (errno.ENOMEM, errno.EDQUOT)
 
 
 def copy_metadata(
-    source: int, target: int, status: os.stat_result, branch: OpenBranch, *, times: bool = True
+    source: int,
+    target: int,
+    status: os.stat_result,
+    branch: OpenBranch,
+    *,
+    times: bool = True,
+    marked: bool = False,
 ) -> None:
     """Give the copy behind `target` the owner, xattrs, mode and times that `status` and `source` have.
 
+    `branch` is the copy's; `marked`: the source is on a branch where overlayfs' marks count, so that they are not content.
     The owner comes first since chown clears set-id bits and capabilities; the mode after ACLs, which change it.
     """
     path = whiteout.proc_path(target)
     new = os.fstat(target)
     if (new.st_uid, new.st_gid) != (status.st_uid, status.st_gid):
         _chown(path, status, branch)
-    copy_xattrs(source, target, branch)
+    copy_xattrs(source, target, branch, marked=marked)
     if not stat.S_ISLNK(status.st_mode):
         os.chmod(path, stat.S_IMODE(status.st_mode))
     if times:
@@ -50,14 +57,14 @@ def _chown(path: bytes, status: os.stat_result, branch: OpenBranch) -> None:
             raise
 
 
-def copy_xattrs(source: int, target: int, branch: OpenBranch) -> None:
+def copy_xattrs(source: int, target: int, branch: OpenBranch, *, marked: bool) -> None:
     """Copy every extended attribute, and remove ACLs that the copy inherited; errors count unless icex masks them."""
     names = list_xattrs(source)
     for name in list_xattrs(target):
         if name in _ACLS and name not in names:
             os.removexattr(whiteout.proc_path(target), name)
     for name in names:
-        if whiteout.is_private_xattr(name, overlay=branch.overlay):
+        if whiteout.is_private_xattr(name, overlay=marked or branch.overlay):
             continue
         try:
             value = os.getxattr(whiteout.proc_path(source), name)

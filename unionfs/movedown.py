@@ -93,6 +93,7 @@ def _move(
     source: OpenBranch, target: OpenBranch, *, keep: bool,
 ) -> None:  # fmt: skip
     fd = copyups.directory_on(parent, target)
+    copyups.complete(node, here=True)
     opened = union.open_path(node)
     try:
         status = os.fstat(opened)
@@ -105,7 +106,7 @@ def _move(
             job.run()
             if job.error is not None:
                 raise job.error
-            copy_metadata(opened, job.fd, status, target)
+            copy_metadata(opened, job.fd, status, target, marked=source.overlay)
             union.numbers.record(node.ino, job.fd, parent, target, fd)
             job.replace(fd, name)
             whiteout.remove(target, fd, name, union.options.whiteout)

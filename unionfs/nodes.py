@@ -19,6 +19,7 @@ from unionfs.identity import Identity
 if TYPE_CHECKING:
     from unionfs.contents import Contents
     from unionfs.handles import Backing, Handles
+    from unionfs.redirects import Place
 
 ROOT_NODEID = 1  # FUSE_ROOT_ID
 ROOT_INO = 2  # what AUFS shows for its root
@@ -80,6 +81,7 @@ class Node:
     contents: tuple[Contents | None, ...] = ()
     finds: int = 0
     links: int = -1
+    places: dict[OpenBranch, Place] | None = None
 
     def __init__(self, ino: int, kind: int) -> None:
         self.ino = ino
@@ -195,7 +197,18 @@ class Node:
 class Directory(Node):
     """A directory of the union: its copies, the nodes below it, and what was learnt about its copies' names."""
 
-    __slots__ = ("children", "contents", "dirs", "epoch", "finds", "impure", "layers", "links", "opens")
+    __slots__ = (
+        "children",
+        "contents",
+        "dirs",
+        "epoch",
+        "finds",
+        "impure",
+        "layers",
+        "links",
+        "opens",
+        "places",
+    )
 
     is_directory = True
 
@@ -210,6 +223,7 @@ class Directory(Node):
         self.contents = ()  # for each of `dirs` what is known of its names
         self.finds = 0  # names looked for since `dirs` were opened
         self.links = -1  # what read-only lower copies add to st_nlink; -1: not known
+        self.places = None  # under which path branches below a redirect have the directory
 
 
 def new_node(ino: int, kind: int) -> Node:

@@ -38,7 +38,8 @@ class OnOpen:
         fd = self._union.fd_on(parent, branch)
         if moves and fd is not None and not self._union.plinks.get(node.ino):
             layers = self._union.dirs(parent)
-            if not is_visible_below([pair for pair in layers if pair[0] is not branch], name, target):
+            others = [pair for pair in layers if pair[0] is not branch]
+            if not is_visible_below(others, name, target, self._union.directories.stack):
                 os.unlink(name, dir_fd=fd)
 
     def prepare_directory(self, node: Node) -> None:

@@ -36,6 +36,9 @@ class Options:
     rdcache: int = 10
     read_only: bool = False
     xino: str = ""
+    # What a kernel overlay's layers say of other places is followed, as with its redirect_dir=follow and metacopy=on.
+    redirects: bool = True
+    metacopy: bool = True
 
 
 Change = Callable[[Options], Options]

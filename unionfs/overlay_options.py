@@ -33,16 +33,17 @@ _IGNORED_VALUES = frozenset(
 )  # fmt: skip
 # Accepted with the one value that a union has anyway.
 _FIXED = {
-    "redirect_dir": ("off", "nofollow", "follow"),
     "index": ("off",),
-    "metacopy": ("off",),
+    "verity": ("off",),
     "nfs_export": ("off",),
     "xino": ("off", "auto", "on"),
     "noxattrs": ("0",),
     "xattr_permissions": ("0",),
     "plugins": ("",),
 }
-_REFUSED = frozenset(("squash_to_root", "squash_to_uid", "squash_to_gid", "noxattrs"))
+_REFUSED = frozenset(
+    ("squash_to_root", "squash_to_uid", "squash_to_gid", "noxattrs", "redirect_dir", "metacopy", "datadir+")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ class _Reader:
         self.words: list[str] = []
         self.fsync = True
         self.acl = True
+        self.redirects = True
+        self.metacopy = True
         self.fsname = ""
         self.subtype: str | None = None
         self.remount = self.debug = False
@@ -92,6 +95,8 @@ class _Reader:
     def _read_value(self, name: str, value: str) -> None:
         if name == "lowerdir":
             self.lower = [unescape(part) for part in split(value, ":")]
+            if "" in self.lower[1:-1]:
+                raise UserError("lowerdir: data-only layers (written after ::) are not supported")
         elif name == "upperdir":
             self.upper = unescape(value)
         elif name == "fsname":
@@ -100,13 +105,17 @@ class _Reader:
             self.subtype = value
         elif name == "fsync":
             self.fsync = value != "0"
+        elif name == "redirect_dir" and value in ("off", "follow", "nofollow"):
+            self.redirects = value != "nofollow"
+        elif name == "metacopy" and value in ("on", "off"):
+            self.metacopy = value == "on"
         elif name in ("uidmapping", "gidmapping"):
             _check_identity(name, value)
         elif name in _FIXED:
             if value not in _FIXED[name]:
                 raise UserError(f"option {name}={value} is not supported")
         elif name in _REFUSED:
-            raise UserError(f"option {name} is not supported")
+            raise UserError(f"option {name}={value} is not supported")
         elif name not in _IGNORED_VALUES and name not in MOUNT_VALUES and not name.lower().startswith("x-"):
             raise UserError(f"unknown option {name + '=' + value!r}")
 
@@ -156,6 +165,8 @@ def parse(text: str, environment: Mapping[str, str] = os.environ) -> OverlayRequ
         warn_perm=False,
         fsync=reader.fsync,
         acl=reader.acl,
+        redirects=reader.redirects,
+        metacopy=reader.metacopy,
         read_only="ro" in flags,
     )
     return OverlayRequest(

@@ -15,6 +15,7 @@ from unionfs.lookup import find
 from unionfs.metadata import restore_times
 from unionfs.nodes import Node
 from unionfs.plinks import drop_entry, flushing
+from unionfs.redirects import Refused
 from unionfs.union import Union
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,10 @@ class PlinkFlusher:
                 os.close(readable)
         below = []
         for name in names:
-            found = find(layers, name)
+            try:
+                found = find(layers, name, stack=union.directories.stack)
+            except Refused:
+                continue  # so nobody has come to a name in there
             if found is None:
                 continue
             if found.is_directory:

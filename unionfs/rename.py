@@ -21,6 +21,7 @@ from unionfs.lookup import open_directory
 from unionfs.nodes import Node
 from unionfs.plinks import is_entry_of, materialize
 from unionfs.policy import Policies
+from unionfs.redirects import has_redirect
 from unionfs.remove import Remover
 from unionfs.union import Union
 
@@ -132,6 +133,7 @@ class Renamer:
                 if not node.is_directory and node.ino not in union.plinks:
                     node.make_home(side.parent, side.name)
                 self._copyups.to_branch(node, target)
+        self._copyups.complete(node)  # its data is found by its name
         fd = self._copyups.directory_on(side.parent, target)
         if node.ino in union.plinks and not is_entry_of(union, node, fd, side.name):
             materialize(union, node, fd, side.name)
@@ -228,10 +230,11 @@ class Renamer:
         assert fd is not None
         if whiteout.is_opaque(target, fd):
             return
+        redirected = target.overlay and has_redirect(fd)  # whose lower copies are none, or are covered
         hidden = union.is_hidden(new.parent, target, new_fd, new.name)
         below = union.shows_below(new.parent, new.name, target)
         replaced = self._is_opaque_directory(target, new_fd, new.name)
-        if hidden or below or replaced or union.options.diropq == "a":
+        if hidden or below or replaced or redirected or union.options.diropq == "a":
             whiteout.make_opaque(target, fd, union.options.whiteout)
 
     def _is_opaque_directory(self, branch: OpenBranch, dirfd: int, name: bytes) -> bool:

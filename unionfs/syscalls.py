@@ -104,9 +104,10 @@ def has_xattrs(dir_fd: int, name: bytes) -> bool:
 
 
 class _XattrRoom(threading.local):
-    """A thread's place for the value of an extended attribute, with the kernel's struct xattr_args for it."""
+    """A thread's place for an extended attribute's value, with the kernel's struct xattr_args for it, and for names."""
 
     def __init__(self) -> None:
+        self.names = ctypes.create_string_buffer(1024)
         self.value = ctypes.create_string_buffer(64)
         self.arguments = struct.pack("=QII", ctypes.addressof(self.value), 64, 0)
 
@@ -124,6 +125,16 @@ def getxattrat(dir_fd: int, name: bytes, attribute: bytes) -> bytes | None:
     if length < 0 and ctypes.get_errno() == errno.ENODATA:
         return None  # what is answered nearly always: no exception
     return room.value.raw[: _check(length, name)]
+
+
+def listxattrat(dir_fd: int, name: bytes) -> bytes:
+    """Return the names of the extended attributes of `name` in `dir_fd`, each with a NUL behind it; a link is not followed.
+
+    Raises ERANGE for more than 1024 bytes, ENOSYS before Linux 6.13, EOPNOTSUPP where the filesystem has no such thing.
+    """
+    room = _xattr_room.names
+    length = _check(_syscall(_LISTXATTRAT, dir_fd, name, AT_SYMLINK_NOFOLLOW, room, 1024), name)
+    return room.raw[:length] if length else b""
 
 
 def renameat2(old: bytes, new: bytes, *, src_dir_fd: int, dst_dir_fd: int, flags: int = 0) -> None:

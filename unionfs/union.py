@@ -80,7 +80,9 @@ class Union(Copies):
         for branch in self.branches:
             if self.trust and branch.writable and branch.id not in self._seen and is_fresh(branch):
                 self.numbers.marked.begin(branch)
-                if not branch.overlay:
+                if branch.overlay:
+                    self.unmarked.add(branch.id)
+                else:
                     self.hiding.begin(branch)
             self._seen.add(branch.id)
 
@@ -102,7 +104,7 @@ class Union(Copies):
             except (FileNotFoundError, NotADirectoryError):
                 return None
         known = self.known.of(parent, dirs, trust)
-        return find(dirs, name, last_mark=not trust, contents=known)
+        return find(dirs, name, last_mark=not trust, contents=known, stack=self.directories.stack)
 
     def find_new(self, parent: Node, name: bytes) -> Found | None:
         """Return what is at a name that something is about to be given.
@@ -162,14 +164,25 @@ class Union(Copies):
         if layers[-1][0] is branch:
             return False
         child = self.known_directory(parent, name)
-        if child is not None and child.layers[-1] is not branch and branch in child.layers:
+        if (
+            child is not None
+            and child.layers[-1] is not branch
+            and branch in child.layers
+            and child.places is None  # else lower copies may have other names
+        ):
             return True
         start = 0
         for position, (candidate, _) in enumerate(layers):
             if candidate is branch:
                 start = position + 1
         known = parent.contents if self.trust else ()
-        below = find(layers[start:], name, last_mark=not self.trust, contents=known[start:])
+        below = find(
+            layers[start:],
+            name,
+            last_mark=not self.trust,
+            contents=known[start:],
+            stack=self.directories.stack,
+        )
         return below is not None
 
     def make_whiteout(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> None:

@@ -8,7 +8,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from unionfs import syscalls
 from unionfs.branch import OpenBranch
@@ -80,11 +80,37 @@ def is_opaque(branch: OpenBranch, fd: int) -> bool:
     return branch.overlay and any(read_xattr(fd, name) == b"y" for name in _OPAQUE_XATTRS)
 
 
-def is_opaque_entry(branch: OpenBranch, dirfd: int, name: bytes) -> bool:
-    """Tell the same of the directory `name` in `dirfd`."""
-    if branch.whable and exists(dirfd, name + b"/" + OPAQUE) is not None:
-        return True
-    return branch.overlay and any(read_xattr(dirfd, xattr, name) == b"y" for xattr in _OPAQUE_XATTRS)
+def overlay_marks(dirfd: int, name: bytes) -> tuple[str, ...]:
+    """Return the extended attributes by which overlayfs marks the entry `name` in `dirfd`; mostly there are none."""
+    try:
+        names = syscalls.listxattrat(dirfd, name)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ERANGE):
+            return ()
+        return marks_among(_list_names(proc_path(dirfd, name)))
+    return marks_among(names.decode("utf-8", "surrogateescape").split("\0")) if b"overlay" in names else ()
+
+
+def overlay_marks_of(fd: int) -> tuple[str, ...]:
+    """Return the same of an open file (not an O_PATH descriptor)."""
+    return marks_among(_list_names(fd))
+
+
+def marks_among(names: Iterable[str]) -> tuple[str, ...]:
+    """Return those names that belong to overlayfs."""
+    return tuple(name for name in names if name.startswith(_OVERLAY_XATTRS))
+
+
+def _list_names(place: int | bytes) -> list[str]:
+    try:
+        return os.listxattr(place, follow_symlinks=isinstance(place, int))
+    except OSError:
+        return []
+
+
+def is_opaque_marked(marks: tuple[str, ...], dirfd: int, name: bytes) -> bool:
+    """Tell whether a directory `name` in `dirfd` that has `marks` is opaque; `x` says that there may be whiteouts in it."""
+    return any(mark in _OPAQUE_XATTRS and read_xattr(dirfd, mark, name) == b"y" for mark in marks)
 
 
 def read_xattr(dirfd: int, attribute: str, name: bytes = b"") -> bytes | None:

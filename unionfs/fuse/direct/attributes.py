@@ -36,7 +36,7 @@ class AttributeRequests:
         flags, _, number = abi.GETATTR_IN.unpack_from(body)
         if flags & abi.GETATTR_FH and node.backing is not None:
             handle = self._filesystem.file(number)
-            if handle.backing is node.backing:  # then it has the visible copy open
+            if handle.backing is node.backing and not handle.elsewhere:  # then it has the visible copy open
                 return self._replies.attributes(
                     union.attributes_now(node, os.fstat(handle.fd)), header.nodeid
                 )
