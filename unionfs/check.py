@@ -11,8 +11,9 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from unionfs import registry
+from unionfs import emptying, registry
 from unionfs.errors import UserError
+from unionfs.lookup import LIST_DIRECTORY
 from unionfs.stage import is_stage
 from unionfs.whiteout import BASE, META_PREFIX, OPAQUE, ORPHAN_DIR, PLINK_DIR, PREFIX
 
@@ -85,6 +86,9 @@ def _leftovers(path: bytes, name: bytes) -> Iterator[Problem]:
         if name == PLINK_DIR:
             text = "pseudo-link that was not flushed (mounting the union again recovers it)"
             yield _problem("plink", os.path.join(path, entry), text, "removed")
+        elif entry == emptying.ASIDE:
+            text = "commit that did not finish (mounting the union again undoes it)"
+            yield _problem("commit", os.path.join(path, entry), text, "undone")
         else:
             yield _problem("orphan", os.path.join(path, entry), "orphan of a killed server", "removed")
 
@@ -101,10 +105,20 @@ def repair(problem: Problem) -> None:
     path = os.fsencode(problem.path)
     if not stat.S_ISDIR(os.lstat(path).st_mode):
         os.unlink(path)
+    elif problem.kind == "commit":
+        _undo_commit(path)
     elif problem.kind in ("stage", "orphan"):
         shutil.rmtree(path)
     else:
         _remove_or_keep(path)
+
+
+def _undo_commit(path: bytes) -> None:
+    root = os.open(os.path.dirname(os.path.dirname(path)), LIST_DIRECTORY)
+    try:
+        emptying.restore(root)
+    finally:
+        os.close(root)
 
 
 def _remove_or_keep(path: bytes) -> None:

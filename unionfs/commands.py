@@ -160,7 +160,7 @@ def commit(arguments: argparse.Namespace) -> int:
     """Fold the top branch into a lower one."""
     from unionfs.commit import commit as fold
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, _leave)  # not at once: the mount is to become writable again
     summary = fold(arguments.mountpoint, arguments.target, keep_top=arguments.copy)
     if sys.stdout.isatty():
@@ -169,4 +169,6 @@ def commit(arguments: argparse.Namespace) -> int:
 
 
 def _leave(number: int, _frame: object) -> None:
+    for other in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(other, signal.SIG_IGN)  # what undoes is not to be left
     raise SystemExit(128 + number)

@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from unionfs import registry, replies
 from unionfs.errors import UserError
@@ -29,13 +29,26 @@ _MOST = (
 Command = Callable[..., Any]  # Any: whatever JSON can carry
 
 
+class Commands(Protocol):
+    """What one conversation can ask for."""
+
+    def table(self) -> dict[str, Command]:
+        """Return the commands by name."""
+
+    async def left(self) -> None:
+        """Do what is to be done when the client has gone."""
+
+
 async def serve(
     path: Path,
-    commands: dict[str, Command],
+    commands: Callable[[], Commands],
     ready: Callable[[], None],
     settled: Callable[[], Awaitable[None]],
 ) -> None:
-    """Answer commands on a new 0600 socket at `path` until cancelled, each when what it began is `settled`."""
+    """Answer commands on a new 0600 socket at `path` until cancelled, each when what it began is `settled`.
+
+    `commands` makes what one conversation can ask for.
+    """
     import trio
 
     listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -47,27 +60,27 @@ async def serve(
     listener.listen()
     ready()
     await trio.serve_listeners(
-        lambda stream: _converse(stream, commands, settled), [trio.SocketListener(listener)]
+        lambda stream: _converse(stream, commands(), settled), [trio.SocketListener(listener)]
     )
 
 
-async def _converse(
-    stream: Any, commands: dict[str, Command], settled: Callable[[], Awaitable[None]]
-) -> None:
+async def _converse(stream: Any, commands: Commands, settled: Callable[[], Awaitable[None]]) -> None:
     import trio
 
     buffer = b""
+    table = commands.table()
     try:
         async with stream:
             async for chunk in stream:
                 buffer += chunk
                 while b"\n" in buffer:
                     line, _, buffer = buffer.partition(b"\n")
-                    reply = json.dumps(answer(line, commands))
+                    reply = json.dumps(answer(line, table))
                     await settled()
                     await stream.send_all(reply.encode() + b"\n")
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         pass  # the client went away
+    await commands.left()
 
 
 def answer(line: bytes, commands: dict[str, Command]) -> dict[str, Any]:
@@ -89,27 +102,61 @@ def answer(line: bytes, commands: dict[str, Command]) -> dict[str, Any]:
         return {"ok": False, "errno": errno.EIO, "message": f"internal error: {error!r}"}
 
 
-def request(mountpoint: str, command: str, **arguments: Any) -> Any:
-    """Send one command to the server of `mountpoint` and return its result; OSError with its errno if it refuses.
+class Conversation:
+    """A connection to the server of `mountpoint`; a context manager that ends it."""
 
-    UserError if it does not answer, or not as a server of ours does: who mounted the union chose the server, and that may be
-    somebody else than who asks.
-    """
-    with registry.find(mountpoint) as entry, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+    def __init__(self, mountpoint: str) -> None:
+        self._mountpoint = mountpoint
+        self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            connection.settimeout(_PATIENCE)
-            entry.connect(connection)
-            connection.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
-            line = _read_line(connection)
+            with registry.find(mountpoint) as entry:
+                self._connection.settimeout(_PATIENCE)
+                entry.connect(self._connection)
         except OSError as error:
-            text = error.strerror or f"after {_PATIENCE:.0f} s"
-            raise UserError(f"{mountpoint}: its server does not answer ({text})") from None
-    if not line:
-        raise UserError(f"{mountpoint}: its server went away")
-    try:
-        return replies.read(command, line)
-    except ValueError as error:
-        raise UserError(f"{mountpoint}: its server answers nonsense: {error}") from None
+            self.close()
+            raise self._silence(error) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the conversation."""
+        self._connection.close()
+
+    def request(self, command: str, **arguments: Any) -> Any:
+        """Send one command to the server and return its result; OSError with its errno if it refuses.
+
+        UserError if it does not answer, or not as a server of ours does: who mounted the union chose the server, and that may be
+        somebody else than who asks.
+        """
+        try:
+            self._connection.settimeout(_PATIENCE)
+            self._connection.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
+            line = _read_line(self._connection)
+        except OSError as error:
+            raise self._silence(error) from None
+        if not line:
+            raise UserError(f"{self._mountpoint}: its server went away")
+        try:
+            return replies.read(command, line)
+        except ValueError as error:
+            raise UserError(f"{self._mountpoint}: its server answers nonsense: {error}") from None
+
+    def _silence(self, error: OSError) -> UserError:
+        text = error.strerror or f"after {_PATIENCE:.0f} s"
+        return UserError(f"{self._mountpoint}: its server does not answer ({text})")
+
+
+def request(mountpoint: str, command: str, **arguments: Any) -> Any:
+    """Send one command to the server of `mountpoint` and return its result; errors are those of `Conversation.request`."""
+    with Conversation(mountpoint) as server:
+        return server.request(command, **arguments)
 
 
 def _read_line(connection: socket.socket) -> bytes:

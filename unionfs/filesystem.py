@@ -433,6 +433,10 @@ class UnionFilesystem:
         self.invalidate_all()
         return result
 
+    def delete_later(self, directory: int, name: bytes) -> None:
+        """Delete what was set aside as `name` in `directory`, when nothing waits for us."""
+        self._remove.delete_later(directory, name)
+
     def counters(self) -> dict[str, int]:
         """Return sizes of the tables, for status and tests."""
         return {

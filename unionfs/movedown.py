@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 
-from unionfs import whiteout
+from unionfs import stage, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copydata import CopyJob
-from unionfs.copyup import CopyUps
-from unionfs.metadata import copy_metadata
+from unionfs.copyup import CopyUps, open_unseen
+from unionfs.lookup import LIST_DIRECTORY
+from unionfs.metadata import copy_metadata, restore_times
 from unionfs.nodes import Node
 from unionfs.union import Union
+
+Place = tuple[int, bytes]  # a directory and a name in it
 
 
 def move_down(
@@ -34,8 +38,10 @@ def move_down(
     source = _check(union, node, os.fsdecode(path))
     target = _next_lower(union, source, os.fsdecode(path))
     _check_between(union, parent, names[-1], source, target, overwrite=overwrite)
-    _move(union, copyups, node, parent, names[-1], source, target, keep=keep)
-    union.nodes.release(node)
+    try:
+        _move(union, copyups, node, parent, names[-1], source, target, keep=keep)
+    finally:
+        union.nodes.release(node)
     return target.path
 
 
@@ -80,9 +86,11 @@ def _check_between(
             continue
         if branch is not target and branch.marks and whiteout.is_whited_out(branch, fd, name):
             raise OSError(errno.EINVAL, f"a whiteout on {branch.path} would hide it", os.fsdecode(name))
-        if whiteout.exists(fd, name) is not None:
+        status = whiteout.exists(fd, name)
+        if status is not None:
             if branch is target:
-                if not overwrite:
+                hidden = branch.overlay and whiteout.is_overlay_whiteout(fd, name, status)
+                if not overwrite and not hidden:
                     raise OSError(errno.EEXIST, f"{branch.path} has it already", os.fsdecode(name))
             else:
                 raise OSError(errno.EINVAL, f"an entry on {branch.path} is in between", os.fsdecode(name))
@@ -92,31 +100,100 @@ def _move(
     union: Union, copyups: CopyUps, node: Node, parent: Node, name: bytes,
     source: OpenBranch, target: OpenBranch, *, keep: bool,
 ) -> None:  # fmt: skip
+    """Copy the file down, see that the copy is on the disk, then let the original go; an error undoes all of it."""
     fd = copyups.directory_on(parent, target)
     copyups.complete(node, here=True)
     opened = union.open_path(node)
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, opened)
+        job = _copy(union, node, parent, name, opened, target, fd, marked=source.overlay)
+        stack.callback(job.close)
+        with contextlib.ExitStack() as undo:
+            before = os.fstat(fd)
+            undo.callback(restore_times, fd, before)
+            replaced = _publish(union, job, target, fd, name, undo)
+            restore_times(fd, before)
+            if union.options.fsync and not target.in_memory:
+                _sync(union, parent, target, job.fd)
+            former = None if keep else _set_aside(union, parent, name, source, undo)
+            undo.pop_all()
+        if not keep:
+            node.branch, node.identity = target, union.identity_of(os.fstat(job.fd))
+        for left in filter(None, (replaced, former)):
+            stage.discard(*left)
+
+
+def _copy(
+    union: Union, node: Node, parent: Node, name: bytes, opened: int, target: OpenBranch, fd: int,
+    *, marked: bool,
+) -> CopyJob:  # fmt: skip
+    """Copy the file behind `opened`, with all its attributes, into a stage for the directory `fd` of `target`.
+
+    `marked`: it may have overlayfs' marks, which stay behind.
+    """
+    status = os.fstat(opened)
+    data = open_unseen(opened)
     try:
-        status = os.fstat(opened)
-        data = os.open(whiteout.proc_path(opened), os.O_RDONLY | os.O_CLOEXEC)
         job = CopyJob.create(
             data, union.stage_dir(target, fd), name, status.st_size, whole=True, target=target,
-            source_id=node.identity, write_back=os.fdatasync if union.options.fsync else None,
+            source_id=node.identity, write_back=None,
         )  # fmt: skip
+    except BaseException:
+        os.close(data)
+        raise
+    try:
+        job.run()
+        if job.error is not None:
+            raise job.error
+        copy_metadata(opened, job.fd, status, target, marked=marked)
+        union.numbers.record(node.ino, job.fd, parent, target, fd)
+    except BaseException:
+        job.close()
+        raise
+    return job
+
+
+def _publish(
+    union: Union, job: CopyJob, target: OpenBranch, fd: int, name: bytes, undo: contextlib.ExitStack
+) -> Place | None:
+    """Give the copy its name, in place of a file or whiteout there; return where the file that it replaced is kept."""
+    replaced = None
+    if whiteout.exists(fd, name) is None:
+        job.link(fd, name)
+        undo.callback(os.unlink, name, dir_fd=fd)
+    else:
+        replaced = union.stage_dir(target, fd), stage.stage_name(name)
+        os.link(name, replaced[1], src_dir_fd=fd, dst_dir_fd=replaced[0], follow_symlinks=False)
+        undo.callback(os.rename, replaced[1], name, src_dir_fd=replaced[0], dst_dir_fd=fd)
+        job.replace(fd, name)
+    if whiteout.remove(target, fd, name, union.options.whiteout):
+        undo.callback(whiteout.make, target, fd, name, union.options.whiteout)
+    return replaced
+
+
+def _set_aside(
+    union: Union, parent: Node, name: bytes, source: OpenBranch, undo: contextlib.ExitStack
+) -> Place:
+    """Move the original out of sight, and keep its directory's times, as the union shows the same; return where it is."""
+    upper = union.fd_on(parent, source)
+    assert upper is not None
+    status = os.fstat(upper)
+    staging, staged = union.stage_dir(source, upper), stage.stage_name(name)
+    os.rename(name, staged, src_dir_fd=upper, dst_dir_fd=staging)
+    undo.callback(restore_times, upper, status)
+    undo.callback(os.rename, staged, name, src_dir_fd=staging, dst_dir_fd=upper)
+    restore_times(upper, status)
+    return staging, staged
+
+
+def _sync(union: Union, parent: Node, target: OpenBranch, copy: int) -> None:
+    """Bring a new file to the disk with all names on its path, some of which may be new: else a crash may lose both copies."""
+    os.fsync(copy)
+    directory: Node | None = parent
+    while directory is not None:
+        fd = os.open(".", LIST_DIRECTORY, dir_fd=union.fd_on(directory, target))
         try:
-            job.run()
-            if job.error is not None:
-                raise job.error
-            copy_metadata(opened, job.fd, status, target, marked=source.overlay)
-            union.numbers.record(node.ino, job.fd, parent, target, fd)
-            job.replace(fd, name)
-            whiteout.remove(target, fd, name, union.options.whiteout)
-            if not keep:
-                upper = union.fd_on(parent, source)
-                assert upper is not None
-                os.unlink(name, dir_fd=upper)
-                moved = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                node.branch, node.identity = target, union.identity_of(moved)
+            os.fsync(fd)
         finally:
-            job.close()
-    finally:
-        os.close(opened)
+            os.close(fd)
+        directory = directory.parent

@@ -62,6 +62,7 @@ _SHAPES: dict[str, Any] = {
     "flush": int,
     "move_down": str,
     **dict.fromkeys(("add", "delete", "modify", "refresh", "set_options"), _NOTHING),
+    **dict.fromkeys(("commit_begins", "freeze_begins", "folded", "commit_ended"), _NOTHING),
 }
 
 

@@ -22,6 +22,7 @@ import trio
 from unionfs import control as channel
 from unionfs import remount
 from unionfs.branch import Branch
+from unionfs.committing import Committing
 from unionfs.errors import UserError
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import device
@@ -179,6 +180,7 @@ class _Mount:
         self.control = control
         self.session, self.why = choose_session(session)
         self.statistics = Statistics()
+        self.committing = Committing(filesystem, mountpoint)
         self.directory: RunDirectory | None = None
         self.ready = False
         self.closed = False
@@ -200,7 +202,7 @@ class _Mount:
             async with trio.open_nursery() as nursery:
                 if self.directory is not None:
                     listening = trio.Event()
-                    commands = Commands(self).table()
+                    commands = functools.partial(Commands, self)
                     nursery.start_soon(
                         channel.serve, self.directory.socket, commands, listening.set, self._settled
                     )
@@ -257,7 +259,7 @@ class _Mount:
 
 
 class Commands:
-    """What the control socket can be asked for."""
+    """What one conversation on the control socket can ask for."""
 
     def __init__(self, server: _Mount) -> None:
         self._server = server
@@ -277,6 +279,10 @@ class Commands:
             "move_down",
             "refresh",
             "set_options",
+            "commit_begins",
+            "freeze_begins",
+            "folded",
+            "commit_ended",
         )
         return {name: getattr(self, f"do_{name}") for name in names}
 
@@ -347,6 +353,26 @@ class Commands:
     def do_move_down(self, path: str, overwrite: bool = False, keep: bool = False) -> str:
         """Move a file down one writable branch."""
         return self._filesystem.move_down(os.fsencode(path), overwrite=overwrite, keep=keep)
+
+    def do_commit_begins(self, target: str) -> None:
+        """Note that the client folds the top branch into `target`; if it goes away before the end, that is undone."""
+        self._server.committing.begin(self, target)
+
+    def do_freeze_begins(self) -> None:
+        """Note that the client makes the mount read-only until the end."""
+        self._server.committing.freeze(self)
+
+    def do_folded(self, keep_top: bool = False) -> None:
+        """Empty the top branch, all of it or nothing, and look at the branches anew."""
+        self._server.committing.fold(self, keep_top=keep_top)
+
+    def do_commit_ended(self) -> None:
+        """Note that nothing is left to be undone."""
+        self._server.committing.end(self)
+
+    async def left(self) -> None:
+        """Undo what a client that died left."""
+        await self._server.committing.left(self)
 
     def do_set_options(self, text: str) -> None:
         """Apply an option string's words to the options in force, left to right; branches are other commands' matter."""

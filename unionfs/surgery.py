@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Sequence
 
-from unionfs import stage, whiteout
+from unionfs import emptying, stage, whiteout
 from unionfs.branch import Branch, OpenBranch, open_branch, parse_permission
 from unionfs.handles import is_pinned
 from unionfs.options import Options
@@ -90,6 +90,8 @@ def prepare(branch: OpenBranch, options: Options) -> None:
         return
     if options.whiteout == "aufs":
         whiteout.make_bookkeeping(branch)
+    if emptying.restore(branch.root):
+        log.info("undid a commit of %s that did not finish", branch.path)
     swept = stage.sweep_root(branch)
     if swept:
         log.info("removed %d leftover(s) of an unfinished operation from %s", swept, branch.path)

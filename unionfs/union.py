@@ -57,11 +57,16 @@ class Union(Copies):
         self.use_options(options)
         self._absent = None
         if believed and not self.trust:
-            self.numbers.marked.doubt()
-            self.hiding.doubt()
-            self.directories.use_branches(self.branches)
-            for node in self.nodes:
-                node.bare = UNKNOWN
+            self.doubt()
+
+    def doubt(self) -> None:
+        """Somebody else has changed the branches, or may: what is known of them is looked up again."""
+        self._absent = None
+        self.numbers.marked.doubt()
+        self.hiding.doubt()
+        self.directories.use_branches(self.branches)
+        for node in self.nodes:
+            node.bare = UNKNOWN
 
     def set_branches(self, branches: Sequence[OpenBranch]) -> None:
         """Replace the branch list; every cached directory is looked up again at its next use."""

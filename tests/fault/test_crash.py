@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.union import Workshop
+from tests.support.union import Workshop, unionfs
 from unionfs import syscalls
 from unionfs.branch import Branch
 from unionfs.copydata import Deferred
@@ -99,3 +99,30 @@ def test_small_copies_wait_for_a_quick_disk_only(
             assert (Path(branches[0].path) / os.fsdecode(name)).exists() is not deferred
     finally:
         filesystem.close()
+
+
+@pytest.mark.parametrize("command", ["commit", "mvdown"])
+def test_file_folded_to_another_filesystem_after_a_crash_is_there(union: Workshop, command: str) -> None:
+    """The upper filesystem had committed that the file is gone, the lower one nothing of its own accord: it was made to."""
+    top, base = union.block_device("B0", 64), union.block_device("B1", 64)
+    permission = "rw" if command == "mvdown" else "ro+wh"
+    u = union.prepare(f"br:{{B0}}=rw:{{B1}}={permission},nowarn_perm", "B1", {"B0": top, "B1": base})
+    u.start()
+    (u / "d/e").mkdir(parents=True)
+    with (u / "d/e/f").open("wb") as file:
+        file.write(_CONTENT)
+        os.fsync(file.fileno())
+    os.sync()
+    if command == "commit":
+        unionfs("commit", u.mnt, base)
+    else:
+        unionfs("mvdown", u / "d/e/f")
+    assert not (top / "d/e/f").exists()
+    _commit(top)
+    _crash(base)
+    _crash(top)
+    u.kill()
+    for filesystem in (top, base):
+        _mount_again(filesystem)
+    u.start()
+    assert (u / "d/e/f").read_bytes() == _CONTENT

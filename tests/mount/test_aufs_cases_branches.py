@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -280,6 +281,40 @@ def test_mvdown_moves_to_the_next_writable_branch(union: Workshop) -> None:
     status = (u.branch(1) / "f").stat()
     assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o640, 1, 2)
     assert (u / "f").read_text() == "f"
+
+
+def test_mvdown_leaves_the_times_of_directories(union: Workshop) -> None:
+    """The union shows the same, so its directories do not change; what the lower branch lacked is made there."""
+    top: tree.Tree = {"d": Dir(mtime=6), "d/e": Dir(0o750, mtime=5), "d/e/f": "new", "d/e/g": "g"}
+    u = union.mount("br:{B0}=rw:{B1}=rw", changing="B1", B0=top, B1={"d/e/f": "old"})
+    before = tree.snapshot(u.mnt, times=True)
+    unionfs("mvdown", "-o", u / "d/e/f")
+    unionfs("mvdown", u / "d/e/g")
+    assert tree.snapshot(u.mnt, times=True) == before
+    assert (u.branch(1) / "d/e/f").read_text() == "new"
+    assert tree.names(u.branch(0)) == {"d", "d/e"}
+    u.remount()
+    assert tree.snapshot(u.mnt, times=True) == before
+
+
+def test_mvdown_that_cannot_remove_the_original_moves_nothing(union: Workshop) -> None:
+    """The file of the lower branch is the old one again, and with the obstacle gone the same command works."""
+    top = union.block_device("B0", 16)
+    tree.build(top, {"d/f": "new"})
+    u = union.mount("br:{B0}=rw:{B1}=rw,nowarn_perm", changing="B1", B0=top, B1={"d/f": "old"})
+    if subprocess.run(["chattr", "+i", top / "d/f"], capture_output=True).returncode:
+        pytest.skip("immutable files cannot be made here")
+    try:
+        before = tree.snapshot(u.branch(1), times=True)
+        assert unionfs("mvdown", "-o", u / "d/f", check=False).returncode == 1
+        after = tree.snapshot(u.branch(1), times=True)
+        assert after["d/f"] == before["d/f"]
+        assert after["d"].mtime == before["d"].mtime
+    finally:
+        subprocess.run(["chattr", "-i", top / "d/f"], check=True)
+    unionfs("mvdown", "-o", u / "d/f")
+    assert (u.branch(1) / "d/f").read_text() == "new"
+    assert tree.names(top) == {"d"}
 
 
 def test_mvdown_refuses_existing_open_and_opaque(union: Workshop) -> None:
