@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Everything on a fresh Debian 12 with git, python3 and make:  make demo   make test
-# `make bootstrap` installs from Debian and PyPI (into .venv) what is missing; every other target needs it first.
+# `make bootstrap` installs from Debian and PyPI (into .venv) what is missing; every other target needs it first, the demo a part of it.
 
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
@@ -9,7 +9,8 @@ SANDBOX := .ci/sandbox
 
 .PHONY: demo test test-v2 test-v2-share unit mount fuzz soak check format bench-docs bootstrap clean
 
-demo: bootstrap
+demo:
+	@.ci/bootstrap demo
 	$(PYTHON) -m runtime.demo
 
 test: bootstrap

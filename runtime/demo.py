@@ -18,18 +18,20 @@ from unionfs.mount import MountPlan, mount_in_background, wait_for_end
 PACKAGE = "hello"
 _MOST_SHOWN = 8
 
+# Where apt cannot, for whatever reason, it is told, and a small package is made; where dpkg cannot either, that is told too.
 INSTALL = f"""
-apt-get -qq -o Acquire::Retries=0 -o Acquire::http::Timeout=8 update >/dev/null 2>&1 &&
-apt-get -qq -y install {PACKAGE} >/tmp/log 2>&1 && exec {PACKAGE}
-echo '(no package server in reach: building a small package instead)'
+exec 3>&1 >/tmp/log 2>&1
+apt-get -qq -o Acquire::Retries=0 -o Acquire::http::Timeout=8 update
+apt-get -qq -y install {PACKAGE} && exec {PACKAGE} >&3
+{{ echo '(apt-get cannot install it here:'; grep '^[EW]:' /tmp/log | tail -n 2; echo ' building a small package)'; }} >&3
 mkdir -p /tmp/p/DEBIAN /tmp/p/usr/bin
 printf 'Package: {PACKAGE}\\nVersion: 1\\nArchitecture: all\\nMaintainer: demo <demo@localhost>\\nDescription: demo\\n' \
     > /tmp/p/DEBIAN/control
 printf '#!/bin/sh\\necho Hello, world!\\n' > /tmp/p/usr/bin/{PACKAGE}
 chmod 755 /tmp/p/usr/bin/{PACKAGE}
-dpkg-deb --build /tmp/p /tmp/p.deb >/dev/null
-apt-get -qq -y install /tmp/p.deb >/tmp/log 2>&1 || {{ cat /tmp/log; exit 1; }}
-exec {PACKAGE}
+dpkg-deb --build /tmp/p /tmp/p.deb
+dpkg -i /tmp/p.deb && exec {PACKAGE} >&3
+{{ tail -n 2 /tmp/log; echo '(dpkg cannot either; going on without)'; }} >&3
 """
 
 COMPILE = """
