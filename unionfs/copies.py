@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from unionfs import redirects, whiteout
@@ -54,6 +54,9 @@ class Copies:
         self._held: dict[
             Node, int
         ] = {}  # descriptors of the last copies of removed nodes that the kernel knows
+        self.on_attributes: Callable[[int], None] = lambda nodeid: (
+            None
+        )  # what the kernel has of a node is no longer so
         self.use_options(options)
 
     def use_options(self, options: Options) -> None:
@@ -91,6 +94,25 @@ class Copies:
             return branch.root
         return self._bookkeeping_dir(branch, whiteout.ORPHAN_DIR)
 
+    @contextlib.contextmanager
+    def root_kept(self, root: int, changed: int = -1) -> Iterator[None]:
+        """Keep the times of a branch's root where entries are staged in it, unless it is what is to be `changed` anyway."""
+        before = os.fstat(root) if self.options.whiteout == "overlay" and changed != root else None
+        try:
+            yield
+        finally:
+            if before is not None:
+                restore_times(root, before)
+                self.times_moved(self.root)
+
+    def times_moved(self, *nodes: Node) -> None:
+        """After work of our own on branches that moved the change times of nodes: what stat shows next is what it shows later.
+
+        The kernel knows which operations change which nodes, but nothing of copies that are made for them.
+        """
+        for node in nodes:
+            self.on_attributes(node.nodeid)
+
     def _bookkeeping_dir(self, branch: OpenBranch, name: bytes) -> int:
         fd = self._bookkeeping.get((branch.id, name))
         if fd is None:
@@ -98,6 +120,7 @@ class Copies:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=branch.root)
                 restore_times(branch.root, status)
+                self.times_moved(self.root)
             fd = self._bookkeeping[branch.id, name] = open_directory(branch.root, name)
         return fd
 

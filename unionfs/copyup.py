@@ -119,10 +119,11 @@ class CopyUps:
         source = union.open_path(node)
         try:
             status = os.fstat(source)
-            if stat.S_ISREG(status.st_mode):
-                self._copy_regular(node, target, source, status, length, place)
-            else:
-                self._copy_special(node, target, source, status, place)
+            with union.root_kept(target.root):
+                if stat.S_ISREG(status.st_mode):
+                    self._copy_regular(node, target, source, status, length, place)
+                else:
+                    self._copy_special(node, target, source, status, place)
         finally:
             os.close(source)
         self.finished += 1
@@ -141,7 +142,9 @@ class CopyUps:
             current = current.parent
             fd = union.fd_on(current, branch)
         for directory in reversed(chain):
-            fd = self._copy_directory(directory, branch, fd)
+            with union.root_kept(branch.root):
+                fd = self._copy_directory(directory, branch, fd)
+            union.times_moved(directory, directory.parent or union.root)
         return fd
 
     def _copy_directory(self, node: Node, branch: OpenBranch, parent_fd: int) -> int:
@@ -300,6 +303,7 @@ class CopyUps:
         with self._sharing(node, target, job.fd, status, place):
             job.link(parent_fd, name)
         restore_times(parent_fd, parent_status)
+        union.times_moved(parent)
         if status.st_nlink > 1 and not union.options.plink and node.traits.aliases:
             self._split(node)
         self._switch(node, target, job.fd, -1)
@@ -330,6 +334,7 @@ class CopyUps:
             node.traits = node.traits._replace(hidden_links=0)
         if dead_fd >= 0:
             self._union.hold(node, dead_fd)
+        self._union.times_moved(node)
         for handle in node.handles or ():
             if handle.backing is None:
                 handle.switch(fd, writable=True)
@@ -365,6 +370,7 @@ class CopyUps:
                 with self._sharing(node, target, fd, status, place):
                     os.rename(name, final, src_dir_fd=staging, dst_dir_fd=parent_fd)
                 restore_times(parent_fd, parent_status)
+                union.times_moved(parent)
                 self._switch(node, target, fd, -1)
                 if place is not None:
                     node.make_home(parent, final)

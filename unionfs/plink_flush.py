@@ -58,6 +58,7 @@ class PlinkFlusher:
                     os.link(plink.name, name, src_dir_fd=directory, dst_dir_fd=fd, follow_symlinks=False)
                     union.numbers.mark(ino, plink, parent, fd)
                     restore_times(fd, status)
+                    union.times_moved(parent)
                     made += 1
                 except OSError as error:
                     failed.setdefault(ino, error)

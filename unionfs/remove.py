@@ -125,7 +125,8 @@ class Remover:
         """Move an entry out of sight by one rename; return where it is."""
         staging = self._union.stage_dir(branch, fd)
         staged = stage.stage_name(name)
-        os.rename(name, staged, src_dir_fd=fd, dst_dir_fd=staging)
+        with self._union.root_kept(branch.root, fd):
+            os.rename(name, staged, src_dir_fd=fd, dst_dir_fd=staging)
         return staging, staged
 
     def delete(self, staging: int, staged: bytes) -> None:
@@ -134,12 +135,13 @@ class Remover:
         if names is None:
             self.delete_later(staging, staged)
             return
-        try:
-            for name in names:
-                os.unlink(staged + b"/" + name, dir_fd=staging)
-            os.rmdir(staged, dir_fd=staging)
-        except OSError:
-            stage.discard(staging, staged)
+        with self._union.root_kept(staging):
+            try:
+                for name in names:
+                    os.unlink(staged + b"/" + name, dir_fd=staging)
+                os.rmdir(staged, dir_fd=staging)
+            except OSError:
+                stage.discard(staging, staged)
 
     def _find(self, parent: Node, name: bytes) -> Found:
         union = self._union
@@ -171,12 +173,13 @@ class Remover:
     def _replace_by_device(self, branch: OpenBranch, fd: int, name: bytes) -> None:
         staging = self._union.stage_dir(branch, fd)
         staged = stage.stage_name(name)
-        os.mknod(staged, stat.S_IFCHR, 0, dir_fd=staging)
-        try:
-            os.rename(staged, name, src_dir_fd=staging, dst_dir_fd=fd)
-        except BaseException:
-            stage.discard(staging, staged)
-            raise
+        with self._union.root_kept(branch.root, fd):
+            os.mknod(staged, stat.S_IFCHR, 0, dir_fd=staging)
+            try:
+                os.rename(staged, name, src_dir_fd=staging, dst_dir_fd=fd)
+            except BaseException:
+                stage.discard(staging, staged)
+                raise
 
     def _remove_directory(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> None:
         union = self._union

@@ -48,7 +48,6 @@ class Union(Copies):
         self.nodes.on_discard = self._discard  # type: ignore[method-assign]  # the hook is meant to be set
         self._absent: tuple[Node, bytes] | None = None  # what a lookup found missing, until something is made
         self.on_change: Callable[[Node, bytes], None] = lambda parent, name: None
-        self.on_attributes: Callable[[int], None] = lambda nodeid: None
         self.on_forgotten: Callable[[Node], None] = lambda directory: None
 
     def change_options(self, options: Options) -> None:

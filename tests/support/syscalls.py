@@ -119,3 +119,16 @@ class DirectoryStream:
     def close(self) -> None:
         """Close it."""
         _libc.closedir(self._stream)
+
+
+_AT_STATX_FORCE_SYNC, _AT_SYMLINK_NOFOLLOW, _STATX_BASIC_STATS = 0x2000, 0x100, 0x7FF
+_STATX_TIME = struct.Struct("=qI4x")
+
+
+def true_times(path: str | bytes | os.PathLike[str]) -> tuple[int, int]:
+    """Return (mtime, ctime) in nanoseconds as the filesystem has them now, whatever the kernel has cached (statx(2))."""
+    buffer = ctypes.create_string_buffer(256)
+    flags = _AT_STATX_FORCE_SYNC | _AT_SYMLINK_NOFOLLOW
+    _check(_libc.statx(AT_FDCWD, os.fsencode(path), flags, _STATX_BASIC_STATS, buffer), os.fsencode(path))
+    ctime, mtime = (_STATX_TIME.unpack_from(buffer.raw, offset) for offset in (96, 112))
+    return mtime[0] * 10**9 + mtime[1], ctime[0] * 10**9 + ctime[1]
