@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from runtime.oci.cgroups import Group, open_group
-from tests.support.groups import Make
+from tests.support.groups import OURS, Make
 from tests.support.oci import Bundle, can_run
 
 _counter = itertools.count()
@@ -53,7 +53,7 @@ def make_group() -> Iterator[Make]:
     groups: list[Group] = []
 
     def make(resources: dict[str, Any] | None = None, **linux: Any) -> Group:
-        path = f"/unionrt-test-{os.getpid()}-{next(_counter)}"
+        path = f"/{OURS}-{next(_counter)}"
         group = open_group({"linux": {"cgroupsPath": path, **linux}}, "unused")
         groups.append(group)
         group.create()

@@ -10,7 +10,7 @@ import pytest
 
 from runtime.oci.cgroups import open_group
 from runtime.oci.failure import Failure
-from tests.support.groups import Make, can_group
+from tests.support.groups import OURS, Make, can_group
 
 pytestmark = pytest.mark.skipif(not can_group(), reason="cgroups need root")
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def test_owner_gets_what_may_be_handed_over(make_group: Make) -> None:
     """In its own user and cgroup namespaces, with a writable mount, the container's root owns the group but no limit."""
     mappings = [{"containerID": 0, "hostID": 100000, "size": 65536}]
-    path = f"/unionrt-test-{os.getpid()}-owner"
+    path = f"/{OURS}-owner"
     config = {
         "mounts": [{"destination": "/sys/fs/cgroup", "type": "cgroup", "options": ["rw"]}],
         "linux": {

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support import images, oci
+from tests.support.groups import OURS
 
 PATIENCE = 60.0  # seconds for one command of an engine
 
@@ -27,7 +28,7 @@ class Engine(ABC):
     def __init__(self, root: Path, runtime: Path) -> None:
         self.root = root
         self.runtime = runtime
-        self.parent = f"/unionrt-test-{os.getpid()}-{root.name}"
+        self.parent = f"/{OURS}-{root.name}"
         self.environment = dict(os.environ)
         self.daemon: subprocess.Popen[bytes] | None = None
 

@@ -13,6 +13,8 @@ from runtime.oci.cgroups.statistics import collect
 from tests.support.oci import wait_until
 
 MIB = 1 << 20
+# What one run of the tests calls its groups: it removes them at its end, however it ends, and no other run's.
+OURS = f"unionrt-test-{os.environ.get('UNIONFS_TEST_RUN', 'alone')}-{os.getpid()}"
 Make = Callable[..., Group]  # the fixture make_group: a group with these limits
 
 
