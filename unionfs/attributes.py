@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from unionfs import syscalls, whiteout
+from unionfs import protection, syscalls, whiteout
 from unionfs.copyup import CopyUps
 from unionfs.handles import FileHandle
 from unionfs.nodes import NO_CAPABILITIES, NO_XATTRS, SOME_XATTRS, UNKNOWN, Attributes, Node
@@ -31,6 +31,7 @@ class Changes(NamedTuple):
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    touch: bool = False  # both times become the present one, which an append-only file allows
 
 
 class AttributeChanger:
@@ -42,7 +43,7 @@ class AttributeChanger:
 
     def change(self, node: Node, changes: Changes, handle: FileHandle | None = None) -> Attributes:
         """Apply `changes` and return the new attributes; a truncation copies up only what survives it."""
-        self._copyups.ensure(node, length=changes.size)
+        self._copyups.ensure(node, length=changes.size, allow=protection.APPEND if changes.touch else 0)
         if handle is None and node.handles and self._union.trust:
             # Whoever unpacks an archive still has the file open, and its descriptor saves opening another one.
             handle = next((other for other in node.handles if other.writes), None)
@@ -64,6 +65,8 @@ class AttributeChanger:
             os.chown(place, _or_keep(changes.uid), _or_keep(changes.gid))
         if changes.mode is not None:
             os.chmod(place, stat.S_IMODE(changes.mode))
+        if changes.touch:
+            os.utime(place)
         atime, mtime = changes.atime_ns, changes.mtime_ns
         if atime is not None or mtime is not None:
             if atime is None or mtime is None:

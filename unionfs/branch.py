@@ -120,6 +120,7 @@ class OpenBranch:
     number_prefix: int
     in_memory: bool  # on tmpfs: nothing there waits for a disk, or is on one
     one_device: bool  # every directory has `device`: no subvolumes, and nothing mounted inside
+    keeps_flags: bool  # files there may be immutable or append-only
     writable: bool
     whable: bool  # AUFS' whiteouts and opaque marks count here
     overlay: bool  # overlayfs' whiteouts and opaque marks count here
@@ -203,6 +204,7 @@ def open_branch(branch: Branch, *, index: int, id: int, union_read_only: bool = 
             root_ino=status.st_ino,
             number_prefix=_number_prefix(root, status.st_dev),
             in_memory=syscalls.is_in_memory(root),
+            keeps_flags=syscalls.keeps_flags(root),
             one_device=alone and magic in _ONE_DEVICE_KINDS,
             **_rules(permission, branch.attributes),
         )

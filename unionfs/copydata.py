@@ -44,6 +44,7 @@ class CopyJob:
         self.write_back: WriteBack | None = None
         self.target: OpenBranch | None = None
         self.source_id: Identity = 0
+        self.flags = 0  # of the origin, as chattr(1) knows them
         self._source = source_fd
         self._staging = staging
         self._name = name  # b"" for an unnamed stage

@@ -14,7 +14,7 @@ import os
 import stat
 import time
 
-from unionfs import stage, syscalls, whiteout
+from unionfs import protection, stage, syscalls, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copydata import CopyJob, Deferred
 from unionfs.handles import is_pinned
@@ -59,19 +59,22 @@ class CopyUps:
         parent = node.parent if node.parent is not None else union.root
         return self._policies.for_copy_up(union.branches, union.dirs(parent), node.branch)
 
-    def ensure(self, node: Node, *, length: int | None = None) -> None:
+    def ensure(self, node: Node, *, length: int | None = None, allow: int = 0) -> None:
         """Make a node's visible copy writable; of a regular file's data only the first `length` bytes are kept.
 
-        Raises EROFS, ENOSPC, EDQUOT, EIO … with the old state in place, or `Deferred` when the copy goes to a thread.
+        EPERM if the node is immutable or append-only, unless `allow` has that flag. Raises EROFS, ENOSPC, EDQUOT, EIO … with the
+        old state in place, or `Deferred` when the copy goes to a thread.
         """
         assert node.branch is not None
+        if node.is_directory and not node.removed and protection.of_directory(self._union, node) & ~allow:
+            raise protection.refused()
         if node.branch.writable:
             if length is not None and node.branch.overlay:
                 self.complete(node, length=length)
             return
         target = self.target(node)
         if target is not node.branch:
-            self.to_branch(node, target, length=length)
+            self.to_branch(node, target, length=length, allow=allow)
 
     def complete(self, node: Node, *, length: int | None = None, here: bool = False) -> None:
         """Before the data of a file on a writable branch is opened, changed or gets another name: if it is a metacopy that a
@@ -104,9 +107,15 @@ class CopyUps:
             job.close()
 
     def to_branch(
-        self, node: Node, target: OpenBranch, *, length: int | None = None, place: Place | None = None
+        self,
+        node: Node,
+        target: OpenBranch,
+        *,
+        length: int | None = None,
+        place: Place | None = None,
+        allow: int = 0,
     ) -> None:
-        """Copy a node to `target`, whether or not its own branch is writable.
+        """Copy a node to `target`, whether or not its own branch is writable; `allow` as in `ensure`.
 
         With `place` the copy gets that new name, and the old names stay what they are: AUFS' link(2) of a lower file.
         """
@@ -116,17 +125,34 @@ class CopyUps:
         if is_pinned(node):
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         union = self._union
+        held = protection.of_file(union, node)
+        if held & ~allow or (held and not target.keeps_flags):
+            raise protection.refused()
         source = union.open_path(node)
         try:
             status = os.fstat(source)
             with union.root_kept(target.root):
                 if stat.S_ISREG(status.st_mode):
                     self._copy_regular(node, target, source, status, length, place)
+                    if held:
+                        self._protect(node, held)
                 else:
                     self._copy_special(node, target, source, status, place)
         finally:
             os.close(source)
         self.finished += 1
+
+    def _protect(self, node: Node, held: int) -> None:
+        """Give a new copy the flags that protect it; a kill before that leaves it without."""
+        path = self._union.open_path(node)
+        try:
+            fd = os.open(whiteout.proc_path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        finally:
+            os.close(path)
+        try:
+            protection.protect(held, fd)
+        finally:
+            os.close(fd)
 
     # -- directories --------------------------------------------------------------------------------------------
 
@@ -162,7 +188,9 @@ class CopyUps:
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
             try:
                 copy_metadata(source[1], fd, status, branch, times=up, marked=source[0].overlay)
+                protected = 0
                 if up:
+                    protected = protection.mark_copy(union, node, fd)
                     union.numbers.record(node.ino, fd, node.parent, branch, parent_fd)
                 if hidden:
                     whiteout.make_opaque(branch, fd, union.options.whiteout)
@@ -178,6 +206,8 @@ class CopyUps:
             node.name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd
         )
         union.directories.add_layer(node, branch, result)
+        if up:
+            node.protected = protected
         return result
 
     # -- regular files ------------------------------------------------------------------------------------------
@@ -232,6 +262,7 @@ class CopyUps:
         except BaseException:
             os.close(data)
             raise
+        job.flags = protection.flags_of(data)
         if (
             self.inline_limit is not None
             and size > 0
@@ -289,6 +320,7 @@ class CopyUps:
         union = self._union
         assert node.branch is not None
         copy_metadata(source, job.fd, status, target, marked=node.branch.overlay)
+        protection.carry(job.flags, job.fd)
         if place is not None:
             parent, name = place
         elif node.parent is not None:

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
-from unionfs import stage, syscalls, whiteout
+from unionfs import protection, stage, syscalls, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
 from unionfs.lookup import Found
@@ -78,6 +78,7 @@ class Creator:
     def unnamed(self, parent: Node, mode: int, caller: Caller) -> tuple[Attributes, int]:
         """Create a regular file without a name (O_TMPFILE) where one in `parent` would be; EOPNOTSUPP from the branch."""
         union = self._union
+        protection.check_new_name(union, parent)
         branch = self._policies.for_create(union.branches, union.dirs(parent), b"")
         fd = self._copyups.directory_on(parent, branch)
         previous = os.umask(caller.umask)
@@ -155,6 +156,7 @@ class Creator:
         if union.find_new(parent, name) is not None:
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
         top = union.dirs(parent)[0]
+        protection.check_new_name(union, parent)
         if self._policies.top_first and top[0].writable:
             return top
         branch = self._policies.for_create(union.branches, union.dirs(parent), name, directory=directory)

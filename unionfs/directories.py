@@ -54,6 +54,7 @@ class Directories:
         self.known.forget(root)
         root.finds = 0
         root.links = -1
+        root.protected = -1
         root.identity = self._identities.of_inode(self._branches[0].device, self._branches[0].root_ino)
         root.impure = None
         root.epoch = self._epoch
@@ -186,6 +187,7 @@ class Directories:
         self.known.forget(node)
         node.finds = 0
         node.links = -1
+        node.protected = -1
 
     def know_empty(self, node: Node) -> None:
         """Note that a directory was made just now, before it is opened for the first time."""

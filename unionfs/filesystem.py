@@ -14,13 +14,14 @@ import stat
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from unionfs import stage, surgery, syscalls, whiteout
+from unionfs import protection, stage, surgery, syscalls, whiteout
 from unionfs.attributes import AttributeChanger, Changes
 from unionfs.branch import Branch, OpenBranch
 from unionfs.copyup import CopyUps
 from unionfs.create import Caller, Creator
 from unionfs.descriptor import Descriptor, Errand, errand
 from unionfs.handles import DirectoryHandle, FileHandle, Handles, HandleTable, branch_flags
+from unionfs.inodeflags import InodeFlags
 from unionfs.inspect import Inspector
 from unionfs.link import Linker
 from unionfs.listings import Listings
@@ -69,6 +70,7 @@ class UnionFilesystem:
         self._rename = Renamer(self.union, self.policies, self.copyups, self._remove)
         self._link = Linker(self.union, self.policies, self.copyups)
         self._change = AttributeChanger(self.union, self.copyups)
+        self.flags = InodeFlags(self.union, self.copyups)
         self._on_open = OnOpen(self.union, self.copyups)
         self._flusher = PlinkFlusher(self.union, self.copyups)
         self._inspect = Inspector(self.union, self.handles)
@@ -212,17 +214,33 @@ class UnionFilesystem:
         self._on_open.prepare_file(node)
         if flags & os.O_ACCMODE:
             self.copyups.target(node)  # EROFS now, not at the first write
+            assert node.branch is not None
+            if not node.branch.writable:
+                protection.check_open(self.union, node, flags)
         if flags & os.O_TRUNC:
             self.copyups.ensure(node, length=0)
             if caller.uid != 0:
                 self._change.strip_set_id(node)
         elif flags & os.O_ACCMODE and self.copies_up_at_open:
-            self.copyups.ensure(node)  # overlayfs copies up at open, AUFS at the first write
+            # Overlayfs copies up at open, AUFS at the first write.
+            self.copyups.ensure(node, allow=protection.appending(flags))
         assert node.branch is not None
         if node.branch.overlay:
             self.copyups.complete(node)
         opened = branch_flags(flags, writable=node.branch.writable)
+        try:
+            return self._open_visible(node, flags, opened, caller)
+        except PermissionError as error:
+            if error.errno != errno.EPERM or not flags & os.O_APPEND or not node.branch.writable:
+                raise
+        number = self._open_visible(node, flags, opened | os.O_APPEND, caller)
+        self.handles.file(number).appends = True
+        return number
+
+    def _open_visible(self, node: Node, flags: int, opened: int, caller: Caller) -> int:
+        """Open the visible copy with the flags `opened`, for a caller who gave `flags`."""
         size, elsewhere = -1, False
+        assert node.branch is not None
         if node.parent is not None and not flags & os.O_TRUNC:
             fd, status, elsewhere = self.union.open_copy(node, opened)
             size = status.st_size
@@ -275,7 +293,7 @@ class UnionFilesystem:
         handle = self.file(number)
         assert handle.node.branch is not None
         if not handle.node.branch.writable:
-            self.copyups.ensure(handle.node)
+            self.copyups.ensure(handle.node, allow=protection.appending(handle.flags))
         return handle
 
     def read(self, number: int, offset: int, size: int) -> bytes:

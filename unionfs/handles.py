@@ -41,7 +41,7 @@ class Backing:
 class FileHandle(Descriptor):
     """An open regular file."""
 
-    __slots__ = ("backing", "elsewhere", "flags", "node", "number", "pid", "size", "writes")
+    __slots__ = ("appends", "backing", "elsewhere", "flags", "node", "number", "pid", "size", "writes")
 
     def __init__(
         self, node: Node, fd: int, flags: int, pid: int, *, size: int = -1, elsewhere: bool = False
@@ -53,6 +53,7 @@ class FileHandle(Descriptor):
         self.writes = flags & os.O_ACCMODE != os.O_RDONLY  # opened for writing
         self.size = size  # when it was opened; -1: not known
         self.elsewhere = elsewhere  # `fd` is of the lower file that has the data of an overlay's metacopy
+        self.appends = False  # `fd` is of an append-only file, and does nothing else
         self.number = 0
         self.backing: Backing | None = None
 

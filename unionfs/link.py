@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 
-from unionfs import whiteout
+from unionfs import protection, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
 from unionfs.nodes import Attributes, Node
@@ -31,6 +31,7 @@ class Linker:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         if union.find_new(parent, name) is not None:
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        protection.check_new_name(union, parent)
         assert node.branch is not None
         self._copyups.complete(node)
         target = self._policies.lifted(union.branches, union.dirs(parent), name, self._copyups.target(node))

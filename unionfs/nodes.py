@@ -82,6 +82,7 @@ class Node:
     finds: int = 0
     links: int = -1
     places: dict[OpenBranch, Place] | None = None
+    protected: int = -1
 
     def __init__(self, ino: int, kind: int) -> None:
         self.ino = ino
@@ -208,6 +209,7 @@ class Directory(Node):
         "links",
         "opens",
         "places",
+        "protected",
     )
 
     is_directory = True
@@ -223,6 +225,7 @@ class Directory(Node):
         self.contents = ()  # for each of `dirs` what is known of its names
         self.finds = 0  # names looked for since `dirs` were opened
         self.links = -1  # what read-only lower copies add to st_nlink; -1: not known
+        self.protected = -1  # what its copy on a writable branch has on record of flags; -1: not known
         self.places = None  # under which path branches below a redirect have the directory
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from unionfs import protection
 from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
 from unionfs.handles import is_pinned
@@ -29,7 +30,7 @@ class OnOpen:
         if not branch.copy_on_open or node.removed:
             return
         target = self._above(branch)
-        if target is None or is_pinned(node):
+        if target is None or is_pinned(node) or protection.of_file(self._union, node):
             return
         moves = branch.copy_on_open == "moo" and branch.writable and node.ino not in self._union.plinks
         parent, name = node.parent, node.name

@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Callable
 
-from unionfs import stage, whiteout
+from unionfs import protection, stage, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
 from unionfs.emptiness import few_marks, is_empty
@@ -44,6 +44,7 @@ class Remover:
             if found.is_directory:
                 raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
             node, source = union.node_for(parent, name, found), found.branch
+        protection.check_lost_name(union, parent, node)
         target = self._target(parent, source)
         fd = self._copyups.directory_on(parent, target)
         self.bury(node)
@@ -64,6 +65,7 @@ class Remover:
             if not found.is_directory:
                 raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             node = union.node_for(parent, name, found)
+        protection.check_lost_name(union, parent, node)
         source = union.dirs(node)[0][0]
         if source.writable and len(union.dirs(node)) == 1:
             fd = self._copyups.directory_on(parent, source)

@@ -13,7 +13,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from unionfs import syscalls, whiteout
+from unionfs import protection, syscalls, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
 from unionfs.emptiness import is_covered, is_empty
@@ -60,6 +60,10 @@ class Renamer:
             raise _error(errno.ENOENT)
         if flags & syscalls.RENAME_NOREPLACE and new.node is not None:
             raise _error(errno.EEXIST)
+        protection.check_lost_name(self._union, parent, old.node)
+        if new.node is not None:
+            protection.check_lost_name(self._union, new_parent, new.node)
+        protection.check_new_name(self._union, new_parent)
         if flags & syscalls.RENAME_EXCHANGE:
             if new.node is None or new.branch is None:
                 raise _error(errno.ENOENT)

@@ -12,6 +12,7 @@ import os
 import struct
 import sys
 import threading
+from typing import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # the package `collections` takes longer to import than this module
@@ -223,19 +224,61 @@ def is_in_memory(fd: int) -> bool:
     return filesystem_magic(fd) == _TMPFS_MAGIC
 
 
-# struct statx up to stx_btime: stx_mask first, stx_btime (seconds, nanoseconds) at 80.
+# Inode flags as chattr(1) knows them; statx(2) has the same bits.
+FS_IMMUTABLE_FL, FS_APPEND_FL = 0x10, 0x20
+FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
+FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR = 0x801C581F, 0x401C5820
+_PROTECTING = FS_IMMUTABLE_FL | FS_APPEND_FL
+
+# struct statx up to stx_btime: stx_mask first, stx_attributes at 8, what of it counts at 56, stx_btime (s, ns) at 80.
 _STATX_SIZE, _STATX_BTIME = 256, 0x800
 _BTIME = struct.Struct("=qI")
+_U64 = struct.Struct("=Q")
 
 
-def birth_time(fd: int) -> tuple[int, int] | None:
-    """Return (seconds, nanoseconds) of a file's creation, by a descriptor that may be O_PATH; None if nobody recorded it."""
-    buffer = ctypes.create_string_buffer(_STATX_SIZE)
-    _check(_libc.statx(fd, b"", AT_EMPTY_PATH, _STATX_BTIME, buffer))
-    if not int.from_bytes(buffer.raw[:4], sys.byteorder) & _STATX_BTIME:
-        return None
-    seconds, nanoseconds = _BTIME.unpack_from(buffer.raw, 80)
-    return seconds, nanoseconds
+class _StatxRoom(threading.local):
+    def __init__(self) -> None:
+        self.buffer = ctypes.create_string_buffer(_STATX_SIZE)
+
+
+_statx_room = _StatxRoom()
+
+
+def _statx(dir_fd: int, name: bytes, mask: int) -> ctypes.Array[ctypes.c_char]:
+    """Call statx(2) for `name`, which is not followed, or with b"" for the descriptor itself."""
+    buffer = _statx_room.buffer
+    _check(_libc.statx(dir_fd, name, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW, mask, buffer), name)
+    return buffer
+
+
+class Birth(NamedTuple):
+    """What only statx(2) tells: (seconds, nanoseconds) of the creation, None if nobody recorded it; attributes and mask."""
+
+    time: tuple[int, int] | None
+    attributes: int
+    attributes_mask: int
+
+
+def birth(fd: int) -> Birth:
+    """Return what statx(2) tells of a file behind a descriptor, which may be O_PATH."""
+    buffer = _statx(fd, b"", _STATX_BTIME)
+    known = int.from_bytes(buffer.raw[:4], sys.byteorder) & _STATX_BTIME
+    seconds, nanoseconds = _BTIME.unpack_from(buffer, 80)
+    return Birth(
+        (seconds, nanoseconds) if known else None,
+        _U64.unpack_from(buffer, 8)[0],
+        _U64.unpack_from(buffer, 56)[0],
+    )
+
+
+def protecting_flags(dir_fd: int, name: bytes = b"") -> int:
+    """Return which of FS_IMMUTABLE_FL and FS_APPEND_FL a file has; a link is not followed."""
+    return int(_U64.unpack_from(_statx(dir_fd, name, 0), 8)[0]) & _PROTECTING
+
+
+def keeps_flags(fd: int) -> bool:
+    """Tell whether a filesystem tells of such flags at all."""
+    return bool(_U64.unpack_from(_statx(fd, b"", 0), 56)[0] & _PROTECTING)
 
 
 def clone_file(target_fd: int, source_fd: int) -> None:

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests on attributes, extended attributes and inode flags."""
+"""Requests on attributes and extended attributes."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import stat
 import time
 
-from unionfs import syscalls, whiteout
+from unionfs import syscalls
 from unionfs.attributes import Changes
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
@@ -18,8 +16,8 @@ from unionfs.nodes import NO_CAPABILITIES, Node
 
 _CAPABILITY = b"security.capability\0"
 _NO_DATA = os.strerror(errno.ENODATA)
+_TOUCHED = abi.FATTR_ATIME | abi.FATTR_MTIME | abi.FATTR_ATIME_NOW | abi.FATTR_MTIME_NOW
 _FLUSHED = abi.FATTR_MTIME | abi.FATTR_CTIME
-_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 
 
 class AttributeRequests:
@@ -48,11 +46,10 @@ class AttributeRequests:
         attributes = self._filesystem.union.attributes(node)
         fd = self._filesystem.union.open_path(node)
         try:
-            born = syscalls.birth_time(fd)
+            born = syscalls.birth(fd)
         finally:
             os.close(fd)
-        mask = abi.STATX_BASIC_STATS | (abi.STATX_BTIME if born else 0)
-        return self._replies.statx(attributes, header.nodeid, mask, born or (0, 0))
+        return self._replies.statx(attributes, header.nodeid, born)
 
     def setattr(self, header: Header, body: memoryview) -> Reply:
         """Change attributes; with KILLPRIV_V2 clearing set-id bits and file capabilities is our part."""
@@ -67,6 +64,7 @@ class AttributeRequests:
             if attributes.status.st_mtime_ns == mtime * NANO + mtime_ns:
                 return self._replies.attributes(attributes, header.nodeid)
         now = None
+        moments = valid & ~abi.FATTR_FH
         if valid & (abi.FATTR_ATIME_NOW | abi.FATTR_MTIME_NOW):
             now = time.time_ns()
         changes = Changes(
@@ -77,6 +75,8 @@ class AttributeRequests:
             atime_ns=_moment(valid & abi.FATTR_ATIME, valid & abi.FATTR_ATIME_NOW, atime, atime_ns, now),
             mtime_ns=_moment(valid & abi.FATTR_MTIME, valid & abi.FATTR_MTIME_NOW, mtime, mtime_ns, now),
         )
+        if moments & ~abi.FATTR_CTIME == _TOUCHED:
+            changes = Changes(touch=True)
         handle = fh if valid & abi.FATTR_FH else None
         attributes = self._filesystem.setattr(node, changes, handle)
         # Before a write that passes through the kernel asks for nothing else, with no bit set.
@@ -129,28 +129,6 @@ class AttributeRequests:
         """After a change by a former nodeid: let the kernel ask anew for the present one's attributes."""
         if header.nodeid != node.nodeid:
             self._filesystem.union.on_attributes(node.nodeid)
-
-    def ioctl(self, header: Header, body: memoryview) -> Reply:
-        """Get and set inode flags (lsattr, chattr); everything else is ENOTTY."""
-        _, _, command, _, in_size, out_size = abi.IOCTL_IN.unpack_from(body)
-        if command not in (_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS):
-            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
-        argument = bytearray(body[abi.IOCTL_IN.size : abi.IOCTL_IN.size + in_size].tobytes().ljust(8, b"\0"))
-        node = self._replies.node(header.nodeid)
-        if not (node.is_directory or stat.S_ISREG(node.kind)):
-            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
-        if command == _FS_IOC_SETFLAGS:
-            self._filesystem.copyups.ensure(node)
-        path = self._filesystem.union.open_path(node)
-        try:
-            fd = os.open(whiteout.proc_path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        finally:
-            os.close(path)
-        try:
-            fcntl.ioctl(fd, command, argument)
-        finally:
-            os.close(fd)
-        return abi.IOCTL_OUT.pack(0, 0, 0, 0) + bytes(argument[:out_size])
 
 
 def _moment(given: int, now_given: int, seconds: int, nanoseconds: int, now: int | None) -> int | None:

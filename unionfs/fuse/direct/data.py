@@ -78,6 +78,10 @@ class DataRequests:
         if len(data) < size:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         handle = self._filesystem.writable_file(fh)
+        if handle.appends and offset < os.fstat(handle.fd).st_size:
+            raise OSError(
+                errno.EPERM, os.strerror(errno.EPERM)
+            )  # from a mapping: a plain write of the caller's appends
         if write_flags & abi.WRITE_KILL_SUIDGID:
             self._strip(handle)
         if handle.flags & (os.O_SYNC | os.O_DSYNC) or time.monotonic() < self._slow_until:

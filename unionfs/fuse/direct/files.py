@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 
-from unionfs import syscalls
+from unionfs import protection, syscalls
 from unionfs.create import Caller
 from unionfs.descriptor import errand
 from unionfs.filesystem import UnionFilesystem
@@ -40,7 +40,7 @@ class FileRequests:
             return abi.OPEN_OUT.pack(number, open_flags(flags), backing.id)
         if self._replies.writeback and flags & os.O_ACCMODE and not flags & os.O_TRUNC:
             # Not at the first write as elsewhere: by then the caller has been told that all is well.
-            self._filesystem.copyups.ensure(node)
+            self._filesystem.copyups.ensure(node, allow=protection.appending(flags))
         reply_flags = self._file_flags
         try:
             handle = self._filesystem.open_file(node, self._access(flags), caller)
@@ -49,6 +49,10 @@ class FileRequests:
                 raise
             handle = self._filesystem.open_file(node, flags, caller)
             reply_flags = abi.FOPEN_DIRECT_IO  # then nothing is read through it
+        if self._replies.writeback and self._filesystem.file(handle).appends:
+            reply_flags = (
+                abi.FOPEN_DIRECT_IO
+            )  # pages are written whole, and here that would append what was there before
         if nodeid != (node.traits.nodeid or node.ino):  # opening copied it up
             self._filesystem.release(handle)
             raise stale()

@@ -33,6 +33,7 @@ _WANTED = (
 # hundreds of gigabytes is no hung server).
 _WANTED_2 = abi.HAS_EXPIRE_ONLY | abi.DIRECT_IO_ALLOW_MMAP | abi.NO_EXPORT_SUPPORT
 
+_CHECKS_FLAGS = 34  # the protocol of Linux 5.14; the checks came with 5.13
 # Readahead and write-back under way at once; an unprivileged server gets at most the module's max_user_bgreq of them.
 _MAX_BACKGROUND, _CONGESTION = 64, 48
 
@@ -70,6 +71,7 @@ class MountRequests:
             wanted_2 |= abi.ALLOW_IDMAP
         flags_2 = wanted_2 & offered_2 if offered & abi.INIT_EXT else 0
         self._replies.may_not_open = bool(offered & abi.NO_OPENDIR_SUPPORT)
+        self._replies.checks_flags = minor >= _CHECKS_FLAGS
         self._replies.setxattr_ext = bool(flags & abi.SETXATTR_EXT)
         depth = self._passthrough.agree(offered_2 if offered & abi.INIT_EXT else 0)
         if depth:  # the kernel does not do both

@@ -18,6 +18,7 @@ from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.fuse.cachednames import CachedNames
 from unionfs.nodes import Attributes, Node
+from unionfs.syscalls import Birth
 
 NANO = 1_000_000_000
 NO_REPLY = b"no reply"  # compared by identity
@@ -53,6 +54,7 @@ class Replies:
         self.cached = CachedNames()
         self.setxattr_ext = False  # agreed on in INIT
         self.may_not_open = False  # likewise: the kernel can do without opening directories
+        self.checks_flags = False  # likewise: the kernel looks whether a caller may change inode flags
         self.capabilities = 0  # changes whenever some file may have got capabilities
         self.interrupted: Callable[[int], None] = lambda unique: None  # set by the session
         self.writeback = False  # likewise: the kernel keeps sizes and mtimes, and writes when it likes
@@ -116,12 +118,15 @@ class Replies:
             st.st_mode, nlink, st.st_uid, st.st_gid, st.st_rdev & 0xFFFFFFFF, st.st_blksize, 0,
         )  # fmt: skip
 
-    def statx(self, attributes: Attributes, nodeid: int, mask: int, born: tuple[int, int]) -> bytes:
+    def statx(self, attributes: Attributes, nodeid: int, born: Birth) -> bytes:
         node, st, nlink = attributes
+        mask = abi.STATX_BASIC_STATS | (abi.STATX_BTIME if born.time else 0)
+        # The attributes are for kernels to come: up to 6.18 they do not look.
         return abi.STATX_OUT.pack(
             self._valid(node, nodeid), 0, 0,
-            mask, st.st_blksize, 0, nlink, st.st_uid, st.st_gid, st.st_mode, node.ino, st.st_size, st.st_blocks, 0,
-            *divmod(st.st_atime_ns, NANO), *born, *divmod(st.st_ctime_ns, NANO), *divmod(st.st_mtime_ns, NANO),
+            mask, st.st_blksize, born.attributes, nlink, st.st_uid, st.st_gid, st.st_mode, node.ino,
+            st.st_size, st.st_blocks, born.attributes_mask,
+            *divmod(st.st_atime_ns, NANO), *(born.time or (0, 0)), *divmod(st.st_ctime_ns, NANO), *divmod(st.st_mtime_ns, NANO),
             os.major(st.st_rdev), os.minor(st.st_rdev), 0, 0,
         )  # fmt: skip
 

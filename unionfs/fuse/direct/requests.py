@@ -9,6 +9,7 @@ from unionfs.fuse.direct.attributes import AttributeRequests
 from unionfs.fuse.direct.data import DataRequests
 from unionfs.fuse.direct.directories import DirectoryRequests
 from unionfs.fuse.direct.files import FileRequests
+from unionfs.fuse.direct.flags import FlagRequests
 from unionfs.fuse.direct.habits import Habits
 from unionfs.fuse.direct.mount import MountRequests
 from unionfs.fuse.direct.names import NameRequests
@@ -37,6 +38,7 @@ class Requests:
             MountRequests(filesystem, replies, passthrough, max_write),
             NameRequests(filesystem, replies, habits),
             AttributeRequests(filesystem, replies),
+            FlagRequests(filesystem, replies),
             FileRequests(filesystem, replies, passthrough, notifier),
             DataRequests(filesystem, replies, self.workers, passthrough.small, max_write),
             self.directories,
