@@ -19,7 +19,7 @@ from unionfs.directories import Directories
 from unionfs.identity import Identities
 from unionfs.lookup import Found, open_directory
 from unionfs.metadata import restore_times
-from unionfs.nodes import GONE, Attributes, Node, new_root, stale
+from unionfs.nodes import GONE, NO_XATTRS, Attributes, Node, new_root, stale
 from unionfs.options import Options
 from unionfs.plink_table import PlinkTable
 
@@ -184,7 +184,7 @@ class Copies:
         fd, status = self._open_home(node, flags | os.O_NOFOLLOW)
         branch = node.branch
         assert branch is not None
-        if branch.overlay and status.st_size and branch.id not in self.unmarked:
+        if branch.overlay and status.st_size and branch.id not in self.unmarked and node.bare != NO_XATTRS:
             return self._open_data_of(node, fd, status, flags)
         return Opened(fd, status, elsewhere=False)
 
@@ -213,7 +213,10 @@ class Copies:
     def _open_data_of(self, node: Node, fd: int, status: os.stat_result, flags: int) -> Opened:
         """Return what is to be read of the file behind `fd`: itself, or a lower file in its place."""
         try:
-            data = self.find_data(node, fd, whiteout.overlay_marks_of(fd))
+            names = whiteout.xattr_names(fd)
+            if not names and self.trust:
+                node.bare = NO_XATTRS
+            data = self.find_data(node, fd, whiteout.marks_among(names)) if names else -1
         except BaseException:
             os.close(fd)
             raise

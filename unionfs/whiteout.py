@@ -87,13 +87,8 @@ def overlay_marks(dirfd: int, name: bytes) -> tuple[str, ...]:
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.ERANGE):
             return ()
-        return marks_among(_list_names(proc_path(dirfd, name)))
+        return marks_among(xattr_names(proc_path(dirfd, name)))
     return marks_among(names.decode("utf-8", "surrogateescape").split("\0")) if b"overlay" in names else ()
-
-
-def overlay_marks_of(fd: int) -> tuple[str, ...]:
-    """Return the same of an open file (not an O_PATH descriptor)."""
-    return marks_among(_list_names(fd))
 
 
 def marks_among(names: Iterable[str]) -> tuple[str, ...]:
@@ -101,7 +96,8 @@ def marks_among(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name.startswith(_OVERLAY_XATTRS))
 
 
-def _list_names(place: int | bytes) -> list[str]:
+def xattr_names(place: int | bytes) -> list[str]:
+    """Return the names of the extended attributes of an open file (not an O_PATH one), or at a path that is not followed."""
     try:
         return os.listxattr(place, follow_symlinks=isinstance(place, int))
     except OSError:
