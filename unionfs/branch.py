@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unionfs import syscalls
+from unionfs.paths import absolute
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +187,7 @@ def open_branch(branch: Branch, *, index: int, id: int, union_read_only: bool = 
     is never reached (AUFS sees the covered directory), and a union over `/` cannot recurse into itself.
     Raises EINVAL (with the reason as text) for whatever AUFS refuses.
     """
-    path = os.path.abspath(branch.path)
+    path = absolute(branch.path)
     root, alone = _open_root(path)
     try:
         magic = syscalls.filesystem_magic(root)
@@ -219,12 +220,17 @@ def _open_root(path: str) -> tuple[int, bool]:
     Tell also whether it is the clone, which shows nothing that is mounted inside.
     """
     try:
-        if not stat.S_ISDIR(os.stat(path).st_mode):
+        # The path is followed once: what is cloned is what was looked at.
+        plain = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        if not stat.S_ISDIR(os.fstat(plain).st_mode):
+            os.close(plain)
             raise OSError(errno.EINVAL, "not a directory", path)
         try:
-            return syscalls.open_tree(path, syscalls.OPEN_TREE_CLONE), True
+            clone = syscalls.open_tree("", syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH, dir_fd=plain)
         except OSError:
-            return os.open(path, os.O_PATH | os.O_DIRECTORY), False
+            return plain, False
+        os.close(plain)
+        return clone, True
     except OSError as error:
         if error.errno == errno.EINVAL:
             raise

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from unionfs import emptying, registry
 from unionfs.errors import UserError
 from unionfs.lookup import LIST_DIRECTORY
+from unionfs.paths import absolute
 from unionfs.stage import is_stage
 from unionfs.whiteout import BASE, META_PREFIX, OPAQUE, ORPHAN_DIR, PLINK_DIR, PREFIX
 
@@ -32,7 +33,7 @@ class Problem:
 
 def check_branch(path: str) -> list[Problem]:
     """Return what is wrong in the branch; UserError if it is no directory or cannot be read."""
-    root = os.fsencode(os.path.abspath(path))
+    root = os.fsencode(absolute(path))
     if not os.path.isdir(root):
         raise UserError(f"branch {path} is not a directory")
     return list(_walk(root))

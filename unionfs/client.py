@@ -15,6 +15,7 @@ from unionfs.branch import Branch
 from unionfs.control import request
 from unionfs.errors import UserError
 from unionfs.options import MountRequest, Surgery, parse
+from unionfs.paths import absolute
 
 
 def locate(path: str) -> tuple[str, str]:
@@ -55,7 +56,7 @@ def _text(branch: Branch) -> str:
 
 def _outside(mountpoint: str, path: str) -> str:
     """Return `path` made absolute; UserError when it lies on the union itself."""
-    path = os.path.abspath(path)
+    path = absolute(path)
     union = mount_table.containing(mount_table.canonical(mountpoint))
     inside = mount_table.containing(os.path.realpath(path))
     if union is not None and inside is not None and union.device == inside.device:
@@ -89,10 +90,10 @@ def _set_flags(mountpoint: str, wanted: MountRequest) -> None:
 
 
 def _words_of_options(text: str) -> str:
-    from unionfs.options import split
+    from unionfs.options import split_words
 
     surgery = re.compile(r"(add|ins|append|prepend|del|mod)[:=]")
-    return ",".join(word for word in split(text, ",") if not surgery.match(word))
+    return ",".join(word for word in split_words(text) if not surgery.match(word))
 
 
 def _operate(mountpoint: str, step: Surgery) -> None:

@@ -7,11 +7,11 @@ Modules that are slow to import are imported where they are used: the program mu
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 
 from unionfs.errors import UserError
+from unionfs.paths import absolute
 from unionfs.program import one_line
 
 
@@ -29,7 +29,7 @@ def mount(arguments: argparse.Namespace) -> int:
         fsname=request.fsname or arguments.source,
         session=arguments.session,
         debug=arguments.debug,
-        log_file=os.path.abspath(arguments.log_file) if arguments.log_file else None,
+        log_file=absolute(arguments.log_file) if arguments.log_file else None,
     )
     clear_dead(arguments.mountpoint, ask=not arguments.clear_dead)
     raise_descriptor_limit()

@@ -54,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from unionfs.options import split
+    from unionfs.options import split_words
 
-    words = [word for word in split(",".join(arguments.options), ",") if word]
+    words = [word for word in split_words(",".join(arguments.options)) if word]
     if arguments.s:
         words = [word for word in words if _is_known(word)]
     if arguments.f:

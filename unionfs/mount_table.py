@@ -5,6 +5,8 @@ import os
 import re
 from dataclasses import dataclass
 
+from unionfs.paths import absolute
+
 TYPES = ("fuse.unionfs", "fuse.unionfs-overlay", "fuse")
 
 
@@ -60,8 +62,10 @@ def decode(text: str) -> str:
 
 def canonical(path: str) -> str:
     """Return `path` absolute with the links of its parent resolved, without touching the last part itself."""
-    path = os.path.abspath(path)
+    path = absolute(path)
     head, tail = os.path.split(path)
+    if tail == "..":
+        return os.path.realpath(path)
     if not tail or any(mount.target == path for mount in read()):
         return path
     head = os.path.realpath(head)

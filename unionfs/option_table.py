@@ -89,7 +89,6 @@ IGNORED = frozenset(
         "relatime",
         "nodlgt",
         "dlgt",
-        "shared",
     )
 )
 # unionfs' own words of twenty years ago: ignored with a warning, as AUFS does.
@@ -135,6 +134,15 @@ MOUNT_WORDS = frozenset(
         "nonempty",
         "auto_unmount",
         "bg",
+        # Propagation, which mount(8) sets by itself; podman and buildah append it to a mount program's options.
+        "shared",
+        "rshared",
+        "private",
+        "rprivate",
+        "slave",
+        "rslave",
+        "unbindable",
+        "runbindable",
     )
 )
 MOUNT_VALUES = frozenset(

@@ -81,6 +81,44 @@ def split(text: str, separator: str) -> Iterator[str]:
     yield text[start:]
 
 
+def split_words(text: str) -> Iterator[str]:
+    """Yield the words of an option string, at commas that are neither escaped nor, as mount(8) has it, in NAME="VALUE".
+
+    Quotes stay in the words, so that they can be joined again; a quote that is not closed before a comma or the end is a
+    character like others.
+    """
+    start = position = 0
+    while position < len(text):
+        if text.startswith('="', position) and "=" not in text[start:position]:
+            position = _end_of_quoted(text, position + 1)
+        elif text[position] == "\\":
+            position += 2
+        elif text[position] == ",":
+            yield text[start:position]
+            start = position = position + 1
+        else:
+            position += 1
+    yield text[start:]
+
+
+def _end_of_quoted(text: str, opening: int) -> int:
+    """Return where a quoted value ends; just behind the quote if that opens none."""
+    position = opening + 1
+    while position < len(text):
+        if text[position] == "\\":
+            position += 1
+        elif text[position] == '"' and text[position + 1 : position + 2] in ("", ","):
+            return position + 1
+        position += 1
+    return opening + 1
+
+
+def unquote(value: str) -> str:
+    """Return a value without the quotes that `split_words` has minded."""
+    quoted = len(value) > 1 and value[0] == '"' and _end_of_quoted(value, 0) == len(value)
+    return value[1:-1] if quoted else value
+
+
 def unescape(text: str) -> str:
     r"""Return a path with `\,`, `\:` and `\\` read as the character itself; other backslashes stay."""
     out = []
@@ -151,6 +189,8 @@ class _Reader:
     def _read_value(self, word: str) -> None:
         cut = min((place for place in map(word.find, "=:") if place > 0), default=len(word))
         name, value = word[:cut], word[cut + 1 :]
+        if word[cut : cut + 1] == "=":
+            value = unquote(value)
         if name in ANCIENT:
             log.warning("option %s has no effect any more", name)
         elif not self._knows(name):
@@ -194,7 +234,7 @@ def parse(text: str, *, read_only: bool = False, remount: bool = False) -> Mount
     reader = _Reader()
     if read_only:
         reader.read("ro")
-    for word in split(text, ","):
+    for word in split_words(text):
         if word:
             reader.read(word)
     if remount and reader.branches:

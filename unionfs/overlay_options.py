@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from unionfs.branch import Branch
 from unionfs.errors import UserError
 from unionfs.option_table import FLAG_WORDS, MOUNT_VALUES, MOUNT_WORDS, OPPOSITE, Options
-from unionfs.options import split, unescape
+from unionfs.options import split, split_words, unescape, unquote
+from unionfs.paths import absolute
 
 _UPPER = frozenset(("ovl",))
 _LOWER = frozenset(("wh", "ovl"))
@@ -76,7 +77,7 @@ class _Reader:
     def read(self, word: str) -> None:
         name, separator, value = word.partition("=")
         if separator:
-            self._read_value(name, value)
+            self._read_value(name, unquote(value))
         elif name in FLAG_WORDS:
             self.words.append(name)
         elif name in _REFUSED:
@@ -126,13 +127,13 @@ class _Reader:
             raise UserError(
                 "lowerdir is missing or has an empty name", "write -o lowerdir=DIR[:DIR...],upperdir=DIR"
             )
-        upper = [Branch(os.path.abspath(self.upper), "rw", _UPPER)] if self.upper else []
-        return (*upper, *(Branch(os.path.abspath(path), "ro", _LOWER) for path in self.lower))
+        upper = [Branch(absolute(self.upper), "rw", _UPPER)] if self.upper else []
+        return (*upper, *(Branch(absolute(path), "ro", _LOWER) for path in self.lower))
 
 
 def _check_identity(name: str, value: str) -> None:
     """Accept a mapping of ids to themselves; UserError for any other."""
-    numbers = value.split(":")
+    numbers = value.removeprefix(":").split(":")  # podman puts a colon before each
     if len(numbers) % 3 or not all(number.isascii() and number.isdigit() for number in numbers):
         raise UserError(f"option {name}: {value!r} is not a list of ID:ID:COUNT")
     if numbers[0::3] != numbers[1::3]:
@@ -149,7 +150,7 @@ def parse(text: str, environment: Mapping[str, str] = os.environ) -> OverlayRequ
     the union is read-only. Raises UserError that names an option nobody knows or that cannot be kept.
     """
     reader = _Reader()
-    for word in split(text, ","):
+    for word in split_words(text):
         if word:
             reader.read(word)
     flags: set[str] = set()

@@ -17,6 +17,7 @@ from unionfs import emptying, stage, whiteout
 from unionfs.branch import Branch, OpenBranch, open_branch, parse_permission
 from unionfs.handles import is_pinned
 from unionfs.options import Options
+from unionfs.paths import absolute
 from unionfs.plinks import recover_plinks
 from unionfs.union import Union
 
@@ -114,7 +115,7 @@ def warn(opened: Sequence[OpenBranch], options: Options) -> None:
 def find_branch(union: Union, path: str) -> OpenBranch | None:
     """Return the branch of a directory, None if it is not one; ENOENT if there is no such directory at all."""
     for branch in union.branches:
-        if branch.path == os.path.abspath(path):
+        if branch.path == absolute(path):
             return branch
     status = os.stat(path)
     key = (status.st_dev, status.st_ino)

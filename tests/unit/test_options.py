@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The option string: every word of AUFS' table, its aliases, its limits, and what an unknown word does."""
 
+import os
+from pathlib import Path
+
 import pytest
 
+from unionfs import overlay_options
 from unionfs.branch import Branch
 from unionfs.errors import UserError
 from unionfs.option_table import shown
-from unionfs.options import Options, escape, initial_branches, parse, unescape
+from unionfs.options import Options, escape, initial_branches, parse, split_words, unescape
+from unionfs.paths import absolute
 
 
 @pytest.mark.parametrize(
@@ -143,3 +148,50 @@ def test_shown_prints_what_differs_in_aufs_order() -> None:
     """The words of the mount table line."""
     options = parse("sum,udba=none,create=mfsrr:10:5,noplink,nodirperm1,diropq=a").options
     assert shown(options, "1f") == ["si=1f", "udba=none", "noplink", "create=mfsrr:10:5", "diropq=a", "sum"]
+
+
+LABEL = 'context="system_u:object_r:container_file_t:s0:c12,c345"'
+
+
+def test_parse_quoted_value_keeps_its_commas() -> None:
+    """NAME="VALUE" is one word, as mount(8) has it; also for branches and beside escapes."""
+    request = parse(f'br="/a,b=rw:/c\\:d=ro",{LABEL},udba=none,fsname="x,y"')
+    assert [branch.path for branch in request.branches] == ["/a,b", "/c:d"]
+    assert request.options.udba == "none"
+    assert request.fsname == "x,y"
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [('br=/a"b=rw', '/a"b'), ('br="/a=rw', '"/a'), ('br=/a\\,"b=rw', '/a,"b'), ('br:"a"=rw', '"a"')],
+)
+def test_parse_quote_inside_a_value_is_a_character(text: str, path: str) -> None:
+    """A quote counts only around a whole value."""
+    assert parse(text + ",udba=none").branches[0].path == path
+
+
+def test_split_words_can_be_joined_again() -> None:
+    """The words of a string keep their quotes, so that whoever passes some of them on changes nothing."""
+    text = f'{LABEL},ro,x="a\\",b",y=",z'
+    words = list(split_words(text))
+    assert words == [LABEL, "ro", 'x="a\\",b"', 'y="', "z"]
+    assert ",".join(words) == text
+
+
+def test_parse_overlay_takes_quotes_and_what_podman_adds() -> None:
+    """SELinux labels, propagation and identity maps with a leading colon are accepted by unionfs-overlay."""
+    maps = "uidmapping=:0:0:4294967295,gidmapping=:0:0:4294967295"
+    for word in ("private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"):
+        request = overlay_options.parse(f'lowerdir="/l,1:/m",upperdir=/u,workdir=/w,{LABEL},{maps},{word}')
+        assert [branch.path for branch in request.branches] == ["/u", "/l,1", "/m"]
+
+
+def test_absolute_leaves_parents_to_the_kernel(tmp_path: Path) -> None:
+    """`..` behind a symbolic link is not cut as text."""
+    (tmp_path / "real/inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real/inner")
+    path = absolute(f"{tmp_path}/./link//../x/")
+    assert path == f"{tmp_path}/link/../x"
+    assert os.path.realpath(path) == str(tmp_path / "real/x")
+    assert absolute("/a//b/.") == "/a/b"
+    assert absolute("a") == os.path.join(os.getcwd(), "a")
