@@ -7,7 +7,7 @@ PYTEST := $(PYTHON) -m pytest
 # A private mount and pid namespace: a killed run takes its servers and its mounts with it.
 SANDBOX := .ci/sandbox
 
-.PHONY: demo test test-v2 test-v2-share unit mount fuzz soak check format bench-docs bootstrap clean
+.PHONY: demo test test-v2 test-v2-share unit mount fuzz soak check format bench-docs bootstrap install uninstall clean
 
 demo:
 	@.ci/bootstrap demo
@@ -62,6 +62,13 @@ check: bootstrap
 format: bootstrap
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
+
+# Programs, manual pages, completion and mount(8)'s helpers below PREFIX (/usr/local), SBINDIR (/usr/sbin), DESTDIR.
+install:
+	@.ci/install
+
+uninstall:
+	@.ci/install uninstall
 
 bootstrap:
 	@.ci/bootstrap
