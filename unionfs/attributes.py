@@ -109,7 +109,9 @@ class AttributeChanger:
 
     def get_xattr(self, node: Node, name: str) -> bytes:
         """Return an extended attribute of the visible copy; ENODATA for those of the union itself."""
-        self._refuse(name, errno.ENODATA)
+        return self._get(node, self._name(name, errno.ENODATA))
+
+    def _get(self, node: Node, name: str) -> bytes:
         bare = node.traits.bare
         if bare and (bare == NO_XATTRS or (bare == NO_CAPABILITIES and name == _CAPABILITY)):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
@@ -133,11 +135,11 @@ class AttributeChanger:
         return bool(self._on_copy(node, lambda path, follow: os.listxattr(path, follow_symlinks=follow)))
 
     def list_xattrs(self, node: Node) -> list[str]:
-        """Return the attribute names of the visible copy, without the union's own."""
+        """Return the attribute names of the visible copy, without the union's own; escaped ones as they were set."""
         names = self._on_copy(node, lambda path, follow: os.listxattr(path, follow_symlinks=follow))
         overlay = self._overlay
         return [
-            name
+            whiteout.unescaped_xattr(name) if overlay else name
             for name in names
             if not whiteout.is_private_xattr(name, overlay=overlay)
             and (self._union.options.acl or not name.startswith("system.posix_acl_"))
@@ -145,7 +147,7 @@ class AttributeChanger:
 
     def set_xattr(self, node: Node, name: str, value: bytes, flags: int = 0) -> None:
         """Copy up and set an attribute; `flags` are XATTR_CREATE and XATTR_REPLACE."""
-        self._refuse(name, errno.EPERM)
+        name = self._name(name, errno.EPERM)
         self._copyups.ensure(node)
         node.bare = UNKNOWN
         self._on_copy(
@@ -154,8 +156,8 @@ class AttributeChanger:
 
     def remove_xattr(self, node: Node, name: str) -> None:
         """Copy up and remove an attribute; ENODATA (before any copy-up) if the visible copy has none."""
-        self._refuse(name, errno.ENODATA)
-        self.get_xattr(node, name)
+        name = self._name(name, errno.ENODATA)
+        self._get(node, name)
         self._copyups.ensure(node)
         self._on_copy(node, lambda path, follow: os.removexattr(path, name, follow_symlinks=follow))
 
@@ -163,11 +165,16 @@ class AttributeChanger:
     def _overlay(self) -> bool:
         return any(branch.overlay for branch in self._union.branches)
 
-    def _refuse(self, name: str, number: int) -> None:
-        if whiteout.is_private_xattr(name, overlay=self._overlay):
+    def _name(self, name: str, number: int) -> str:
+        """Return the name of an attribute on branches; `number` is the error for those that are the union's own."""
+        overlay = self._overlay
+        if overlay:
+            name = whiteout.escaped_xattr(name)
+        if whiteout.is_private_xattr(name, overlay=overlay):
             raise OSError(number, os.strerror(number))
         if name.startswith("system.posix_acl_") and not self._union.options.acl:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return name
 
     def _on_copy(self, node: Node, call: Callable[[bytes, bool], T]) -> T:
         """Run an xattr call on the visible copy without ever following a symbolic link (fuse-overlayfs' worst bug)."""

@@ -28,6 +28,7 @@ _OVERLAY_SPACES = ("trusted.overlay.", "user.overlay.")
 _OPAQUE_XATTRS = ("trusted.overlay.opaque", "user.overlay.opaque", "user.fuseoverlayfs.opaque")
 # Private bookkeeping: never shown in the union, never copied between branches; overlayfs' own only where its form is in use.
 _PRIVATE_XATTRS = ("trusted.unionfs.", "user.unionfs.")
+_ESCAPED_SPACES = ("trusted.overlay.overlay.", "user.overlay.overlay.")
 _OVERLAY_XATTRS = (*_OVERLAY_SPACES, "user.fuseoverlayfs.")
 
 Layers = Sequence[tuple[OpenBranch, int]]
@@ -131,8 +132,29 @@ def has_xattr(fd: int, attribute: str) -> bool:
 
 
 def is_private_xattr(name: str, *, overlay: bool) -> bool:
-    """Tell whether an attribute belongs to union bookkeeping; `overlay`: overlayfs' marks are in use."""
-    return name.startswith(_PRIVATE_XATTRS) or (overlay and name.startswith(_OVERLAY_XATTRS))
+    """Tell whether an attribute of a branch's file is union bookkeeping; `overlay`: overlayfs' marks are in use.
+
+    Escaped marks are not: they are those of an overlay inside the union.
+    """
+    if name.startswith(_PRIVATE_XATTRS):
+        return True
+    return overlay and name.startswith(_OVERLAY_XATTRS) and not name.startswith(_ESCAPED_SPACES)
+
+
+def escaped_xattr(name: str) -> str:
+    """Return under which name a branch that has overlayfs' marks keeps an attribute of the union (overlayfs' own rule)."""
+    for space in _OVERLAY_SPACES:
+        if name.startswith(space):
+            return f"{space}overlay.{name.removeprefix(space)}"
+    return name
+
+
+def unescaped_xattr(name: str) -> str:
+    """Return the union's name of an attribute that is not private."""
+    for space, escaped in zip(_OVERLAY_SPACES, _ESCAPED_SPACES, strict=True):
+        if name.startswith(escaped):
+            return space + name.removeprefix(escaped)
+    return name
 
 
 def make(branch: OpenBranch, dirfd: int, name: bytes, form: str) -> None:

@@ -375,6 +375,46 @@ def test_whiteouts_by_xattr_hide_names(union: Workshop) -> None:
     assert not (u / "d/gone").exists()
 
 
+ESCAPED = {"trusted.overlay.overlay.opaque": b"y", "user.overlay.overlay.redirect": b"/x"}
+
+
+@pytest.mark.parametrize("options", ["whiteout=overlay", "udba=none,whiteout=overlay"])
+def test_copy_up_keeps_marks_of_an_overlay_inside(union: Workshop, options: str) -> None:
+    """Escaped marks in a layer show under their own names, are copied up as they are, and mean nothing to the union."""
+    low: Tree = {"f": File("f", xattrs=ESCAPED), "d": Dir(xattrs=ESCAPED), "d/x": "x"}
+    u = mounted(union, [union.directory("low", low), union.directory("lower", {"d/y": "y"})], options)
+    for name in ("f", "d"):
+        assert set(os.listxattr(u / name)) == {"trusted.overlay.opaque", "user.overlay.redirect"}
+        (u / name).chmod(0o711)
+        assert os.getxattr(u / name, "trusted.overlay.opaque") == b"y"
+    assert sorted(os.listdir(u / "d")) == ["x", "y"]
+    u.stop()
+    for name in ("f", "d"):
+        copied = {mark: os.getxattr(u.branches["top"] / name, mark) for mark in ESCAPED}
+        assert copied == ESCAPED
+        assert not {"trusted.overlay.opaque", "user.overlay.redirect"} & set(
+            os.listxattr(u.branches["top"] / name)
+        )
+
+
+def test_marks_set_in_the_union_are_escaped(union: Workshop) -> None:
+    """What a program sets through the union is content: kept, shown, removable, without an effect on what the union shows."""
+    u = mounted(union, [union.directory("low", {"d/x": "x"})], "whiteout=overlay")
+    (u / "d/empty").touch()
+    os.setxattr(u / "d", "trusted.overlay.opaque", b"y")
+    os.setxattr(u / "d", "trusted.overlay.overlay.opaque", b"twice")
+    os.setxattr(u / "d/empty", "user.overlay.whiteout", b"y")
+    u.remount()
+    assert sorted(os.listdir(u / "d")) == ["empty", "x"]
+    assert set(os.listxattr(u / "d")) == {"trusted.overlay.opaque", "trusted.overlay.overlay.opaque"}
+    assert os.getxattr(u.branches["top"] / "d", "trusted.overlay.overlay.opaque") == b"y"
+    os.removexattr(u / "d", "trusted.overlay.opaque")
+    assert os.listxattr(u / "d") == ["trusted.overlay.overlay.opaque"]
+    with pytest.raises(OSError) as caught:
+        os.removexattr(u / "d", "trusted.overlay.opaque")
+    assert caught.value.errno == errno.ENODATA
+
+
 def overlay(union: Workshop, options: str) -> subprocess.CompletedProcess[str]:
     mnt = union.root / "mnt"
     mnt.mkdir(exist_ok=True)
