@@ -15,10 +15,12 @@ from unionfs import emptying, registry
 from unionfs.errors import UserError
 from unionfs.lookup import LIST_DIRECTORY
 from unionfs.paths import absolute
+from unionfs.plink_records import noted_record, parse_record
 from unionfs.stage import is_stage
 from unionfs.whiteout import BASE, META_PREFIX, OPAQUE, ORPHAN_DIR, PLINK_DIR, PREFIX
 
 _BOOKKEEPING_DIRS = (PLINK_DIR, ORPHAN_DIR)
+_KEPT = "kept, as names on lower branches may be this file: mounting the union again recovers it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Problem:
     path: str
     text: str
     remedy: str
+    kept: bool = False  # a repair leaves it alone
 
 
 def check_branch(path: str) -> list[Problem]:
@@ -85,8 +88,7 @@ def _meta(path: bytes, name: bytes, status: os.stat_result, is_root: bool) -> It
 def _leftovers(path: bytes, name: bytes) -> Iterator[Problem]:
     for entry in sorted(os.listdir(path)):
         if name == PLINK_DIR:
-            text = "pseudo-link that was not flushed (mounting the union again recovers it)"
-            yield _problem("plink", os.path.join(path, entry), text, "removed")
+            yield _plink(os.path.join(path, entry), entry)
         elif entry == emptying.ASIDE:
             text = "commit that did not finish (mounting the union again undoes it)"
             yield _problem("commit", os.path.join(path, entry), text, "undone")
@@ -94,15 +96,37 @@ def _leftovers(path: bytes, name: bytes) -> Iterator[Problem]:
             yield _problem("orphan", os.path.join(path, entry), "orphan of a killed server", "removed")
 
 
-def _problem(kind: str, path: bytes, text: str, remedy: str) -> Problem:
-    return Problem(kind, os.fsdecode(path), text, remedy)
+def _plink(path: bytes, name: bytes) -> Problem:
+    """Judge an entry among the pseudo-links as the next mount will: names that lower branches have may still depend on it."""
+    record = parse_record(name)
+    if noted_record(name) is not None:
+        return _problem("plink", path, "change of a pseudo-link that was interrupted", _KEPT, kept=True)
+    if record is None:
+        return _problem(
+            "plink", path, "pseudo-link that no mount recovers", "removed, or renamed if not empty"
+        )
+    links = os.lstat(path).st_nlink - 1
+    if record.count is not None and links >= record.count:
+        return _problem("plink", path, "pseudo-link whose names are all real links already", "removed")
+    return _problem("plink", path, "pseudo-link that was not flushed", _KEPT, kept=True)
+
+
+def _problem(kind: str, path: bytes, text: str, remedy: str, *, kept: bool = False) -> Problem:
+    return Problem(kind, os.fsdecode(path), text, remedy, kept)
 
 
 def repair(problem: Problem) -> None:
-    """Put one problem right; OSError when that fails, UserError while a union uses the branch."""
+    """Put one problem right, unless that is a mount's task; OSError when that fails, UserError while a union uses the branch."""
+    if problem.kept:
+        return
     user = registry.user_of(problem.path)
     if user is not None:
         raise UserError(f"{problem.path} belongs to a branch of the union at {user}", "unmount it first")
+    put_right(problem)
+
+
+def put_right(problem: Problem) -> None:
+    """Repair one problem of a branch that is known not to be in use; OSError."""
     path = os.fsencode(problem.path)
     if not stat.S_ISDIR(os.lstat(path).st_mode):
         os.unlink(path)

@@ -373,7 +373,7 @@ class Copies:
             return Attributes(node, status, 0)
         if node.children is None:
             plink = self.plinks.get(node.ino) if self.plinks else None
-            nlink = plink.nlink if plink is not None else max(1, status.st_nlink - node.traits.hidden_links)
+            nlink = max(1, plink.nlink if plink is not None else status.st_nlink - node.traits.hidden_links)
             return Attributes(node, status, nlink)
         nlink = status.st_nlink + self._links_below(node)
         if node is self.root:

@@ -330,13 +330,14 @@ class CopyUps:
             return
         parent_fd = self.directory_on(parent, target)
         parent_status = os.fstat(parent_fd)
-        if union.options.plink or status.st_nlink == 1:
+        pseudo = self._is_kept_together(node)
+        if pseudo or status.st_nlink == 1:
             union.numbers.record(node.ino, job.fd, parent, target, parent_fd)
         with self._sharing(node, target, job.fd, status, place):
             job.link(parent_fd, name)
         restore_times(parent_fd, parent_status)
         union.times_moved(parent)
-        if status.st_nlink > 1 and not union.options.plink and node.traits.aliases:
+        if status.st_nlink > 1 and not pseudo and node.traits.aliases:
             self._split(node)
         self._switch(node, target, job.fd, -1)
         if place is not None:
@@ -347,9 +348,13 @@ class CopyUps:
     ) -> contextlib.AbstractContextManager[None]:
         """Make a pseudo-link during publication if names on lower branches will go on meaning this file."""
         shared = place is not None or status.st_nlink - node.traits.hidden_links > 1
-        if shared and self._union.options.plink:
-            return plinked(self._union, node, target, fd, status)
+        if shared and self._is_kept_together(node):
+            return plinked(self._union, node, target, fd, status, place)
         return contextlib.nullcontext()
+
+    def _is_kept_together(self, node: Node) -> bool:
+        """Tell whether the names of a lower file stay one file: with `noplink` only those that are so since before."""
+        return self._union.options.plink or node.ino in self._union.plinks
 
     def _split(self, node: Node) -> None:
         """Without pseudo-links the other names keep the old data: they become files of their own at their next lookup."""

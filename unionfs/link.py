@@ -11,6 +11,7 @@ from unionfs import protection, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
 from unionfs.nodes import Attributes, Node
+from unionfs.plinks import gaining
 from unionfs.policy import Policies
 from unionfs.union import Union
 
@@ -40,6 +41,7 @@ class Linker:
         if target is not node.branch and not pseudo:
             self._copyups.to_branch(node, target)
         fd = self._copyups.directory_on(parent, target)
+        union.numbers.keep(node, parent, target, fd)
         with contextlib.ExitStack() as undo:
             if union.options.whiteout == "overlay" and whiteout.is_whited_out(target, fd, name):
                 whiteout.remove(target, fd, name, "overlay")
@@ -47,7 +49,8 @@ class Linker:
             if target is not node.branch:
                 self._copyups.to_branch(node, target, place=(parent, name))
             else:
-                self._link_on_branch(node, fd, name)
+                with gaining(union, node, parent, name):
+                    self._link_on_branch(node, fd, name)
             undo.pop_all()
         self._settle(node, parent, name, target, fd)
         return union.attributes(node)
@@ -65,12 +68,8 @@ class Linker:
     def _settle(self, node: Node, parent: Node, name: bytes, target: OpenBranch, fd: int) -> None:
         """Bring the node, link counts, numbers and times in line with the new name."""
         union = self._union
-        plink = union.plinks.get(node.ino)
-        if plink is not None:
-            plink.nlink += 1
         whiteout.remove(target, fd, name, "aufs")
         union.drop_stale_child(parent, name)
         node.add_name(parent, name)
         union.let_go(node)
-        union.numbers.keep(node, parent, target, fd)
         union.touched(parent, target, fd)

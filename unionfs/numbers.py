@@ -102,13 +102,16 @@ class Numbers:
                 parent.impure = {}
             parent.impure[branch.id] = True
 
-    def mark(self, ino: int, plink: Plink, parent: Node, parent_fd: int) -> None:
-        """After a link of a pseudo-linked copy was made in `parent`: let lookups there read the recorded number."""
+    def mark(self, plink: Plink, parent: Node, parent_fd: int) -> None:
+        """Before a link of a pseudo-linked copy is made in `parent`: let lookups there read the recorded number."""
         with contextlib.suppress(OSError):
             self._mark_impure(parent, plink.branch, parent_fd)
 
     def keep(self, node: Node, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
-        """After a rename or link into `parent`: mark it if the node's number is not the one its inode would give."""
+        """Before a rename or link into `parent`: mark it if the node's number is not the one its inode would give.
+
+        After it would be too late: killed between the two, names of one file would have two numbers.
+        """
         if number_of(node.identity) != node.ino:
             with contextlib.suppress(OSError):
                 self._mark_impure(parent, branch, parent_fd)

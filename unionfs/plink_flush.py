@@ -14,7 +14,7 @@ from unionfs.identity import number_of
 from unionfs.lookup import find
 from unionfs.metadata import restore_times
 from unionfs.nodes import Node
-from unionfs.plinks import drop_entry, flushing
+from unionfs.plinks import drop_entry, drop_leftovers, flushing, is_elsewhere, materialize
 from unionfs.redirects import Refused
 from unionfs.union import Union
 
@@ -36,9 +36,10 @@ class PlinkFlusher:
     def flush(self) -> int:
         """Make real links for all names that are still on lower branches; return how many were made.
 
-        A name that cannot be linked keeps its pseudo-link, and the first error is raised in the end.
+        A name that cannot be linked keeps its pseudo-link, and the first error is raised in the end. One found after a crash
+        whose lower file is on no branch of this mount is kept too: it is needed where that branch is.
         """
-        if not self._union.plinks:
+        if not self._union.plinks and not self._union.plinks.leftovers:
             return 0
         with flushing(self._union):
             return self._flush()
@@ -54,9 +55,7 @@ class PlinkFlusher:
                 try:
                     fd = self._copyups.directory_on(parent, plink.branch)
                     status = os.fstat(fd)
-                    directory = union.plink_dir(plink.branch)
-                    os.link(plink.name, name, src_dir_fd=directory, dst_dir_fd=fd, follow_symlinks=False)
-                    union.numbers.mark(ino, plink, parent, fd)
+                    materialize(union, plink, parent, fd, name)
                     restore_times(fd, status)
                     union.times_moved(parent)
                     made += 1
@@ -66,6 +65,8 @@ class PlinkFlusher:
         for ino in [ino for ino in union.plinks if ino not in failed]:
             node = union.nodes.of_number(ino)
             try:
+                if is_elsewhere(union, union.plinks[ino]):
+                    continue
                 if node is not None:
                     self._rehome(node)
                 drop_entry(union, ino)
@@ -75,6 +76,7 @@ class PlinkFlusher:
                     failed.setdefault(ino, error)
         if failed:
             raise next(iter(failed.values()))
+        drop_leftovers(union)
         return made
 
     def _release(self, lower: dict[int, list[tuple[Node, bytes]]]) -> None:
@@ -123,14 +125,16 @@ class PlinkFlusher:
         union = self._union
         names: dict[bytes, bool] = {}
         layers = union.dirs(directory)
-        for _, fd in layers:
+        for branch, fd in layers:
+            # After a crash a copy of a copy is known by its recorded number only.
+            recorded = union.plinks.has_recovered() and union.numbers.is_impure(directory, branch)
             readable = open_list(fd)
             try:
                 device = os.fstat(readable).st_dev
                 for ino, _, kind, name in raw_entries(readable):
                     if name in (b".", b"..") or name.startswith(whiteout.PREFIX):
                         continue
-                    if kind in (_DT_DIR, _DT_UNKNOWN) or self._may_be_linked(device, ino):
+                    if kind in (_DT_DIR, _DT_UNKNOWN) or recorded or self._may_be_linked(device, ino):
                         names.setdefault(name, True)
             finally:
                 os.close(readable)
@@ -147,7 +151,8 @@ class PlinkFlusher:
                 below.append(child)
                 continue
             identity = union.identity_of(found.status)
-            plink = union.plink_of(number_of(identity), found.branch, identity)
+            number = union.numbers.of_entry(directory, found.branch, name, identity)
+            plink = union.plink_of(number, found, identity)
             if plink is not None and found.branch is not plink.branch:
                 directory.opens += 1  # else it goes with the last directory below it, if the kernel forgot it
                 result.setdefault(plink.ino, []).append((directory, name))
@@ -156,4 +161,7 @@ class PlinkFlusher:
     def _may_be_linked(self, device: int, ino: int) -> bool:
         plinks = self._union.plinks
         identity = self._union.identities.of_inode(device, ino)
-        return plinks.of_file(identity) is not None or number_of(identity) in plinks
+        plink = plinks.get(number_of(identity))
+        if plink is not None:
+            plink.seen = True  # also of a name that does not show
+        return plink is not None or plinks.of_file(identity) is not None

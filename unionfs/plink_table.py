@@ -18,7 +18,9 @@ from unionfs.identity import Identity
 class Plink:
     """A pseudo-link: the copy of a hard-linked lower file, which names on lower branches share (AUFS' plink).
 
-    The copy is `name` in the pseudo-link directory of `branch`; `ino` and `nlink` are what the union shows.
+    The copy is `name` in the pseudo-link directory of `branch`; `ino` and `nlink` are what the union shows. Of one that was
+    `recovered` after a crash the files that are its names are not known but by their number; one of an older version was not
+    `counted`: its `nlink` is a guess, so that it stays until a flush.
     """
 
     ino: int
@@ -26,9 +28,11 @@ class Plink:
     name: bytes
     nlink: int
     copy: Identity
-    origins: set[Identity] = field(
-        default_factory=set
-    )  # the files that were copied; empty after a crash: not known
+    origins: set[Identity] = field(default_factory=set)  # the files that were copied
+    recovered: bool = False
+    seen: bool = False  # the file that was copied is on a branch of this mount
+    counted: bool = True
+    note: tuple[OpenBranch, bytes] | None = None  # what is on disk of a change under way
 
 
 class PlinkTable:
@@ -37,6 +41,8 @@ class PlinkTable:
     def __init__(self) -> None:
         self._plinks: dict[int, Plink] = {}
         self._by_identity: dict[Identity, Plink] = {}
+        # Entries on disk that could not be removed when they should have been: (branch, name).
+        self.leftovers: list[tuple[OpenBranch, bytes]] = []
 
     def __len__(self) -> int:
         return len(self._plinks)
@@ -72,15 +78,21 @@ class PlinkTable:
                 del self._by_identity[identity]
         return plink
 
+    def clear(self) -> None:
+        """Take all out; what is on disk stays."""
+        self.leftovers.clear()
+        self._plinks.clear()
+        self._by_identity.clear()
+
     def of_file(self, identity: Identity) -> Plink | None:
         """Return the pseudo-link that a file is the copy or an origin of, or None."""
         return self._by_identity.get(identity)
 
-    def claim(self, ino: int, branch: OpenBranch, identity: Identity) -> Plink | None:
-        """Take a file for the origin of a pseudo-link found after a crash, if it has its number and lies elsewhere."""
-        plink = self._plinks.get(ino)
-        if plink is None or plink.origins or plink.branch is branch:
-            return None
+    def add_origin(self, plink: Plink, identity: Identity) -> None:
+        """Let a file be a name of a pseudo-link that is in the table."""
         plink.origins.add(identity)
         self._by_identity[identity] = plink
-        return plink
+
+    def has_recovered(self) -> bool:
+        """Tell whether some pseudo-link was found after a crash."""
+        return any(plink.recovered for plink in self._plinks.values())

@@ -18,7 +18,7 @@ from unionfs.copyup import CopyUps
 from unionfs.emptiness import few_marks, is_empty
 from unionfs.lookup import Found
 from unionfs.nodes import Node
-from unionfs.plinks import drop_name
+from unionfs.plinks import drop_name, losing
 from unionfs.policy import Policies
 from unionfs.union import Union
 
@@ -48,13 +48,22 @@ class Remover:
         target = self._target(parent, source)
         fd = self._copyups.directory_on(parent, target)
         self.bury(node)
-        if target is source:
-            self._hide_entry(parent, target, fd, name)
+        if union.plinks and node.ino in union.plinks:
+            with losing(union, node, parent, name, target, fd):
+                self._unlink(node, parent, target, fd, name, physical=target is source)
         else:
-            union.make_whiteout(parent, target, fd, name)
-        self.lose_name(node, parent, name, physical=target is source)
+            self._unlink(node, parent, target, fd, name, physical=target is source)
         union.touched(parent, target, fd)
         return node
+
+    def _unlink(
+        self, node: Node, parent: Node, branch: OpenBranch, fd: int, name: bytes, *, physical: bool
+    ) -> None:
+        if physical:
+            self._hide_entry(parent, branch, fd, name)
+        else:
+            self._union.make_whiteout(parent, branch, fd, name)
+        self.lose_name(node, parent, name, physical=physical)
 
     def rmdir(self, parent: Node, name: bytes) -> Node | None:
         """Remove a directory that is empty in the union (it may hold whiteouts); ENOTEMPTY, ENOTDIR."""

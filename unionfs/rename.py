@@ -19,7 +19,7 @@ from unionfs.copyup import CopyUps
 from unionfs.emptiness import is_covered, is_empty
 from unionfs.lookup import open_directory
 from unionfs.nodes import Node
-from unionfs.plinks import is_entry_of, materialize
+from unionfs.plinks import is_entry_of, losing, materialize
 from unionfs.policy import Policies
 from unionfs.redirects import has_redirect
 from unionfs.remove import Remover
@@ -55,7 +55,8 @@ class Renamer:
         """
         if flags & ~(syscalls.RENAME_NOREPLACE | syscalls.RENAME_EXCHANGE):
             raise _error(errno.EINVAL)
-        old, new = self._side(parent, name), self._side(new_parent, new_name, new=True)
+        replaces = not flags & syscalls.RENAME_EXCHANGE
+        old, new = self._side(parent, name), self._side(new_parent, new_name, new=replaces)
         if old.node is None or old.branch is None:
             raise _error(errno.ENOENT)
         if flags & syscalls.RENAME_NOREPLACE and new.node is not None:
@@ -88,7 +89,10 @@ class Renamer:
         found = union.find_new(parent, name) if new else union.find(parent, name)
         if found is None:
             return _Side(parent, name, None, None)
-        return _Side(parent, name, union.node_for(parent, name, found), found.branch)
+        node = union.node_for(parent, name, found)
+        # A lower name of a pseudo-linked file is as high as the copy: on a branch below that it would be another file.
+        plink = union.plinks.get(node.ino) if union.plinks else None
+        return _Side(parent, name, node, found.branch if plink is None or new else plink.branch)
 
     def _check_types(self, node: Node, new: _Side) -> None:
         if new.node is None:
@@ -140,7 +144,7 @@ class Renamer:
         self._copyups.complete(node)  # its data is found by its name
         fd = self._copyups.directory_on(side.parent, target)
         if node.ino in union.plinks and not is_entry_of(union, node, fd, side.name):
-            materialize(union, node, fd, side.name)
+            materialize(union, union.plinks[node.ino], side.parent, fd, side.name)
         return fd
 
     def _move(self, old: _Side, node: Node, branch: OpenBranch, new: _Side) -> None:
@@ -155,13 +159,15 @@ class Renamer:
             self._remover.bury(new.node)
         if is_directory:
             self._prepare_opaque(node, target, new, new_fd)
+        union.numbers.keep(node, new.parent, target, new_fd)
         hide = union.shows_below(old.parent, old.name, target)
         on_target = new.node is not None and whiteout.exists(new_fd, new.name) is not None
-        if union.options.whiteout == "overlay":
-            self._rename_overlay(old, old_fd, new, new_fd, target, hide=hide)
-        else:
-            self._rename_aufs(old, old_fd, new, new_fd, target, hide=hide)
-        self._settle(old, node, new, target, old_fd, new_fd, physical=on_target)
+        with losing(union, new.node, new.parent, new.name, target, new_fd):
+            if union.options.whiteout == "overlay":
+                self._rename_overlay(old, old_fd, new, new_fd, target, hide=hide)
+            else:
+                self._rename_aufs(old, old_fd, new, new_fd, target, hide=hide)
+            self._settle(old, node, new, target, old_fd, new_fd, physical=on_target)
 
     def _rename_aufs(
         self, old: _Side, old_fd: int, new: _Side, new_fd: int, target: OpenBranch, *, hide: bool
@@ -275,7 +281,6 @@ class Renamer:
             else:
                 node.add_name(new.parent, new.name)
             node.remove_name(old.parent, old.name)
-        union.numbers.keep(node, new.parent, target, new_fd)
         union.touched(old.parent, target, old_fd)
         if new.parent is not old.parent:
             union.touched(new.parent, target, new_fd)
@@ -293,6 +298,7 @@ class Renamer:
         old_fd = self._bring(old, node, branch, target)
         new_fd = self._bring(new, other, other_branch, target)
         for moving, place, fd in ((node, new, new_fd), (other, old, old_fd)):
+            union.numbers.keep(moving, place.parent, target, fd)
             if moving.is_directory:
                 self._prepare_opaque(moving, target, place, fd)
         syscalls.renameat2(
@@ -300,11 +306,10 @@ class Renamer:
         )
         node.remove_name(old.parent, old.name)
         other.remove_name(new.parent, new.name)
-        for moving, place, fd in ((node, new, new_fd), (other, old, old_fd)):
+        for moving, place in ((node, new), (other, old)):
             if moving.is_directory:
                 union.reparent(moving, place.parent, place.name, target)
             else:
                 moving.add_name(place.parent, place.name)
-            union.numbers.keep(moving, place.parent, target, fd)
         union.touched(old.parent, target, old_fd)
         union.touched(new.parent, target, new_fd)

@@ -162,6 +162,7 @@ def delete(union: Union, path: str, holders: Sequence[tuple[int, str]]) -> bool:
     union.set_branches([candidate for candidate in union.branches if candidate is not branch])
     union.drop_bookkeeping(branch)
     branch.close()
+    recover_plinks(union)  # those that no flush could take away were the deleted branch's, too
     return True
 
 
@@ -191,4 +192,5 @@ def modify(union: Union, path: str, text: str, options: Options) -> bool:
         union.drop_bookkeeping(branch)
         for failure in whiteout.remove_bookkeeping(branch):
             log.warning("%s: cannot remove bookkeeping: %s", branch.path, failure.strerror)
+    recover_plinks(union)
     return True

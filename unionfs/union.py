@@ -270,7 +270,7 @@ class Union(Copies):
             return fresh
         plink = None
         if self.plinks and kind != stat.S_IFDIR and not made:
-            plink = self.plink_of(ino, found.branch, identity)
+            plink = self.plink_of(ino, found, identity)
         if plink is not None:
             ino = plink.ino
             node = self.nodes.of_number(ino)
@@ -300,15 +300,28 @@ class Union(Copies):
             self.directories.set_layers(fresh, found)
         return fresh
 
-    def plink_of(self, ino: int, branch: OpenBranch, identity: Identity) -> Plink | None:
+    def plink_of(self, ino: int, found: Found, identity: Identity) -> Plink | None:
         """Return the pseudo-link that a file of number `ino` is a name of, if its copy still is where it was."""
-        plink = self.plinks.of_file(identity) or self.plinks.claim(ino, branch, identity)
+        plink = self.plinks.of_file(identity) or self._claim(ino, found, identity)
         if plink is None:
             return None
         copy = whiteout.exists(self.plink_dir(plink.branch), plink.name)
         if copy is None or self.identity_of(copy) != plink.copy:
             self.plinks.remove(plink.ino)
             return None
+        return plink
+
+    def _claim(self, ino: int, found: Found, identity: Identity) -> Plink | None:
+        """Take a file of the number of a pseudo-link found after a crash for one that was copied, if it lies below the copy."""
+        plink = self.plinks.get(ino)
+        if plink is None or not plink.recovered or self.index(found.branch) <= self.index(plink.branch):
+            return None
+        copy = whiteout.exists(self.plink_dir(plink.branch), plink.name)
+        if copy is None or stat.S_IFMT(copy.st_mode) != stat.S_IFMT(found.status.st_mode):
+            return None
+        if not plink.counted:
+            plink.nlink = max(plink.nlink, found.status.st_nlink)
+        self.plinks.add_origin(plink, identity)
         return plink
 
     def _number_for(self, ino: int, kind: int, status: os.stat_result, *, made: bool) -> tuple[int, bool]:
