@@ -271,6 +271,23 @@ def test_flush_that_cannot_remove_a_pseudo_link_fails_until_it_can(union: Worksh
     links.close()
 
 
+def test_mvdown_that_cannot_remove_the_upper_file_can_be_repeated(union: Workshop) -> None:
+    """It leaves nothing on the lower branch, and the next one moves the file."""
+    upper, lower = union.block_device("W0", 16), union.directory("W1")
+    (upper / "f").write_text("data")
+    links = Links(
+        [Branch(str(upper), "rw"), Branch(str(lower), "rw")], Options(fsync=False), ["f"], forgets=True
+    )
+    with _unchangeable(upper), pytest.raises(PermissionError):
+        links.filesystem.move_down(b"/f")
+    assert tree.names(lower) == set()
+    assert links.shown()["f"][0] == "data"
+    links.filesystem.move_down(b"/f")
+    assert (lower / "f").read_text() == "data"
+    assert not (upper / "f").exists()
+    links.close()
+
+
 def test_foreign_names_among_pseudo_links_are_reported_only(tmp_path: Path) -> None:
     """AUFS' own pseudo-links and anything else are no names of ours: a mount leaves them alone, `check` tells."""
     (tmp_path / "B0/.wh..wh.plnk/dir").mkdir(parents=True)
