@@ -40,7 +40,7 @@ def commit(mountpoint: str, target: str, *, keep_top: bool = False) -> Summary:
         with _frozen(mountpoint, server, branches[index]):
             if not keep_top:
                 _check_idle(mountpoint, server, branches[0])
-            server.request("flush")
+            _flush(server, branches[0])
             return _fold(server, branches[: index + 1], branches[index + 1 :], keep_top=keep_top)
 
 
@@ -80,6 +80,16 @@ def _check_idle(mountpoint: str, server: Conversation, top: Branch) -> None:
     if holders:
         pid, name = holders[0]
         raise UserError(f"{mountpoint} is busy: {name} is open (pid {pid})", "close it, or use --copy")
+
+
+def _flush(server: Conversation, top: Branch) -> None:
+    """Make every hard link a real one; UserError if some cannot be: a crash left it, and its other names are elsewhere."""
+    server.request("flush")
+    if server.request("status")["counters"]["plinks"]:
+        raise UserError(
+            f"{top.path} has hard links whose other names are on branches that this union lacks",
+            "mount it with those branches and unmount it once",
+        )
 
 
 @contextlib.contextmanager
