@@ -21,6 +21,7 @@ from unionfs.copyup import CopyUps
 from unionfs.create import Caller, Creator
 from unionfs.descriptor import Descriptor, Errand, errand
 from unionfs.handles import DirectoryHandle, FileHandle, Handles, HandleTable, branch_flags
+from unionfs.idmaps import IdMaps
 from unionfs.inodeflags import InodeFlags
 from unionfs.inspect import Inspector
 from unionfs.link import Linker
@@ -39,6 +40,8 @@ from unionfs.rename import Renamer
 from unionfs.union import Union
 
 log = logging.getLogger(__name__)
+
+_ACLS = "system.posix_acl_"
 
 
 def write_all(fd: int, data: memoryview, offset: int) -> int:
@@ -60,6 +63,7 @@ class UnionFilesystem:
 
     def __init__(self, branches: Sequence[OpenBranch], options: Options) -> None:
         self.options = options
+        self.ids = IdMaps.of(options)  # fixed for the life of a mount
         self.union = Union(branches, options)
         self.handles = HandleTable()
         self.listings = Listings(self.union)
@@ -146,6 +150,11 @@ class UnionFilesystem:
     def setattr(self, node: Node, changes: Changes, handle: int | None = None) -> Attributes:
         """Change a node's attributes."""
         opened = self.handles[handle] if handle is not None else None
+        if self.ids is not None:
+            users, groups = self.ids
+            uid = changes.uid if changes.uid is None else users.kept(changes.uid)
+            gid = changes.gid if changes.gid is None else groups.kept(changes.gid)
+            changes = changes._replace(uid=uid, gid=gid)
         return self._change.change(node, changes, opened if isinstance(opened, FileHandle) else None)
 
     def strip_privileges(self, node: Node, status: os.stat_result | None = None) -> bool:
@@ -163,30 +172,37 @@ class UnionFilesystem:
         fd, name = self.union.home(node)
         return os.readlink(name, dir_fd=fd)
 
+    def _maker(self, caller: Caller) -> Caller:
+        """Return a caller with the ids that files get on branches."""
+        ids = self.ids
+        if ids is None:
+            return caller
+        return caller._replace(uid=ids.users.kept(caller.uid), gid=ids.groups.kept(caller.gid))
+
     # -- changes of names ---------------------------------------------------------------------------------------
 
     def mknod(self, parent: Node, name: bytes, mode: int, rdev: int, caller: Caller) -> Attributes:
         """Create a special (or regular) file."""
-        return self._create.special(parent, name, mode, rdev, caller)
+        return self._create.special(parent, name, mode, rdev, self._maker(caller))
 
     def mkdir(self, parent: Node, name: bytes, mode: int, caller: Caller) -> Attributes:
         """Create a directory."""
-        return self._create.directory(parent, name, mode, caller)
+        return self._create.directory(parent, name, mode, self._maker(caller))
 
     def symlink(self, parent: Node, name: bytes, target: bytes, caller: Caller) -> Attributes:
         """Create a symbolic link."""
-        return self._create.symlink(parent, name, target, caller)
+        return self._create.symlink(parent, name, target, self._maker(caller))
 
     def create(
         self, parent: Node, name: bytes, mode: int, flags: int, caller: Caller
     ) -> tuple[Attributes, int]:
         """Create and open a regular file; return its attributes and the handle's number."""
-        attributes, fd = self._create.file(parent, name, mode, caller)
+        attributes, fd = self._create.file(parent, name, mode, self._maker(caller))
         return attributes, self._add_file(FileHandle(attributes.node, fd, flags, caller.pid))
 
     def tmpfile(self, parent: Node, mode: int, flags: int, caller: Caller) -> tuple[Attributes, int]:
         """Create a file without a name (O_TMPFILE); link(2) may give it one."""
-        attributes, fd = self._create.unnamed(parent, mode, caller)
+        attributes, fd = self._create.unnamed(parent, mode, self._maker(caller))
         return attributes, self._add_file(FileHandle(attributes.node, fd, flags, caller.pid))
 
     def unlink(self, parent: Node, name: bytes) -> None:
@@ -387,7 +403,10 @@ class UnionFilesystem:
 
     def getxattr(self, node: Node, name: str) -> bytes:
         """Return an extended attribute."""
-        return self._change.get_xattr(node, name)
+        value = self._change.get_xattr(node, name)
+        if self.ids is not None and name.startswith(_ACLS):
+            return self.ids.shown_acl(value)
+        return value
 
     def listxattr(self, node: Node) -> list[str]:
         """Return the names of the extended attributes."""
@@ -397,6 +416,8 @@ class UnionFilesystem:
         self, node: Node, name: str, value: bytes, flags: int = 0, *, caller: Caller | None = None
     ) -> None:
         """Set an extended attribute; an ACL set by a caller outside the file's group costs the set-group-ID bit."""
+        if self.ids is not None and name.startswith(_ACLS):
+            value = self.ids.kept_acl(value)
         self._change.set_xattr(node, name, value, flags)
         if (
             name == "system.posix_acl_access"

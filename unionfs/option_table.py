@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 
 from unionfs.errors import UserError
 
+IdRange = tuple[int, int, int]  # first id on branches, first id in the union, how many
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -39,6 +41,9 @@ class Options:
     # What a kernel overlay's layers say of other places is followed, as with its redirect_dir=follow and metacopy=on.
     redirects: bool = True
     metacopy: bool = True
+    # Ids that differ between the branches (first) and the union (second); empty: none do.
+    uid_map: tuple[IdRange, ...] = ()
+    gid_map: tuple[IdRange, ...] = ()
 
 
 Change = Callable[[Options], Options]

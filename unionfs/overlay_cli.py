@@ -19,7 +19,8 @@ usage: {PROGRAM} [-f] [-d] [-o OPTIONS] [SOURCE] MOUNTPOINT
 Merge directories with overlay's words: lowerdir=A:B:C (A on top), upperdir=DIR (takes all changes), workdir=DIR (not
 used). Without upperdir the union is read-only.
 
-  -o OPTIONS      lowerdir=, upperdir=, workdir=, ro, noatime, volatile, fsync=0, allow_other, noacl, ...
+  -o OPTIONS      lowerdir=, upperdir=, workdir=, ro, noatime, volatile, fsync=0, allow_other, noacl, uidmapping=,
+                  gidmapping=, redirect_dir=, metacopy=, ...
   -f              stay in the foreground
   -d              the same, and log every detail
   -h, --help      print this text

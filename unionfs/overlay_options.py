@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from unionfs.branch import Branch
 from unionfs.errors import UserError
-from unionfs.option_table import FLAG_WORDS, MOUNT_VALUES, MOUNT_WORDS, OPPOSITE, Options
+from unionfs.idmaps import parse_ranges
+from unionfs.option_table import FLAG_WORDS, MOUNT_VALUES, MOUNT_WORDS, OPPOSITE, IdRange, Options
 from unionfs.options import split, split_words, unescape, unquote
 from unionfs.paths import absolute
 
@@ -70,6 +71,8 @@ class _Reader:
         self.acl = True
         self.redirects = True
         self.metacopy = True
+        self.uid_map: tuple[IdRange, ...] = ()
+        self.gid_map: tuple[IdRange, ...] = ()
         self.fsname = ""
         self.subtype: str | None = None
         self.remount = self.debug = False
@@ -110,8 +113,10 @@ class _Reader:
             self.redirects = value != "nofollow"
         elif name == "metacopy" and value in ("on", "off"):
             self.metacopy = value == "on"
-        elif name in ("uidmapping", "gidmapping"):
-            _check_identity(name, value)
+        elif name == "uidmapping":
+            self.uid_map = _ranges(name, value)
+        elif name == "gidmapping":
+            self.gid_map = _ranges(name, value)
         elif name in _FIXED:
             if value not in _FIXED[name]:
                 raise UserError(f"option {name}={value} is not supported")
@@ -131,16 +136,11 @@ class _Reader:
         return (*upper, *(Branch(absolute(path), "ro", _LOWER) for path in self.lower))
 
 
-def _check_identity(name: str, value: str) -> None:
-    """Accept a mapping of ids to themselves; UserError for any other."""
-    numbers = value.removeprefix(":").split(":")  # podman puts a colon before each
-    if len(numbers) % 3 or not all(number.isascii() and number.isdigit() for number in numbers):
-        raise UserError(f"option {name}: {value!r} is not a list of ID:ID:COUNT")
-    if numbers[0::3] != numbers[1::3]:
-        raise UserError(
-            f"option {name}={value} is not supported: ids are not mapped",
-            "run it in a user namespace instead",
-        )
+def _ranges(name: str, value: str) -> tuple[IdRange, ...]:
+    try:
+        return parse_ranges(value)
+    except ValueError:
+        raise UserError(f"option {name}: {value!r} is not a list of ID:ID:COUNT without overlaps") from None
 
 
 def parse(text: str, environment: Mapping[str, str] = os.environ) -> OverlayRequest:
@@ -168,6 +168,8 @@ def parse(text: str, environment: Mapping[str, str] = os.environ) -> OverlayRequ
         acl=reader.acl,
         redirects=reader.redirects,
         metacopy=reader.metacopy,
+        uid_map=reader.uid_map,
+        gid_map=reader.gid_map,
         read_only="ro" in flags,
     )
     return OverlayRequest(

@@ -195,3 +195,31 @@ def test_absolute_leaves_parents_to_the_kernel(tmp_path: Path) -> None:
     assert os.path.realpath(path) == str(tmp_path / "real/x")
     assert absolute("/a//b/.") == "/a/b"
     assert absolute("a") == os.path.join(os.getcwd(), "a")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        ":",
+        "1:2",
+        "a:0:1",
+        "0:0:1:2",
+        "0:0:-1",
+        "0:0:10:5:20:10",
+        "0:0:10:20:5:10",
+        "0:1:4294967296",
+        "²:0:1",
+    ],
+)
+def test_parse_overlay_refuses_maps_that_make_no_sense(value: str) -> None:
+    """Too few or too big numbers, other characters and overlapping ranges are errors that name the option."""
+    with pytest.raises(UserError, match="uidmapping"):
+        overlay_options.parse(f"lowerdir=/l,uidmapping={value}")
+
+
+def test_parse_overlay_reads_maps() -> None:
+    """Ranges keep their order; a map of ids to themselves is none."""
+    options = overlay_options.parse("lowerdir=/l,uidmapping=:0:1:1000:1000:0:1,gidmapping=0:0:65536").options
+    assert options.uid_map == ((0, 1, 1000), (1000, 0, 1))
+    assert options.gid_map == ()

@@ -129,6 +129,8 @@ class Operations(pyfuse3.Operations):
     def entry(self, attributes: Attributes) -> EntryAttributes:
         """Return pyfuse3's form of attributes."""
         node, status, nlink = attributes
+        if self.filesystem.ids is not None:
+            status = self.filesystem.ids.status(status)
         entry = EntryAttributes()
         entry.st_ino = node.ino  # sets the nodeid too: in this session both are one number
         entry.generation = node.traits.generation

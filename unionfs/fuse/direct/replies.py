@@ -17,6 +17,7 @@ from unionfs.descriptor import Errand
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.fuse.cachednames import CachedNames
+from unionfs.idmaps import IdMaps
 from unionfs.nodes import Attributes, Node
 from unionfs.syscalls import Birth
 
@@ -136,6 +137,28 @@ class Replies:
             return 0
         handles = node.handles
         return self.attr_valid if handles is None or handles.backing is None else self.open_valid
+
+
+class MappedReplies(Replies):
+    """The same where the union has other ids than its branches."""
+
+    def __init__(self, filesystem: UnionFilesystem, ids: IdMaps) -> None:
+        super().__init__(filesystem)
+        self._ids = ids
+
+    def pack_entry(
+        self, node: Node, st: os.stat_result, nlink: int, entry_valid: int, attr_valid: int
+    ) -> bytes:
+        return super().pack_entry(node, self._ids.status(st), nlink, entry_valid, attr_valid)
+
+    def attributes(self, attributes: Attributes, nodeid: int) -> bytes:
+        return super().attributes(self._mapped(attributes), nodeid)
+
+    def statx(self, attributes: Attributes, nodeid: int, born: Birth) -> bytes:
+        return super().statx(self._mapped(attributes), nodeid, born)
+
+    def _mapped(self, attributes: Attributes) -> Attributes:
+        return attributes._replace(status=self._ids.status(attributes.status))
 
 
 def name_in(body: memoryview, start: int) -> bytes:

@@ -14,7 +14,7 @@ from unionfs.fuse.direct.habits import Habits
 from unionfs.fuse.direct.mount import MountRequests
 from unionfs.fuse.direct.names import NameRequests
 from unionfs.fuse.direct.passthrough import Passthrough
-from unionfs.fuse.direct.replies import Handler, Replies
+from unionfs.fuse.direct.replies import Handler, MappedReplies, Replies
 from unionfs.fuse.direct.workers import Workers
 from unionfs.fuse.notify import Notifier
 
@@ -29,7 +29,8 @@ class Requests:
         self, filesystem: UnionFilesystem, device_fd: int, max_write: int, notifier: Notifier
     ) -> None:
         self.filesystem = filesystem
-        self.replies = replies = Replies(filesystem)
+        ids = filesystem.ids
+        self.replies = replies = Replies(filesystem) if ids is None else MappedReplies(filesystem, ids)
         self.workers = Workers(device_fd, max_write, _DATA_THREADS)
         self.passthrough = passthrough = Passthrough(filesystem, device_fd)
         self.habits = habits = Habits()
