@@ -164,6 +164,7 @@ def _publish(
     else:
         replaced = union.stage_dir(target, fd), stage.stage_name(name)
         os.link(name, replaced[1], src_dir_fd=fd, dst_dir_fd=replaced[0], follow_symlinks=False)
+        undo.callback(stage.discard, *replaced)  # rename(2) leaves two links of one file alone
         undo.callback(os.rename, replaced[1], name, src_dir_fd=replaced[0], dst_dir_fd=fd)
         job.replace(fd, name)
     if whiteout.remove(target, fd, name, union.options.whiteout):
