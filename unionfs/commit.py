@@ -14,12 +14,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from unionfs import mount_table
+from unionfs import mount_table, stage, whiteout
 from unionfs.branch import Branch, OpenBranch, open_branch
 from unionfs.control import Conversation
 from unionfs.errors import UserError
 from unionfs.fold import Fold, Summary
 from unionfs.fuse import device
+from unionfs.lookup import LIST_DIRECTORY
 from unionfs.program import describe, one_line
 
 # So long (seconds) a server may take to make the mount writable after another commit was killed.
@@ -143,9 +144,21 @@ def _fold(
         with fold:
             fold.prepare()
             fold.publish()
-            server.request("folded", keep_top=keep_top)
+            gone = server.request("folded", keep_top=keep_top)
             fold.keep()
+        if gone:
+            _delete(opened[0], os.fsencode(gone))
         return fold.summary
+
+
+def _delete(top: OpenBranch, gone: bytes) -> None:
+    """Delete what was the top's content; an error is the server's to try again, and no failure of the commit."""
+    with contextlib.suppress(OSError):
+        orphans = os.open(whiteout.ORPHAN_DIR, LIST_DIRECTORY, dir_fd=top.root)
+        try:
+            stage.discard(orphans, gone)
+        finally:
+            os.close(orphans)
 
 
 def _warn(fold: Fold) -> None:

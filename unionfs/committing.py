@@ -32,6 +32,7 @@ class Committing:
         self._mountpoint = mountpoint
         self._who: object = None
         self._target = ""
+        self._gone = b""  # what lies in the top's `.wh..wh.orph` to be deleted
         self._frozen = False
         self._undoing = False
 
@@ -41,28 +42,32 @@ class Committing:
             raise OSError(errno.EAGAIN, "a commit that was killed is being undone")
         if self._who is not None:
             raise OSError(errno.EBUSY, "another commit is at work")
-        self._who, self._target, self._frozen = who, target, False
+        self._who, self._target, self._gone, self._frozen = who, target, b"", False
 
     def freeze(self, who: object) -> None:
         """Note that `who` makes the mount read-only, and is to make it writable again."""
         self._check(who)
         self._frozen = True
 
-    def fold(self, who: object, *, keep_top: bool) -> None:
-        """Drop what `who` has folded from the top branch, in one go, and look at both branches anew."""
+    def fold(self, who: object, *, keep_top: bool) -> str:
+        """Drop what `who` has folded from the top branch, in one go, and look at both branches anew.
+
+        Return the name of what is to be deleted in the top's `.wh..wh.orph`, "" for nothing.
+        """
         self._check(who)
         try:
             if not keep_top:
-                _empty_top(self._filesystem)
+                self._gone = _empty_top(self._filesystem)
         finally:
             self._filesystem.union.doubt()
             self._filesystem.invalidate_all()
+        return os.fsdecode(self._gone)
 
     def end(self, who: object) -> None:
-        """Note that all is done and undone; what the client could not remove of its stage is removed now."""
+        """Note that all is done and undone; what the client could not delete is tried again."""
         self._check(who)
         self._who = None
-        _sweep(self._filesystem, self._target)
+        self._sweep()
 
     def _check(self, who: object) -> None:
         if who is not self._who:
@@ -77,14 +82,25 @@ class Committing:
         try:
             if self._frozen and self._mountpoint is not None:
                 await _thaw(self._mountpoint)
-            _sweep(self._filesystem, self._target)
+            self._sweep()
         except OSError as error:
             log.error("a commit to %s cannot be undone: %s", self._target, error)
         finally:
             self._who, self._undoing = None, False
 
+    def _sweep(self) -> None:
+        """Delete what is left of the stage of a fold, and of the top branch's former content."""
+        union, later = self._filesystem.union, self._filesystem.delete_later
+        for branch in union.branches:
+            if branch.path == self._target:
+                for name in leftovers(branch.root):
+                    later(branch.root, name)
+        if self._gone:
+            top = union.branches[0]
+            later(union.stage_dir(top, top.root), self._gone)
 
-def _empty_top(filesystem: UnionFilesystem) -> None:
+
+def _empty_top(filesystem: UnionFilesystem) -> bytes:
     """Empty the top branch; EBUSY while something of it is open. Any error leaves it as it was."""
     top = filesystem.branches[0]
     holders = filesystem.busy(top)
@@ -92,15 +108,7 @@ def _empty_top(filesystem: UnionFilesystem) -> None:
         pid, name = holders[0]
         raise OSError(errno.EBUSY, f"the branch is busy: {name} (pid {pid})", top.path)
     orphans = filesystem.union.stage_dir(top, top.root)
-    filesystem.delete_later(orphans, empty(top, orphans))
-
-
-def _sweep(filesystem: UnionFilesystem, path: str) -> None:
-    """Remove the stage of a fold into the branch at `path`."""
-    for branch in filesystem.branches:
-        if branch.path == path:
-            for name in leftovers(branch.root):
-                filesystem.delete_later(branch.root, name)
+    return empty(top, orphans)
 
 
 async def _thaw(mountpoint: str) -> None:

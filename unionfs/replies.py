@@ -61,8 +61,9 @@ _SHAPES: dict[str, Any] = {
     "which": [_ROW],
     "flush": int,
     "move_down": str,
+    "folded": str,
     **dict.fromkeys(("add", "delete", "modify", "refresh", "set_options"), _NOTHING),
-    **dict.fromkeys(("commit_begins", "freeze_begins", "folded", "commit_ended"), _NOTHING),
+    **dict.fromkeys(("commit_begins", "freeze_begins", "commit_ended"), _NOTHING),
 }
 
 

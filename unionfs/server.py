@@ -362,9 +362,9 @@ class Commands:
         """Note that the client makes the mount read-only until the end."""
         self._server.committing.freeze(self)
 
-    def do_folded(self, keep_top: bool = False) -> None:
-        """Empty the top branch, all of it or nothing, and look at the branches anew."""
-        self._server.committing.fold(self, keep_top=keep_top)
+    def do_folded(self, keep_top: bool = False) -> str:
+        """Empty the top branch, all of it or nothing, and look at the branches anew; return what the client is to delete."""
+        return self._server.committing.fold(self, keep_top=keep_top)
 
     def do_commit_ended(self) -> None:
         """Note that nothing is left to be undone."""
