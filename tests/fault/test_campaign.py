@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A share of `make faults`: calls of the server and of commands fail or kill, and only the old or the new state is seen."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CAN_MOUNT
+from tests.faults import strace
+from tests.faults.__main__ import run
+from tests.faults.plan import KILL, Plan
+from tests.faults.world import Configuration
+from tests.support import tree
+from tests.support.union import SESSIONS
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Give a directory that other users can get through."""
+    reason = strace.why_not()
+    if reason or not CAN_MOUNT:
+        pytest.skip(reason or "mounting needs root and /dev/fuse")
+    root = Path(tempfile.mkdtemp(prefix="unionfs-faults-"))
+    root.chmod(0o755)
+    yield root
+    tree.remove_tree(root)
+
+
+# Operations, errors, and every how many points: some ten points each.
+_SHARES = {
+    "removals": ("^(unlink-f|unlink-uf|rmdir-e)$", ("EIO", KILL), 5),
+    "commit": ("^commit$", ("EIO", KILL), 71),
+    "mvdown": ("^mvdown$", ("EIO", KILL), 9),
+    "branches": ("^branch-(mod-rw|append)$", ("EIO",), 13),
+}
+
+
+@pytest.mark.parametrize("session", SESSIONS)
+@pytest.mark.parametrize("share", _SHARES)
+def test_faults_at_a_share_of_all_calls_leave_old_or_new(place: Path, session: str, share: str) -> None:
+    """Also after a remount; with no descriptor, stage or wrong error left, and every repetition works."""
+    operations, faults, every = _SHARES[share]
+    plan = Plan(operations, faults, share=every)
+    tally = run(Configuration(session, "aufs", "default"), plan, place)
+    assert tally.failed + tally.killed > 1
+    assert not tally.violations
