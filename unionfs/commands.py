@@ -142,16 +142,18 @@ def mvdown(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     """Check unmounted branches; exit 1 when something is wrong and was not repaired."""
-    from unionfs import views
+    from unionfs import branch_lock, views
     from unionfs.check import check_branch, repair
 
     found = []
     for branch in arguments.branch:
         problems = check_branch(branch)
+        if arguments.repair and problems:
+            with branch_lock.unused(branch):
+                problems = check_branch(branch)  # what was an operation of a union's is none any more
+                for problem in problems:
+                    repair(problem)
         found += problems
-        if arguments.repair:
-            for problem in problems:
-                repair(problem)
     views.problems(found, repaired=arguments.repair, as_json=arguments.json)
     return 1 if found and not arguments.repair else 0
 

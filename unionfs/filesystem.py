@@ -17,6 +17,7 @@ from typing import Any
 from unionfs import protection, stage, surgery, syscalls, whiteout
 from unionfs.attributes import AttributeChanger, Changes
 from unionfs.branch import Branch, OpenBranch
+from unionfs.branch_lock import BranchLocks
 from unionfs.copyup import CopyUps
 from unionfs.create import Caller, Creator
 from unionfs.descriptor import Descriptor, Errand, errand
@@ -61,10 +62,10 @@ def write_all(fd: int, data: memoryview, offset: int) -> int:
 class UnionFilesystem:
     """One mounted union: branches, nodes, handles and the operations on them."""
 
-    def __init__(self, branches: Sequence[OpenBranch], options: Options) -> None:
+    def __init__(self, branches: Sequence[OpenBranch], options: Options, locks: BranchLocks) -> None:
         self.options = options
         self.ids = IdMaps.of(options)  # fixed for the life of a mount
-        self.union = Union(branches, options)
+        self.union = Union(branches, options, locks)
         self.handles = HandleTable()
         self.listings = Listings(self.union)
         self.policies = Policies(options)
@@ -98,23 +99,28 @@ class UnionFilesystem:
         mountpoint: str | None = None,
         read_only: bool = False,
         overlap_ok: bool = False,
+        held: int = -1,
     ) -> UnionFilesystem:
-        """Open and check the branches (AUFS §1.4), make their bookkeeping, sweep what a killed server left.
+        """Open and check the branches (AUFS §1.4), lock the writable ones, make their bookkeeping, sweep what a kill left.
 
-        Raises OSError with AUFS' errno and the reason as text; nothing stays open then.
+        Waits for a union that was unmounted and still writes to one of them; `held` is a descriptor of one that the caller has
+        locked. Raises OSError with AUFS' errno (EBUSY for a branch of another union) and the reason as text; nothing stays open
+        then.
         """
         opened = surgery.open_branches(
             branches, mountpoint=mountpoint, read_only=read_only or options.read_only, overlap_ok=overlap_ok,
             overlay=options.whiteout == "overlay",
         )  # fmt: skip
+        locks = BranchLocks(held)
         try:
             for branch in opened:
-                surgery.prepare(branch, options)
-            filesystem = cls(opened, options)
+                surgery.prepare(branch, options, locks, wait=True)
+            filesystem = cls(opened, options, locks)
             recover_plinks(filesystem.union)
         except BaseException:
             for branch in opened:
                 branch.close()
+            locks.close()
             raise
         surgery.warn(opened, options)
         return filesystem

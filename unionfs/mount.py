@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -186,7 +187,8 @@ def _open(plan: MountPlan, target: str, opened: contextlib.ExitStack) -> UnionFi
             overlap_ok=plan.overlap_ok,
         )
     except OSError as error:
-        raise UserError(f"branch {describe(error)}") from None
+        hint = "unmount that first; -o share_rw takes it all the same" if error.errno == errno.EBUSY else ""
+        raise UserError(f"branch {describe(error)}", hint) from None
     opened.callback(filesystem.close)
     return filesystem
 

@@ -37,6 +37,7 @@ class Options:
     coherence: str = ""  # whose promise to old readers holds: "aufs", "overlay", or what is fast here
     rdcache: int = 10
     read_only: bool = False
+    share_rw: bool = False  # a branch that another live union writes to is taken as a writable one
     xino: str = ""
     # What a kernel overlay's layers say of other places is followed, as with its redirect_dir=follow and metacopy=on.
     redirects: bool = True
@@ -67,6 +68,8 @@ SWITCHES: dict[str, Change] = {
     "volatile": lambda o: replace(o, fsync=False),
     "passthrough": lambda o: replace(o, passthrough=True),
     "nopassthrough": lambda o: replace(o, passthrough=False),
+    "share_rw": lambda o: replace(o, share_rw=True),
+    "noshare_rw": lambda o: replace(o, share_rw=False),
     "noxino": lambda o: replace(o, xino=""),
     "ro": lambda o: replace(o, read_only=True),
     "rw": lambda o: replace(o, read_only=False),
@@ -327,6 +330,7 @@ def shown(options: Options, si: str) -> list[str]:
     words += [] if options.fsync else ["nofsync"]
     words += [f"coherence={options.coherence}"] if options.coherence else []
     words += [] if options.passthrough else ["nopassthrough"]
+    words += ["share_rw"] if options.share_rw else []
     return words
 
 

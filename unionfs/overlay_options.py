@@ -75,7 +75,7 @@ class _Reader:
         self.gid_map: tuple[IdRange, ...] = ()
         self.fsname = ""
         self.subtype: str | None = None
-        self.remount = self.debug = False
+        self.remount = self.debug = self.share_rw = False
 
     def read(self, word: str) -> None:
         name, separator, value = word.partition("=")
@@ -85,7 +85,7 @@ class _Reader:
             self.words.append(name)
         elif name in _REFUSED:
             raise UserError(f"option {name} is not supported")
-        elif name in ("remount", "debug", "noacl", "volatile"):
+        elif name in ("remount", "debug", "noacl", "volatile", "share_rw"):
             self._read_switch(name)
         elif name not in _IGNORED and name not in MOUNT_WORDS and not name.lower().startswith("x-"):
             raise UserError(f"unknown option {word!r}")
@@ -93,6 +93,7 @@ class _Reader:
     def _read_switch(self, name: str) -> None:
         self.remount |= name == "remount"
         self.debug |= name == "debug"
+        self.share_rw |= name == "share_rw"
         self.acl &= name != "noacl"
         self.fsync &= name != "volatile"
 
@@ -170,6 +171,7 @@ def parse(text: str, environment: Mapping[str, str] = os.environ) -> OverlayRequ
         metacopy=reader.metacopy,
         uid_map=reader.uid_map,
         gid_map=reader.gid_map,
+        share_rw=reader.share_rw,
         read_only="ro" in flags,
     )
     return OverlayRequest(

@@ -14,7 +14,7 @@ from unionfs.identity import number_of
 from unionfs.lookup import find
 from unionfs.metadata import restore_times
 from unionfs.nodes import Node
-from unionfs.plinks import drop_entry, drop_leftovers, flushing, is_elsewhere, materialize
+from unionfs.plinks import drop_entry, drop_leftovers, is_elsewhere, materialize
 from unionfs.redirects import Refused
 from unionfs.union import Union
 
@@ -41,8 +41,7 @@ class PlinkFlusher:
         """
         if not self._union.plinks and not self._union.plinks.leftovers:
             return 0
-        with flushing(self._union):
-            return self._flush()
+        return self._flush()
 
     def _flush(self) -> int:
         union = self._union

@@ -9,10 +9,8 @@ again (AUFS loses them).
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
-import time
 from collections.abc import Iterator
 
 from unionfs import whiteout
@@ -26,9 +24,6 @@ from unionfs.union import Union
 log = logging.getLogger(__name__)
 
 Place = tuple[Node, bytes]  # parent and name
-
-# So long (seconds) a mount waits for another server that is flushing the pseudo-links of a branch.
-_PATIENCE = 10.0
 
 
 @contextlib.contextmanager
@@ -68,37 +63,19 @@ def plinked(
 
 
 def recover_plinks(union: Union) -> None:
-    """Take up the pseudo-links that a killed server left on writable branches.
+    """Take up the pseudo-links that a killed server left on writable branches; those of another live union stay its own.
 
-    A server flushes when umount(2) has returned, so a mount that follows at once waits for it.
+    A server flushes when umount(2) has returned: the locks of its branches are kept until that is done.
     """
     with contextlib.ExitStack() as stack:
         places = []
         for branch in union.branches:
-            directory = _open_plink_dir(branch) if branch.writable else None
+            alone = branch.writable and union.locks.is_alone(branch)
+            directory = _open_plink_dir(branch) if alone else None
             if directory is not None:
                 stack.callback(os.close, directory)
-                _wait_for_flush(directory)
                 places.append((branch, directory))
         take_up(union, places)
-
-
-@contextlib.contextmanager
-def flushing(union: Union) -> Iterator[None]:
-    """Around a flush: let mounts of the same branches wait."""
-    held = []
-    for branch in union.branches:
-        directory = _open_plink_dir(branch) if branch.writable else None
-        if directory is not None:
-            held.append(directory)
-            # Another mount may be reading it, and some filesystems have no locks.
-            with contextlib.suppress(OSError):
-                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    try:
-        yield
-    finally:
-        for directory in held:
-            os.close(directory)
 
 
 def _open_plink_dir(branch: OpenBranch) -> int | None:
@@ -107,19 +84,6 @@ def _open_plink_dir(branch: OpenBranch) -> int | None:
         return os.open(whiteout.PLINK_DIR, flags, dir_fd=branch.root)
     except OSError:
         return None
-
-
-def _wait_for_flush(directory: int) -> None:
-    end = time.monotonic() + _PATIENCE
-    while time.monotonic() < end:
-        try:
-            fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.01)
-        except OSError:
-            return  # a filesystem without locks
-        else:
-            return
 
 
 # -- the count of names, on disk ----------------------------------------------------------------------------------

@@ -210,8 +210,11 @@ def _unanswered(path: str, mounted: mount_table.Mount) -> UserError:
 
 def _answers(entry: Entry, target: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
             entry.connect(probe)
+        except BlockingIOError:
+            return True  # more wait for it than it has answered: it is stopped, or very busy
         except PermissionError:
             raise UserError(
                 f"{target}: the server of this union does not answer to this user",
@@ -222,8 +225,17 @@ def _answers(entry: Entry, target: str) -> bool:
     return True
 
 
-def of_process(pid: int, path: str) -> str | None:
-    """Return the mount point of a union that process `pid` serves, best one that has the branch `path`; None if none is known."""
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A union that a process serves: its mount point, whether that is mounted still, whether `path` is a branch of it."""
+
+    mountpoint: str
+    mounted: bool
+    has_branch: bool
+
+
+def of_process(pid: int, path: str) -> Served | None:
+    """Return the union with the branch `path` that process `pid` serves, else any that it serves; None if none is known."""
     try:
         owner = os.stat(f"/proc/{pid}").st_uid
     except OSError:
@@ -231,12 +243,21 @@ def of_process(pid: int, path: str) -> str | None:
     found = None
     for parent in bases_of(owner):
         for entry in entries(parent, owner):
-            if entry.pid == pid:
-                place = mount_table.decode(entry.read("mountpoint"))
-                if any(branch == path for branch in branches_of(entry)):
-                    return place
-                found = found or place
+            if entry.pid == pid and (place := mount_table.decode(entry.read("mountpoint"))):
+                has_branch = path in branches_of(entry)
+                found = Served(place, _is_mounted(pid, entry.read("dev")), has_branch)
+                if has_branch:
+                    return found
     return found
+
+
+def _is_mounted(pid: int, device: str) -> bool:
+    """Tell whether the mount is in the namespace of its server, where it was mounted, or in ours."""
+    for whose in (pid, "self"):
+        with contextlib.suppress(OSError):
+            if any(mount.device == device for mount in mount_table.read(whose)):
+                return True
+    return False
 
 
 def branches_of(entry: Entry) -> Iterator[str]:
@@ -253,9 +274,8 @@ def user_of(path: str) -> str | None:
     owner = os.geteuid()
     for parent in dict.fromkeys((base(), SHARED)):
         for entry in entries(parent, owner):
-            with contextlib.suppress(UserError):
-                if not _answers(entry, str(entry.path)):
-                    continue
+            if is_unlocked(entry.fd):
+                continue
             for branch in map(os.path.realpath, branches_of(entry)):
                 if real == branch or real.startswith(branch.rstrip("/") + "/"):
                     return mount_table.decode(entry.read("mountpoint"))

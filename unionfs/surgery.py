@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from unionfs import emptying, stage, whiteout
 from unionfs.branch import Branch, OpenBranch, open_branch, parse_permission
+from unionfs.branch_lock import BranchLocks, find_enclosing
 from unionfs.handles import is_pinned
 from unionfs.options import Options
 from unionfs.paths import absolute
@@ -85,17 +86,32 @@ def _contains(outer: str, inner: str) -> bool:
     return inner == outer or inner.startswith(outer.rstrip("/") + "/")
 
 
-def prepare(branch: OpenBranch, options: Options) -> None:
-    """Make the bookkeeping of a writable branch and remove stages that a killed server left there."""
+def prepare(branch: OpenBranch, options: Options, locks: BranchLocks, *, wait: bool = False) -> None:
+    """Lock a writable branch, make its bookkeeping and remove stages that a killed server left there. EBUSY.
+
+    What lies on a branch that another union writes to as well is left alone.
+    """
     if not branch.writable:
         return
-    if options.whiteout == "aufs":
-        whiteout.make_bookkeeping(branch)
-    if emptying.restore(branch.root):
-        log.info("undid a commit of %s that did not finish", branch.path)
-    swept = stage.sweep_root(branch)
+    locks.take(branch, share=options.share_rw, wait=wait)
+    swept = 0
+    try:
+        if options.whiteout == "aufs":
+            whiteout.make_bookkeeping(branch)
+        if locks.is_alone(branch):
+            if emptying.restore(branch.root):
+                log.info("undid a commit of %s that did not finish", branch.path)
+            swept = stage.sweep_root(branch)
+    except BaseException:
+        locks.drop(branch)
+        raise
     if swept:
         log.info("removed %d leftover(s) of an unfinished operation from %s", swept, branch.path)
+    around = find_enclosing(branch.path)
+    if around is not None:
+        log.warning(
+            "%s: lies inside a writable branch of %s, which it changes behind its back", branch.path, around
+        )
 
 
 def warn(opened: Sequence[OpenBranch], options: Options) -> None:
@@ -139,7 +155,7 @@ def add(union: Union, index: int | None, branch: Branch, options: Options) -> bo
             opened = _with_overlay(opened)
         branches = [*union.branches[:position], opened, *union.branches[position:]]
         _check_all(branches, overlap_ok=False)
-        prepare(opened, options)
+        prepare(opened, options, union.locks)
     except BaseException:
         opened.close()
         raise
@@ -161,6 +177,7 @@ def delete(union: Union, path: str, holders: Sequence[tuple[int, str]]) -> bool:
         raise OSError(errno.EBUSY, f"the branch is busy: {name} (pid {pid}){more}", path)
     union.set_branches([candidate for candidate in union.branches if candidate is not branch])
     union.drop_bookkeeping(branch)
+    union.locks.drop(branch)
     branch.close()
     recover_plinks(union)  # those that no flush could take away were the deleted branch's, too
     return True
@@ -184,7 +201,7 @@ def modify(union: Union, path: str, text: str, options: Options) -> bool:
     if options.whiteout == "overlay":
         changed = _with_overlay(changed)
     if changed.writable and not branch.writable:
-        prepare(changed, options)
+        prepare(changed, options, union.locks)
     if branch.writable and not changed.writable:
         _check_writers(union, branch)
     union.set_branches([changed if candidate is branch else candidate for candidate in union.branches])
@@ -192,5 +209,6 @@ def modify(union: Union, path: str, text: str, options: Options) -> bool:
         union.drop_bookkeeping(branch)
         for failure in whiteout.remove_bookkeeping(branch):
             log.warning("%s: cannot remove bookkeeping: %s", branch.path, failure.strerror)
+        union.locks.drop(branch)
     recover_plinks(union)
     return True

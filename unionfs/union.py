@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
+from unionfs.branch_lock import BranchLocks
 from unionfs.copies import Copies
 from unionfs.emptiness import is_fresh
 from unionfs.fresh import Fresh
@@ -36,8 +37,9 @@ from unionfs.plink_table import Plink
 class Union(Copies):
     """Branches, options and nodes of one mounted union."""
 
-    def __init__(self, branches: Sequence[OpenBranch], options: Options) -> None:
+    def __init__(self, branches: Sequence[OpenBranch], options: Options, locks: BranchLocks) -> None:
         super().__init__(branches, options)
+        self.locks = locks
         self.trim = self.directories.trim
         self.known = self.directories.known
         self.numbers = Numbers(self.identities, self.directories)
@@ -422,3 +424,4 @@ class Union(Copies):
         for branch in self.branches:
             self.drop_bookkeeping(branch)
             branch.close()
+        self.locks.close()  # last: the next mount waits for it

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """From what the user asked for to what is to be done: branches, hidden directories, id maps. Nothing is executed here."""
 
-import fcntl
 import os
 import stat
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from runtime.engine.container import Container
 from runtime.engine.spec import ContainerSpec, IdMap
+from unionfs import branch_lock
 from unionfs.branch import Branch
 from unionfs.errors import UserError
 from unionfs.option_table import Options
@@ -61,10 +61,12 @@ def _hold(directory: str) -> int:
     """Lock the rw branch: two servers would not know of each other's changes."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        branch_lock.acquire(fd, directory, patience=0)
+    except OSError:
+        holders = branch_lock.find_holders(fd, directory)
         os.close(fd)
-        raise UserError(f"--rw {directory} is in use by another container", "give each its own") from None
+        user = str(holders[0]) if holders and holders[0].mountpoint else "another container"
+        raise UserError(f"--rw {directory} is in use by {user}", "give each its own") from None
     return fd
 
 

@@ -193,7 +193,10 @@ class _Supervisor:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (most, most)
         )  # every node that is in use holds descriptors
-        filesystem = UnionFilesystem.open(self._request.branches, self._request.options, overlap_ok=True)
+        request = self._request
+        filesystem = UnionFilesystem.open(
+            request.branches, request.options, overlap_ok=True, held=request.hold
+        )
         device = self._device
 
         def serve() -> None:

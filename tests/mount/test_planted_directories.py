@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -195,6 +196,29 @@ def test_directory_below_a_sticky_one_is_believed(tmp_path: Path) -> None:
     path.mkdir(parents=True)
     (tmp_path / "tmp").chmod(0o1777)
     os.close(registry.open_trusted(path, 0))
+
+
+def test_server_that_answers_nobody_holds_up_no_other_command(union: Workshop, tmp_path: Path) -> None:
+    """A stopped server lets connections wait; commands on something else go by, and its own see that it is there."""
+    u = union.mount("br:{B0}=rw:{B1}=ro", B0={}, B1={})
+    (tmp_path / "a").touch()
+    (tmp_path / ".wh.a").touch()
+    found = registry.find(str(u.mnt))
+    os.kill(u.pid, signal.SIGSTOP)
+    waiting = []
+    try:
+        with found, contextlib.suppress(BlockingIOError):
+            while True:
+                waiting.append(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                waiting[-1].setblocking(False)
+                found.connect(waiting[-1])
+        unionfs("check", "-r", tmp_path, timeout=20)
+        registry.find(str(u.mnt)).__exit__(None, None, None)
+    finally:
+        os.kill(u.pid, signal.SIGCONT)
+        for connection in waiting:
+            connection.close()
+    assert not (tmp_path / ".wh.a").exists()
 
 
 def test_files_that_are_no_files_are_not_waited_for(tmp_path: Path) -> None:
