@@ -11,19 +11,25 @@ from collections.abc import Sequence
 from runtime.engine import cgroup, foreground, request
 from runtime.engine import container as containers
 from runtime.engine.spec import ContainerSpec, Limits, Process
-from runtime.oci import console
+from runtime.oci import console, seccomp
+from runtime.oci.failure import Failure
+from runtime.oci.privileges import DEFAULT_CAPABILITIES
+from runtime.oci.seccomp import Filter, default
 from unionfs.arguments import Parser, Version
 from unionfs.errors import UserError
 from unionfs.program import run_command, set_up_log
 
 FAILED = 125
+# What podman gives: more than programs need, less than the machine has.
+_DEFAULT_PIDS = 2048
 _MOST_CPUS = 1e6  # the kernel has no more than some thousand
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 _EXAMPLES = """\
 examples:
   unionbox run -it -- bash                         a shell on this machine's own root; its changes vanish
-  unionbox run --rw changes -- apt-get install x   the same, but keep the changes in ./changes
+  mkdir -m 700 kept; mkdir kept/x                  a place for changes where no other user can go
+  unionbox run --rw kept/x -- apt-get install x    the same, but keep the changes there
   unionbox run --rootfs layer2:layer1 -- /bin/sh   unpacked image layers, the top one first
   unionbox run --memory 64m --cpus 0.5 --pids 100 -- make
 
@@ -65,6 +71,11 @@ def parse_count(text: str) -> int:
     return int(text)
 
 
+def parse_pids(text: str) -> int:
+    """Read a number of processes; 0 for `max`, which is no limit."""
+    return 0 if text == "max" else parse_count(text)
+
+
 def parse_hostname(text: str) -> str:
     """Check a host name."""
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?", text):
@@ -97,7 +108,12 @@ def _parser() -> Parser:
     )
     run.add_argument("--memory", "-m", type=parse_size, metavar="SIZE", help="memory limit, such as 64m")
     run.add_argument("--cpus", type=parse_cpus, metavar="N", help="CPU limit, such as 0.5")
-    run.add_argument("--pids", type=parse_count, metavar="N", help="limit of processes and threads")
+    run.add_argument(
+        "--pids",
+        type=parse_pids,
+        metavar="N",
+        help=f"limit of processes and threads, or max; default: {_DEFAULT_PIDS}",
+    )
     run.add_argument("--hostname", type=parse_hostname, metavar="NAME", help="default: the container's id")
     run.add_argument("--network", choices=("none", "host"), default="none", help="default: none, only lo")
     run.add_argument(
@@ -129,7 +145,7 @@ def _run(options: argparse.Namespace) -> int:
     container = containers.create(root, layout)
     try:
         wish = request.prepare(
-            _spec(options, arguments, container.id),
+            _spec(options, arguments, container.id, layout, _filter(root)),
             _layers(options),
             options.rw,
             container,
@@ -150,7 +166,31 @@ def _layers(options: argparse.Namespace) -> list[str]:
     return layers
 
 
-def _spec(options: argparse.Namespace, arguments: list[str], identity: str) -> ContainerSpec:
+def _filter(root: str) -> Filter:
+    """Return unionrt's default filter of system calls for the default capabilities, compiled once."""
+    section = default.profile([f"CAP_{name}" for name in DEFAULT_CAPABILITIES])
+    try:
+        found = seccomp.prepare({"linux": {"seccomp": section}}, os.path.join(root, ".cache"))
+    except Failure as failure:
+        raise UserError(failure.message, failure.hint) from None
+    assert found is not None
+    return found
+
+
+def _limits(options: argparse.Namespace, layout: cgroup.Layout) -> Limits:
+    pids = options.pids
+    if pids is None and os.geteuid() == 0 and "pids" in layout.controllers():
+        pids = _DEFAULT_PIDS
+    return Limits(options.memory, options.cpus, pids or None)
+
+
+def _spec(
+    options: argparse.Namespace,
+    arguments: list[str],
+    identity: str,
+    layout: cgroup.Layout,
+    seccomp_filter: Filter,
+) -> ContainerSpec:
     uid_map, gid_map = request.id_maps(wanted=options.userns)
     window = console.window_of(1) if options.terminal and os.isatty(1) else None
     environment = _environment(options.env)
@@ -170,11 +210,12 @@ def _spec(options: argparse.Namespace, arguments: list[str], identity: str) -> C
         id=identity,
         process=process,
         hostname=options.hostname or identity,
-        limits=Limits(options.memory, options.cpus, options.pids),
+        limits=_limits(options, layout),
         host_network=options.network == "host",
         uid_map=uid_map,
         gid_map=gid_map,
         plain_rootfs=options.plain_rootfs,
+        filter=seccomp_filter,
     )
 
 

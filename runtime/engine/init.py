@@ -214,6 +214,10 @@ def _be_init(
         os._exit(SETUP_FAILED)
     slave = _furnish(spec, layout, terminal)
     user, env = _prepare_program(spec)
+    if spec.filter is not None:
+        # For init too; and while we may: without no_new_privs it takes CAP_SYS_ADMIN.
+        with _Step("cannot load the filter of system calls"):
+            syscalls.seccomp(spec.filter.flags, spec.filter.program)
     with _Step("cannot drop privileges"):
         # Without a devices cgroup a node made in the container would be as good as the host's.
         mask = privileges.capability_mask(without_mknod="devices" not in layout.v1)
@@ -247,7 +251,7 @@ def _furnish(spec: ContainerSpec, layout: Layout, terminal: messages.Channel | N
             mounts.bind_console(slave)
             messages.send(terminal, "terminal", "", [master])
             os.close(master)
-    for path in (*mounts.MASKED, *spec.hidden):
+    for path in (*mounts.masked(), *spec.hidden):
         with _Step(f"cannot hide {path}"):
             mounts.hide(path)
     for path in mounts.READ_ONLY:

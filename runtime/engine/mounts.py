@@ -18,7 +18,7 @@ from runtime.engine.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
 _QUIET = MS_NOSUID | MS_NODEV | MS_NOEXEC
 
 # Files and directories of /proc and /sys that tell of, or reach, the machine itself; the list is Docker's.
-MASKED = (
+_MASKED = (
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -32,6 +32,7 @@ MASKED = (
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
 )
+_CPUS = "/sys/devices/system/cpu"
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 _NODES = (("null", 3, 1), ("zero", 5, 1), ("full", 7, 1), ("random", 8, 1), ("urandom", 9, 1), ("tty", 0, 5))
@@ -266,6 +267,15 @@ def make_read_only(path: str) -> None:
         syscalls.mount(None, proc_path(fd), None, flags)
     finally:
         os.close(fd)
+
+
+def masked() -> list[str]:
+    """Return what is to be hidden in the present root: the fixed names, and the thermal counters of each processor."""
+    try:
+        names = os.listdir(_CPUS)
+    except OSError:
+        names = []
+    return [*_MASKED, *(f"{_CPUS}/{name}/thermal_throttle" for name in names if name[:3] == "cpu")]
 
 
 def _open_existing(path: str) -> int | None:

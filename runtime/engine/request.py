@@ -44,6 +44,8 @@ def prepare(
             raise UserError(f"the layer {path} lies in the rw directory {top}", "give another --rw")
     if rw is None:
         os.mkdir(top)
+    elif not (spec.user_namespace and os.geteuid() == 0):  # there its root is nobody on the host
+        _refuse_reachable(top)
     hold = _hold(top)
     if not os.listdir(top):
         try:
@@ -55,6 +57,27 @@ def prepare(
     branches = [Branch(path, "ro", whiteouts if path != "/" else frozenset()) for path in lower]
     hidden = {inside for path in lower for secret in (top, root) if (inside := _seen_in(path, secret))}
     return Request(replace(spec, hidden=tuple(sorted(hidden))), (permission, *branches), Options(), hold)
+
+
+def _refuse_reachable(directory: str) -> None:
+    """UserError for an rw branch that other users can reach: set-user-ID programs and devices made in the container lie there.
+
+    The branch's own mode cannot keep them out, it is that of the container's `/`. A mode tells of access lists too: their
+    entries show as the group's rights.
+    """
+    flags = os.statvfs(directory).f_flag
+    if flags & os.ST_NOSUID and flags & os.ST_NODEV:
+        return
+    parent = directory
+    while parent != "/":
+        parent = os.path.dirname(parent)
+        status = os.stat(parent)
+        if status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o011:
+            return
+    raise UserError(
+        f"--rw {directory} can be reached by other users, and so can set-user-ID programs that the container makes",
+        "put it into a directory that only you may enter: mkdir -m 700",
+    )
 
 
 def _hold(directory: str) -> int:

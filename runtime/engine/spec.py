@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a container is to be, as plain values: decided by the caller, executed by the other modules of this package."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runtime.oci.seccomp import Filter
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -55,6 +61,7 @@ class ContainerSpec:
     gid_map: tuple[IdMap, ...] = ()
     hidden: tuple[str, ...] = ()  # directories that an empty one covers, if they exist
     plain_rootfs: str | None = None  # a directory to bind instead of mounting a union
+    filter: Filter | None = None  # of system calls, for every process of the container
 
     @property
     def user_namespace(self) -> bool:

@@ -77,7 +77,10 @@ def become(user: User, *, set_groups: bool = True) -> None:
 
 
 def resolve_user(text: str) -> User:
-    """Resolve `USER[:GROUP]`, names or numbers, with the present root's files; KeyError says what is unknown."""
+    """Resolve `USER[:GROUP]`, names or numbers, with the present root's files; KeyError says what is unknown.
+
+    What looks like a number is one, whatever names an image has (CVE-2026-46680); one that is too big is nobody.
+    """
     name, _, group = text.partition(":")
     account = _find("/etc/passwd", name, columns=7)
     if account is not None:
@@ -112,14 +115,9 @@ def _memberships(login: str) -> set[int]:
 
 
 def _find(path: str, name: str, *, columns: int) -> list[str] | None:
-    """Return the entry called `name`, else the one with that number."""
-    by_number = None
-    for line in _entries(path, columns=columns):
-        if line[0] == name:
-            return line
-        if line[2] == name and by_number is None:
-            by_number = line
-    return by_number
+    """Return the first entry called `name`, or of that number if it is one."""
+    column = 2 if name.isascii() and name.isdigit() else 0
+    return next((line for line in _entries(path, columns=columns) if line[column] == name), None)
 
 
 def _entries(path: str, *, columns: int) -> Iterator[list[str]]:

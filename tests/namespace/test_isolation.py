@@ -48,8 +48,7 @@ def test_module_planted_in_the_root_is_never_loaded(box: Box) -> None:
         (root / directory).mkdir(parents=True, exist_ok=True)
         for name in ("warnings", "traceback", "linecache", "pwd", "grp", "idna", "array", "_strptime"):
             (root / directory / f"{name}.py").write_text(trap)
-    branch = box.directory / "rw"
-    branch.mkdir()
+    branch = box.branch()
     for arguments in (
         ["-u", "nobody", "--", "true"],
         ["--", "/nothing"],

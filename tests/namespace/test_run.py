@@ -127,8 +127,7 @@ def test_run_user_and_groups_come_from_the_container(box: Box) -> None:
 
 def test_run_user_namespace_maps_root_and_keeps_owners(box: Box) -> None:
     """Root inside is an unused id outside; files keep the ids that the container gave them, without a copy."""
-    branch = box.directory / "rw"
-    branch.mkdir()
+    branch = box.branch()
     script = (
         "cat /proc/self/uid_map; stat -c %u /etc/passwd; touch /made; chown 5:6 /made; stat -c %u:%g /made"
     )
@@ -180,8 +179,7 @@ def test_run_on_the_machines_root_changes_nothing_of_it(box: Box) -> None:
 
 def test_run_rw_directory_keeps_the_changes_and_is_hidden(box: Box) -> None:
     """--rw DIR is the top branch, in AUFS' format; the container does not see it, nor other containers' directories."""
-    branch = box.directory / "rw"
-    branch.mkdir()
+    branch = box.branch()
     script = f"echo new > /kept; rm /etc/passwd; ls -A {branch} {box.state}"
     done = box.run("--rw", str(branch), "--", "sh", "-c", script)
     assert done.stdout.split() == [f"{branch}:", f"{box.state}:"]
@@ -193,8 +191,7 @@ def test_run_rw_directory_keeps_the_changes_and_is_hidden(box: Box) -> None:
 
 def test_run_rw_directory_in_use_is_refused(box: Box) -> None:
     """Two containers cannot have one rw branch at once; one after the other they can."""
-    branch = box.directory / "rw"
-    branch.mkdir()
+    branch = box.branch()
     first = box.start("--rw", str(branch), "--", "sh", "-c", "echo ready; read line")
     assert first.stdout is not None and first.stdout.readline() == "ready\n"
     second = box.run("--rw", str(branch), "--", "true")

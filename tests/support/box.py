@@ -25,6 +25,13 @@ class Box:
         self.containers = self.state / "containers"
         self._started: list[subprocess.Popen[str]] = []
 
+    def branch(self, name: str = "rw") -> Path:
+        """Make a directory for --rw, where no other user can go."""
+        path = self.directory / "private" / name
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir()
+        return path
+
     def run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run `unionbox run ARGUMENTS` to its end."""
         return subprocess.run(
