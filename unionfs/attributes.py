@@ -32,6 +32,7 @@ class Changes(NamedTuple):
     atime_ns: int | None = None
     mtime_ns: int | None = None
     touch: bool = False  # both times become the present one, which an append-only file allows
+    strip: bool = False  # clear what an ordinary write clears: set-id bits and file capabilities
 
 
 class AttributeChanger:
@@ -42,8 +43,67 @@ class AttributeChanger:
         self._copyups = copyups
 
     def change(self, node: Node, changes: Changes, handle: FileHandle | None = None) -> Attributes:
-        """Apply `changes` and return the new attributes; a truncation copies up only what survives it."""
-        self._copyups.ensure(node, length=changes.size, allow=protection.APPEND if changes.touch else 0)
+        """Apply `changes` and return the new attributes; a truncation copies up only what survives it.
+
+        The copy of a lower file is published with the changes: one step, which happens or does not.
+        """
+        made = self._copyups.ensure(
+            node,
+            length=changes.size,
+            finish=lambda fd: self._apply_to_stage(fd, changes),
+            allow=protection.APPEND if changes.touch else 0,
+        )
+        if made is not None:
+            return self.of_copy(node, made)
+        attributes = self._change_in_place(node, changes, handle)
+        if changes.strip and self.strip_set_id(node, attributes.status):
+            attributes = self._union.attributes(node)
+        return attributes
+
+    def open_truncated(self, node: Node, flags: int, *, strip: bool) -> int:
+        """Truncate a file and return a descriptor of it; where it cannot be opened it is not truncated either.
+
+        `flags` are for the branch file. `strip`: clear what an ordinary write clears.
+        """
+        opened = -1
+
+        def truncate_stage(fd: int) -> None:
+            nonlocal opened
+            opened = os.open(whiteout.proc_path(fd), flags)
+            self._apply_to_stage(fd, Changes(size=0, strip=strip))
+
+        try:
+            self._copyups.ensure(node, length=0, finish=truncate_stage)
+        except BaseException:
+            if opened >= 0:
+                os.close(opened)
+            raise
+        return opened if opened >= 0 else self._open_truncated_in_place(node, flags, strip=strip)
+
+    def _open_truncated_in_place(self, node: Node, flags: int, *, strip: bool) -> int:
+        path = self._union.open_path(node)
+        try:
+            fd = os.open(whiteout.proc_path(path), flags)
+            try:
+                if strip:
+                    self.strip_set_id(node)
+                # By path where the caller opens for reading only.
+                os.truncate(fd if flags & os.O_ACCMODE else whiteout.proc_path(path), 0)
+            except BaseException:
+                os.close(fd)
+                raise
+        finally:
+            os.close(path)
+        return fd
+
+    def of_copy(self, node: Node, made: os.stat_result) -> Attributes:
+        """Return the attributes of a copy that has just been published, with the stat that it had before (`CopyUps.ensure`)."""
+        try:
+            return self._union.attributes(node)
+        except OSError:
+            return self._union.attributes_now(node, made)
+
+    def _change_in_place(self, node: Node, changes: Changes, handle: FileHandle | None) -> Attributes:
         if handle is None and node.handles and self._union.trust:
             # Whoever unpacks an archive still has the file open, and its descriptor saves opening another one.
             handle = next((other for other in node.handles if other.writes), None)
@@ -56,6 +116,11 @@ class AttributeChanger:
             return self._union.attributes_now(node, os.fstat(fd))
         finally:
             os.close(fd)
+
+    def _apply_to_stage(self, fd: int, changes: Changes) -> None:
+        if changes.strip:
+            self.strip_copy(fd)
+        self._apply(fd, changes)
 
     def _apply(self, place: int | bytes, changes: Changes) -> None:
         """Change what is at a path that follows no link, or behind a writer's descriptor, which is of the visible copy."""
@@ -87,15 +152,19 @@ class AttributeChanger:
                 return False
         fd = self._union.open_path(node)
         try:
-            mode = os.fstat(fd).st_mode
-            if mode & _SET_ID:
-                clear = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
-                os.chmod(whiteout.proc_path(fd), stat.S_IMODE(mode) & ~clear)
-            with contextlib.suppress(OSError):
-                os.removexattr(whiteout.proc_path(fd), "security.capability")
+            self.strip_copy(fd)
         finally:
             os.close(fd)
         return True
+
+    def strip_copy(self, fd: int) -> None:
+        """Do the same to the copy behind a descriptor, which may be O_PATH."""
+        mode = os.fstat(fd).st_mode
+        if mode & _SET_ID:
+            clear = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+            os.chmod(whiteout.proc_path(fd), stat.S_IMODE(mode) & ~clear)
+        with contextlib.suppress(OSError):
+            os.removexattr(whiteout.proc_path(fd), "security.capability")
 
     def strip_set_gid(self, node: Node) -> None:
         """Clear set-group-ID, as setting an ACL does for a caller who is not in the file's group."""

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from unionfs import mount_table, stage, whiteout
+from unionfs import leftovers, mount_table, whiteout
 from unionfs.branch import Branch, OpenBranch, open_branch
 from unionfs.control import Conversation
 from unionfs.errors import UserError
@@ -156,7 +156,7 @@ def _delete(top: OpenBranch, gone: bytes) -> None:
     with contextlib.suppress(OSError):
         orphans = os.open(whiteout.ORPHAN_DIR, LIST_DIRECTORY, dir_fd=top.root)
         try:
-            stage.discard(orphans, gone)
+            leftovers.discard(orphans, gone)
         finally:
             os.close(orphans)
 

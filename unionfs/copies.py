@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +19,12 @@ from unionfs.branch import OpenBranch
 from unionfs.directories import Directories
 from unionfs.identity import Identities
 from unionfs.lookup import Found, open_directory
-from unionfs.metadata import restore_times
+from unionfs.metadata import restore_times, try_to_restore_times
 from unionfs.nodes import GONE, NO_XATTRS, Attributes, Node, new_root, stale
 from unionfs.options import Options
 from unionfs.plink_table import PlinkTable
+
+log = logging.getLogger(__name__)
 
 # What opening a file at its home fails with if it is not there any more.
 _MOVED = (errno.ENOENT, errno.ESTALE)
@@ -102,7 +105,7 @@ class Copies:
             yield
         finally:
             if before is not None:
-                restore_times(root, before)
+                try_to_restore_times(root, before)
                 self.times_moved(self.root)
 
     def times_moved(self, *nodes: Node) -> None:
@@ -396,6 +399,25 @@ class Copies:
             if branch.writable:
                 links += max(0, os.fstat(fd).st_nlink - 2)
         return links
+
+    def touched(self, parent: Node, branch: OpenBranch, fd: int) -> None:
+        """After a change in a lower copy of a directory: bring its time to the top copy, so that the union shows it.
+
+        The change is done, so it raises nothing.
+        """
+        if parent.layers[0] is branch:
+            return
+        try:
+            top, top_fd = self.dirs(parent)[0]
+            if not top.writable:
+                return
+            changed, shown = os.fstat(fd), os.fstat(top_fd)
+            if changed.st_mtime_ns > shown.st_mtime_ns:
+                os.utime(whiteout.proc_path(top_fd), ns=(shown.st_atime_ns, changed.st_mtime_ns))
+        except PermissionError:
+            pass  # an unprivileged server and somebody else's directory
+        except OSError as error:
+            log.warning("the time of %s does not show: %s", os.fsdecode(parent.path()), error.strerror)
 
     def hold(self, node: Node, fd: int) -> None:
         """Keep a node that has no name, or will have none soon, reachable by `fd`, which is the union's from now on."""

@@ -11,7 +11,7 @@ import errno
 import os
 import threading
 
-from unionfs import stage, syscalls, whiteout
+from unionfs import leftovers, stage, syscalls, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.identity import Identity
 from unionfs.ordering import WriteBack
@@ -26,6 +26,7 @@ class Deferred(Exception):
     def __init__(self, job: CopyJob) -> None:
         super().__init__("long work")
         self.job = job
+        job.waiters += 1  # whoever catches it calls `CopyUps.leave` in the end
 
 
 class CopyJob:
@@ -39,6 +40,7 @@ class CopyJob:
     ) -> None:
         self.fd = fd
         self.length = length
+        self.waiters = 0
         self.done = False
         self.error: BaseException | None = None
         self.write_back: WriteBack | None = None
@@ -114,7 +116,7 @@ class CopyJob:
     def close(self) -> None:
         """Close the descriptors and remove a named stage that was not published."""
         if self._name:
-            stage.discard(self._staging, self._name)
+            leftovers.discard(self._staging, self._name)
             self._name = b""
         for fd in (self._source, self.fd, self._staging):
             if fd >= 0:

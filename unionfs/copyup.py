@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copy-up: bring a file, or a directory node, to a writable branch, whole or not at all.
+"""Copy-up: bring a file to a writable branch, whole or not at all (directories: `copydirs`).
 
-Order: stage (O_TMPFILE, else a `.wh..wh.` name), data, owner, xattrs, mode (setuid bits last), times, then one link or
-rename publishes it. Copying much data may take long: then `Deferred` is raised with the job, the session runs it in a
-thread and calls the operation again (docs/concurrency.md).
+Order: stage (O_TMPFILE, else a `.wh..wh.` name), data, owner, xattrs, mode (setuid bits last), times, what the operation changes,
+descriptors for those who have it open; then one link or rename publishes it, and nothing that follows can fail. Copying much
+data may take long: then `Deferred` is raised with the job, the session runs it in a thread and calls the operation again
+(docs/concurrency.md).
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Callable, Iterator
 
-from unionfs import protection, stage, syscalls, whiteout
+from unionfs import leftovers, protection, stage, syscalls, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copydata import CopyJob, Deferred
-from unionfs.handles import is_pinned
+from unionfs.copydirs import DirectoryCopies
+from unionfs.handles import FileHandle, is_pinned
 from unionfs.metacopy import Completion
 from unionfs.metacopy import begin as begin_completion
 from unionfs.metacopy import empty as empty_metacopy
-from unionfs.metadata import copy_metadata, restore_times
+from unionfs.metadata import copy_metadata, try_to_restore_times
 from unionfs.nodes import Node
 from unionfs.ordering import WriteBack, write_back_before_name
 from unionfs.plinks import plinked
@@ -29,6 +32,7 @@ from unionfs.policy import Policies
 from unionfs.union import Union
 
 Place = tuple[Node, bytes]  # parent and name
+Finish = Callable[[int], None]  # changes the copy behind a descriptor before it is published
 
 # A small copy that took longer was held up by the disk. Threads make the next ones, for so many times as long.
 _SLOW_SECONDS = 2e-3
@@ -41,6 +45,7 @@ class CopyUps:
     def __init__(self, union: Union, policies: Policies) -> None:
         self._union = union
         self._policies = policies
+        self.directory_on = DirectoryCopies(union).on
         self._jobs: dict[Node, CopyJob] = {}
         # The most bytes that are copied inside a request; None: everything (no session, or already in a thread).
         self.inline_limit: int | None = None
@@ -59,11 +64,14 @@ class CopyUps:
         parent = node.parent if node.parent is not None else union.root
         return self._policies.for_copy_up(union.branches, union.dirs(parent), node.branch)
 
-    def ensure(self, node: Node, *, length: int | None = None, allow: int = 0) -> None:
+    def ensure(
+        self, node: Node, *, length: int | None = None, finish: Finish | None = None, allow: int = 0
+    ) -> os.stat_result | None:
         """Make a node's visible copy writable; of a regular file's data only the first `length` bytes are kept.
 
-        EPERM if the node is immutable or append-only, unless `allow` has that flag. Raises EROFS, ENOSPC, EDQUOT, EIO … with the
-        old state in place, or `Deferred` when the copy goes to a thread.
+        `finish` changes the copy of a regular file before it is published, so that both happen in one step. Returns the stat that
+        such a copy had then; None if none was made. EPERM if the node is immutable or append-only, unless `allow` has that flag.
+        Raises EROFS, ENOSPC, EDQUOT, EIO … with the old state in place, or `Deferred` when the copy goes to a thread.
         """
         assert node.branch is not None
         if node.is_directory and not node.removed and protection.of_directory(self._union, node) & ~allow:
@@ -71,10 +79,11 @@ class CopyUps:
         if node.branch.writable:
             if length is not None and node.branch.overlay:
                 self.complete(node, length=length)
-            return
+            return None
         target = self.target(node)
-        if target is not node.branch:
-            self.to_branch(node, target, length=length, allow=allow)
+        if target is node.branch:
+            return None
+        return self.to_branch(node, target, length=length, finish=finish, allow=allow)
 
     def complete(self, node: Node, *, length: int | None = None, here: bool = False) -> None:
         """Before the data of a file on a writable branch is opened, changed or gets another name: if it is a metacopy that a
@@ -112,28 +121,30 @@ class CopyUps:
         target: OpenBranch,
         *,
         length: int | None = None,
+        finish: Finish | None = None,
         place: Place | None = None,
         allow: int = 0,
-    ) -> None:
-        """Copy a node to `target`, whether or not its own branch is writable; `allow` as in `ensure`.
+    ) -> os.stat_result | None:
+        """Copy a node to `target`, whether or not its own branch is writable; the rest is as in `ensure`.
 
         With `place` the copy gets that new name, and the old names stay what they are: AUFS' link(2) of a lower file.
         """
         if node.is_directory:
             self.directory_on(node, target)
-            return
+            return None
         if is_pinned(node):
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         union = self._union
         held = protection.of_file(union, node)
         if held & ~allow or (held and not target.keeps_flags):
             raise protection.refused()
+        made = None
         source = union.open_path(node)
         try:
             status = os.fstat(source)
             with union.root_kept(target.root):
                 if stat.S_ISREG(status.st_mode):
-                    self._copy_regular(node, target, source, status, length, place)
+                    made = self._copy_regular(node, target, source, status, length, finish, place)
                     if held:
                         self._protect(node, held)
                 else:
@@ -141,6 +152,7 @@ class CopyUps:
         finally:
             os.close(source)
         self.finished += 1
+        return made
 
     def _protect(self, node: Node, held: int) -> None:
         """Give a new copy the flags that protect it; a kill before that leaves it without."""
@@ -154,62 +166,6 @@ class CopyUps:
         finally:
             os.close(fd)
 
-    # -- directories --------------------------------------------------------------------------------------------
-
-    def directory_on(self, node: Node, branch: OpenBranch) -> int:
-        """Return the descriptor of a directory on `branch`, made there (with its parents, children not) if missing."""
-        union = self._union
-        chain = []
-        current = node
-        fd = union.fd_on(current, branch)
-        while fd is None:
-            chain.append(current)
-            assert current.parent is not None
-            current = current.parent
-            fd = union.fd_on(current, branch)
-        for directory in reversed(chain):
-            with union.root_kept(branch.root):
-                fd = self._copy_directory(directory, branch, fd)
-            union.times_moved(directory, directory.parent or union.root)
-        return fd
-
-    def _copy_directory(self, node: Node, branch: OpenBranch, parent_fd: int) -> int:
-        union = self._union
-        assert node.parent is not None
-        source = union.dirs(node)[0]
-        up = union.index(branch) < union.index(source[0])
-        status = os.fstat(source[1])
-        parent_status = os.fstat(parent_fd)
-        hidden = whiteout.is_whited_out(branch, parent_fd, node.name)
-        staging = union.stage_dir(branch, parent_fd)
-        name = stage.stage_name(node.name)
-        os.mkdir(name, 0o700, dir_fd=staging)
-        try:
-            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
-            try:
-                copy_metadata(source[1], fd, status, branch, times=up, marked=source[0].overlay)
-                protected = 0
-                if up:
-                    protected = protection.mark_copy(union, node, fd)
-                    union.numbers.record(node.ino, fd, node.parent, branch, parent_fd)
-                if hidden:
-                    whiteout.make_opaque(branch, fd, union.options.whiteout)
-                    whiteout.remove(branch, parent_fd, node.name, union.options.whiteout)
-                os.rename(name, node.name, src_dir_fd=staging, dst_dir_fd=parent_fd)
-            finally:
-                os.close(fd)
-        except BaseException:
-            stage.discard(staging, name)
-            raise
-        restore_times(parent_fd, parent_status)
-        result = os.open(
-            node.name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd
-        )
-        union.directories.add_layer(node, branch, result)
-        if up:
-            node.protected = protected
-        return result
-
     # -- regular files ------------------------------------------------------------------------------------------
 
     def _copy_regular(
@@ -219,8 +175,9 @@ class CopyUps:
         source: int,
         status: os.stat_result,
         length: int | None,
+        finish: Finish | None,
         place: Place | None,
-    ) -> None:
+    ) -> os.stat_result:
         """Copy a regular file in two halves: data into a stage (maybe in a thread), then attributes and publication."""
         size = status.st_size if length is None else min(length, status.st_size)
         job = self._jobs.get(node)
@@ -237,7 +194,7 @@ class CopyUps:
         if job is None:
             job = self._start(node, target, source, status, size)
         try:
-            self._publish(node, target, job, source, status, place)
+            return self._publish(node, target, job, source, status, finish, place)
         finally:
             job.close()
 
@@ -315,33 +272,60 @@ class CopyUps:
         job: CopyJob,
         source: int,
         status: os.stat_result,
+        finish: Finish | None,
         place: Place | None,
-    ) -> None:
+    ) -> os.stat_result:
         union = self._union
         assert node.branch is not None
         copy_metadata(source, job.fd, status, target, marked=node.branch.overlay)
         protection.carry(job.flags, job.fd)
-        if place is not None:
-            parent, name = place
-        elif node.parent is not None:
-            parent, name = node.parent, node.name
-        else:  # removed while open: the copy lives as long as its descriptors
-            self._switch(node, target, job.fd, os.dup(job.fd))
-            return
-        parent_fd = self.directory_on(parent, target)
-        parent_status = os.fstat(parent_fd)
-        pseudo = self._is_kept_together(node)
-        if pseudo or status.st_nlink == 1:
-            union.numbers.record(node.ino, job.fd, parent, target, parent_fd)
-        with self._sharing(node, target, job.fd, status, place):
-            job.link(parent_fd, name)
-        restore_times(parent_fd, parent_status)
-        union.times_moved(parent)
-        if status.st_nlink > 1 and not pseudo and node.traits.aliases:
-            self._split(node)
-        self._switch(node, target, job.fd, -1)
+        if finish is not None:
+            finish(job.fd)
+        copy = os.fstat(job.fd)
+        with _reopened(node, job.fd) as descriptors:
+            if (
+                place is None and node.parent is None
+            ):  # removed while open: the copy lives as long as its descriptors
+                union.hold(node, os.dup(job.fd))
+                self._switch(node, target, copy, descriptors)
+                return copy
+            parent, name = place or (node.parent or union.root, node.name)
+            parent_fd = self.directory_on(parent, target)
+            parent_status = os.fstat(parent_fd)
+            together = self._is_kept_together(node)
+            with self._recorded(node, target, job.fd, copy, status, (parent, parent_fd), place):
+                job.link(parent_fd, name)
+            if status.st_nlink > 1 and not together and node.traits.aliases:
+                self._split(node)
+            self._switch(node, target, copy, descriptors)
         if place is not None:
             node.make_home(parent, name)
+        try_to_restore_times(parent_fd, parent_status)
+        union.times_moved(parent)
+        return copy
+
+    @contextlib.contextmanager
+    def _recorded(
+        self,
+        node: Node,
+        target: OpenBranch,
+        fd: int,
+        copy: os.stat_result,
+        origin: os.stat_result,
+        directory: tuple[Node, int],
+        place: Place | None,
+    ) -> Iterator[None]:
+        """Around the publication of the copy behind `fd`: record its number and, where it needs one, its pseudo-link."""
+        union = self._union
+        parent, parent_fd = directory
+        try:
+            if self._is_kept_together(node) or origin.st_nlink == 1:
+                union.numbers.record(node.ino, fd, parent, target, parent_fd)
+            with self._sharing(node, target, fd, origin, place):
+                yield
+        except BaseException:
+            union.numbers.origins.pop(union.identity_of(copy), None)  # the inode will be another file's
+            raise
 
     def _sharing(
         self, node: Node, target: OpenBranch, fd: int, status: os.stat_result, place: Place | None
@@ -362,19 +346,17 @@ class CopyUps:
             node.remove_name(parent, name)
             self._union.on_change(parent, name)
 
-    def _switch(self, node: Node, target: OpenBranch, fd: int, dead_fd: int) -> None:
+    def _switch(
+        self, node: Node, target: OpenBranch, copy: os.stat_result, descriptors: list[tuple[FileHandle, int]]
+    ) -> None:
         """Let the node and its open handles use the new copy."""
-        status = os.fstat(fd)
         node.branch = target
-        node.identity = self._union.identity_of(status)
+        node.identity = self._union.identity_of(copy)
         if node.traits.hidden_links:
             node.traits = node.traits._replace(hidden_links=0)
-        if dead_fd >= 0:
-            self._union.hold(node, dead_fd)
         self._union.times_moved(node)
-        for handle in node.handles or ():
-            if handle.backing is None:
-                handle.switch(fd, writable=True)
+        for handle, fd in descriptors:
+            handle.use(fd)
         if node.backing is not None:
             self._union.renumber(node)
 
@@ -403,25 +385,47 @@ class CopyUps:
             try:
                 assert node.branch is not None
                 copy_metadata(source, fd, status, target, marked=node.branch.overlay)
-                union.numbers.record(node.ino, fd, parent, target, parent_fd)
-                with self._sharing(node, target, fd, status, place):
+                copy = os.fstat(fd)
+                with self._recorded(node, target, fd, copy, status, (parent, parent_fd), place):
                     os.rename(name, final, src_dir_fd=staging, dst_dir_fd=parent_fd)
-                restore_times(parent_fd, parent_status)
-                union.times_moved(parent)
-                self._switch(node, target, fd, -1)
-                if place is not None:
-                    node.make_home(parent, final)
             finally:
                 os.close(fd)
         except BaseException:
-            stage.discard(staging, name)
+            leftovers.discard(staging, name)
             raise
+        self._switch(node, target, copy, [])
+        if place is not None:
+            node.make_home(parent, final)
+        try_to_restore_times(parent_fd, parent_status)
+        union.times_moved(parent)
+
+    def leave(self, job: CopyJob) -> None:
+        """Note that a request which waited for a job has been answered; a job that nobody needs any more is dropped."""
+        job.waiters -= 1
+        if job.waiters == 0 and job.done:
+            for node in [node for node, known in self._jobs.items() if known is job]:
+                del self._jobs[node]
+                job.close()
 
     def close(self) -> None:
         """Drop jobs that nobody came back for."""
         for job in self._jobs.values():
             job.close()
         self._jobs.clear()
+
+
+@contextlib.contextmanager
+def _reopened(node: Node, fd: int) -> Iterator[list[tuple[FileHandle, int]]]:
+    """Around a publication: open the copy behind `fd` for every handle that is to go on with it, while that may still fail."""
+    descriptors: list[tuple[FileHandle, int]] = []
+    try:
+        for handle in node.handles or ():
+            if handle.backing is None:
+                descriptors.append((handle, handle.reopen(fd)))
+        yield descriptors
+    finally:
+        for _, opened in descriptors:
+            os.close(opened)
 
 
 def open_unseen(source: int) -> int:

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Create files, directories, symbolic links and special files in the union.
 
-AUFS' order: make the entry, then remove the old whiteout. Modes, default ACLs and set-group-ID directories are left to the
-branch filesystem, which applies its own rules; the owner is set afterwards since the server is the one that creates.
+AUFS' order: make the entry, then remove the old whiteout, which hides nothing any more: failing to do so fails nothing. Where
+overlayfs' whiteout has the name itself, the new entry is staged and takes its place in one step.
+Modes, default ACLs and set-group-ID directories are left to the branch filesystem, which applies its own rules; the owner is set
+afterwards since the server is the one that creates.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
-from unionfs import protection, stage, syscalls, whiteout
+from unionfs import leftovers, protection, stage, syscalls, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
 from unionfs.lookup import Found
@@ -52,7 +55,7 @@ class Creator:
         branch, fd = self._place(parent, name)
         hidden = union.is_hidden(parent, branch, fd, name)
         if hidden and union.options.whiteout == "overlay":
-            return self._file_over_whiteout(parent, branch, fd, name, mode, caller)
+            return self._file_over_device(parent, branch, fd, name, mode, caller)
         if mode & caller.umask:
             previous = os.umask(caller.umask)
             try:
@@ -64,15 +67,13 @@ class Creator:
         try:
             if caller.uid != _SERVER_UID or caller.gid != _SERVER_GID:
                 self._give(created, fd, mode, caller)
-            if hidden:
-                whiteout.remove(branch, fd, name, "aufs")
-            attributes = self._enter(parent, branch, fd, name, created)
+            attributes = self._enter(parent, branch, fd, name, os.fstat(created), hidden=hidden)
             if union.trust:
                 attributes.node.bare = NO_CAPABILITIES
             return attributes, created
         except BaseException:
             os.close(created)
-            _undo(fd, name)
+            leftovers.discard(fd, name)
             raise
 
     def unnamed(self, parent: Node, mode: int, caller: Caller) -> tuple[Attributes, int]:
@@ -97,24 +98,36 @@ class Creator:
         """Create a directory; opaque if the name was whited out on its branch or `diropq=always`."""
         branch, fd = self._place(parent, name, directory=True)
         hidden = self._union.is_hidden(parent, branch, fd, name)
-        overlay = self._union.options.whiteout == "overlay"
-        staged = stage.stage_name(name) if hidden and overlay else name
         opaque = hidden or self._union.options.diropq == "a"
-        self._masked(caller, lambda: os.mkdir(staged, stat.S_IMODE(mode), dir_fd=fd))
-        try:
-            if opaque or not _is_server(caller):
-                self._finish_directory(branch, fd, staged, mode, caller, opaque=opaque)
-            if staged != name:
-                syscalls.renameat2(staged, name, src_dir_fd=fd, dst_dir_fd=fd, flags=syscalls.RENAME_EXCHANGE)
-                os.unlink(staged, dir_fd=fd)
-            elif hidden:
-                whiteout.remove(branch, fd, name, "aufs")
-            attributes = self._enter(parent, branch, fd, name)
-        except BaseException:
-            stage.discard(fd, staged)
-            raise
+        if hidden and self._union.options.whiteout == "overlay":
+            attributes = self._directory_over_device(parent, branch, fd, name, mode, caller)
+        else:
+            self._masked(caller, lambda: os.mkdir(name, stat.S_IMODE(mode), dir_fd=fd))
+            try:
+                if opaque or not _is_server(caller):
+                    self._finish_directory(branch, fd, name, mode, caller, opaque=opaque)
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                attributes = self._enter(parent, branch, fd, name, status, hidden=hidden)
+            except BaseException:
+                leftovers.discard(fd, name)
+                raise
         self._union.directories.know_empty(attributes.node)
         return attributes
+
+    def _directory_over_device(
+        self, parent: Node, branch: OpenBranch, fd: int, name: bytes, mode: int, caller: Caller
+    ) -> Attributes:
+        """No directory can replace the device that is the whiteout: the two change places, then the device goes."""
+        staged = stage.stage_name(name)
+        self._masked(caller, lambda: os.mkdir(staged, stat.S_IMODE(mode), dir_fd=fd))
+        try:
+            self._finish_directory(branch, fd, staged, mode, caller, opaque=True)
+            status = os.stat(staged, dir_fd=fd, follow_symlinks=False)
+            return self._publish(
+                parent, branch, fd, name, status, lambda: syscalls.exchange(staged, name, fd, fd)
+            )
+        finally:
+            leftovers.discard(fd, staged)  # the directory, or the device in its place
 
     def _finish_directory(
         self, branch: OpenBranch, fd: int, name: bytes, mode: int, caller: Caller, *, opaque: bool
@@ -192,25 +205,27 @@ class Creator:
         mode: int = 0,
     ) -> Attributes:
         hidden = self._union.is_hidden(parent, branch, fd, name)
-        overlay = hidden and self._union.options.whiteout == "overlay"
-        entry = stage.stage_name(name) if overlay else name
+        over_device = hidden and self._union.options.whiteout == "overlay"
+        entry = stage.stage_name(name) if over_device else name
         make(entry)
         try:
             created = os.open(entry, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
             try:
                 self._give(created, fd, mode, caller)
+                status = os.fstat(created)
             finally:
                 os.close(created)
-            if overlay:
-                os.rename(entry, name, src_dir_fd=fd, dst_dir_fd=fd)
-            elif hidden:
-                whiteout.remove(branch, fd, name, "aufs")
-            return self._enter(parent, branch, fd, name)
+            if over_device:
+                return self._publish(
+                    parent, branch, fd, name, status,
+                    lambda: os.rename(entry, name, src_dir_fd=fd, dst_dir_fd=fd),
+                )  # fmt: skip
+            return self._enter(parent, branch, fd, name, status, hidden=hidden)
         except BaseException:
-            _undo(fd, entry)
+            leftovers.discard(fd, entry)
             raise
 
-    def _file_over_whiteout(
+    def _file_over_device(
         self, parent: Node, branch: OpenBranch, fd: int, name: bytes, mode: int, caller: Caller
     ) -> tuple[Attributes, int]:
         """Overlayfs' whiteout has the name itself: the new file replaces it by one rename."""
@@ -222,32 +237,55 @@ class Creator:
             os.umask(previous)
         try:
             self._give(created, fd, mode, caller)
-            os.rename(staged, name, src_dir_fd=fd, dst_dir_fd=fd)
-            return self._enter(parent, branch, fd, name), created
+            attributes = self._publish(
+                parent, branch, fd, name, os.fstat(created),
+                lambda: os.rename(staged, name, src_dir_fd=fd, dst_dir_fd=fd),
+            )  # fmt: skip
+            return attributes, created
         except BaseException:
             os.close(created)
-            _undo(fd, staged)
+            leftovers.discard(fd, staged)
             raise
 
-    def _enter(self, parent: Node, branch: OpenBranch, fd: int, name: bytes, created: int = -1) -> Attributes:
-        """Enter what was made: `name`, of which `created` may be a descriptor."""
+    def _enter(
+        self, parent: Node, branch: OpenBranch, fd: int, name: bytes, status: os.stat_result, *, hidden: bool
+    ) -> Attributes:
+        """Enter what was made as `name` and is `status`, and tidy up; `hidden`: beside its former whiteout, in AUFS' form."""
         union = self._union
-        status = os.fstat(created) if created >= 0 else os.stat(name, dir_fd=fd, follow_symlinks=False)
         found = Found([(branch, status)])
         if parent.children and name in parent.children:
             union.drop_stale_child(parent, name)
         node = union.node_for(parent, name, found, made=True)
+        if hidden:
+            leftovers.discard_whiteout(fd, name)
         union.touched(parent, branch, fd)
         return union.attributes_of(node, found)
+
+    def _publish(
+        self,
+        parent: Node,
+        branch: OpenBranch,
+        fd: int,
+        name: bytes,
+        status: os.stat_result,
+        put: Callable[[], None],
+    ) -> Attributes:
+        """Enter what is staged and is `status`, then let `put` give it its name, after which nothing can fail."""
+        union = self._union
+        union.drop_stale_child(parent, name)
+        node = union.node_for(parent, name, Found([(branch, status)]), made=True)
+        try:
+            put()
+        except BaseException:
+            node.remove_name(parent, name)
+            union.nodes.release(node)
+            raise
+        union.touched(parent, branch, fd)
+        with contextlib.suppress(OSError):  # the rename gave it another ctime
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        return union.attributes_of(node, Found([(branch, status)]))
 
 
 def _is_server(caller: Caller) -> bool:
     """Tell whether what the server makes belongs to the caller already."""
     return caller.uid == _SERVER_UID and caller.gid == _SERVER_GID
-
-
-def _undo(fd: int, name: bytes) -> None:
-    try:
-        os.unlink(name, dir_fd=fd)
-    except FileNotFoundError:
-        pass

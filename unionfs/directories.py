@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from unionfs.branch import OpenBranch
 from unionfs.contents import KnownNames, empty
-from unionfs.identity import Identities
+from unionfs.identity import Identities, Identity
 from unionfs.lookup import LIST_DIRECTORY, PATH_DIRECTORY, Found, find
 from unionfs.nodes import UNKNOWN, Node, stale
 from unionfs.redirects import Stack
@@ -206,8 +206,8 @@ class Directories:
         while self._descriptors > self._limit and len(self._open) > 1:
             self.close(next(iter(self._open)))
 
-    def add_layer(self, node: Node, branch: OpenBranch, fd: int) -> None:
-        """Let `branch` contribute to a directory through the descriptor `fd` (which the node now owns)."""
+    def add_layer(self, node: Node, branch: OpenBranch, fd: int, identity: Identity) -> None:
+        """Let `branch` contribute to a directory through the descriptor `fd` (which the node now owns) of `identity`."""
         dirs = self.dirs(node)
         order = {candidate: index for index, candidate in enumerate(self._branches)}
         node.dirs = tuple(sorted((*dirs, (branch, fd)), key=lambda pair: order[pair[0]]))
@@ -217,8 +217,7 @@ class Directories:
         self._open[node] = len(node.dirs)
         self._descriptors += 1
         if node.dirs[0][0] is branch:
-            status = os.fstat(fd)
-            node.branch, node.identity = branch, self._identities.of(status)
+            node.branch, node.identity = branch, identity
 
     def fd_on(self, node: Node, branch: OpenBranch | None) -> int | None:
         """Return the descriptor of a directory on `branch`, None if it does not contribute."""

@@ -13,7 +13,7 @@ import logging
 import os
 import stat
 
-from unionfs import stage, whiteout
+from unionfs import leftovers, stage, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.lookup import LIST_DIRECTORY
 from unionfs.metadata import restore_times
@@ -67,7 +67,7 @@ def _make_aside(orphans: int, status: os.stat_result) -> None:
         os.utime(staged, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=orphans)
         os.rename(staged, ASIDE, src_dir_fd=orphans, dst_dir_fd=orphans)
     except BaseException:
-        stage.discard(orphans, staged)
+        leftovers.discard(orphans, staged)
         raise
 
 
@@ -115,7 +115,7 @@ def _restore(root: int, orphans: int) -> int:
                 restore_times(root, aside)
         finally:
             os.close(entries)
-    stage.remove_tree(orphans, ASIDE)
+    leftovers.remove_tree(orphans, ASIDE)
     return count
 
 

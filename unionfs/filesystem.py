@@ -14,7 +14,7 @@ import stat
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from unionfs import protection, stage, surgery, syscalls, whiteout
+from unionfs import leftovers, protection, surgery, syscalls, whiteout
 from unionfs.attributes import AttributeChanger, Changes
 from unionfs.branch import Branch, OpenBranch
 from unionfs.branch_lock import BranchLocks
@@ -240,10 +240,9 @@ class UnionFilesystem:
             if not node.branch.writable:
                 protection.check_open(self.union, node, flags)
         if flags & os.O_TRUNC:
-            self.copyups.ensure(node, length=0)
-            if caller.uid != 0:
-                self._change.strip_set_id(node)
-        elif flags & os.O_ACCMODE and self.copies_up_at_open:
+            fd = self._change.open_truncated(node, branch_flags(flags, writable=True), strip=caller.uid != 0)
+            return self._add_file(FileHandle(node, fd, flags, caller.pid))
+        if flags & os.O_ACCMODE and self.copies_up_at_open:
             # Overlayfs copies up at open, AUFS at the first write.
             self.copyups.ensure(node, allow=protection.appending(flags))
         assert node.branch is not None
@@ -263,16 +262,14 @@ class UnionFilesystem:
         """Open the visible copy with the flags `opened`, for a caller who gave `flags`."""
         size, elsewhere = -1, False
         assert node.branch is not None
-        if node.parent is not None and not flags & os.O_TRUNC:
+        if node.parent is not None:
             fd, status, elsewhere = self.union.open_copy(node, opened)
             size = status.st_size
-        elif node.branch.overlay and not flags & os.O_TRUNC:
+        elif node.branch.overlay:
             fd, elsewhere = self._open_held(node, opened)
         else:
             path = self.union.open_path(node)
             try:
-                if flags & os.O_TRUNC:  # by path: the caller may have opened for reading only
-                    os.truncate(whiteout.proc_path(path), 0)
                 fd = os.open(whiteout.proc_path(path), opened)
             finally:
                 os.close(path)
@@ -500,7 +497,7 @@ class UnionFilesystem:
     def close(self) -> None:
         """Flush pseudo-links and close every descriptor."""
         self.copyups.inline_limit = None
-        self._remove.delete_later = stage.discard
+        self._remove.delete_later = leftovers.discard
         try:
             self.flush_plinks()
         except OSError as error:
@@ -508,6 +505,7 @@ class UnionFilesystem:
         if self.options.whiteout == "overlay":
             self.union.remove_plink_dirs()
         self.copyups.close()
+        leftovers.retry()
         for handle in self.handles:
             handle.close()
         self.listings.close()

@@ -18,6 +18,7 @@ from unionfs import stage, syscalls, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copydata import CopyJob
 from unionfs.copyup import open_unseen
+from unionfs.leftovers import discard, remove_tree
 from unionfs.lookup import LIST_DIRECTORY
 from unionfs.metadata import copy_metadata, restore_times
 
@@ -38,7 +39,7 @@ class Stage:
         try:
             self.fd = os.open(self.name, LIST_DIRECTORY, dir_fd=parent)
         except BaseException:
-            stage.discard(parent, self.name)
+            discard(parent, self.name)
             raise
         with contextlib.suppress(OSError):  # some filesystems have no locks
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -177,7 +178,7 @@ class FoldStages:
         for one, parent in self._stages.values():
             status = os.fstat(parent)
             try:
-                stage.remove_tree(parent, one.name)
+                remove_tree(parent, one.name)
                 restore_times(parent, status)
             except OSError as error:
                 path = os.path.join(os.readlink(whiteout.proc_path(parent)), one.name)
@@ -219,5 +220,5 @@ def sweep(root: int) -> None:
     """Remove stages that nobody works in any more."""
     for name in leftovers(root):
         status = os.fstat(root)
-        stage.remove_tree(root, name)
+        remove_tree(root, name)
         restore_times(root, status)

@@ -57,11 +57,13 @@ class FileHandle(Descriptor):
         self.number = 0
         self.backing: Backing | None = None
 
-    def switch(self, source_fd: int, *, writable: bool) -> None:
-        """Point the descriptor at the file behind `source_fd`, opened with the caller's access mode."""
-        fd = os.open(whiteout.proc_path(source_fd), branch_flags(self.flags, writable=writable))
+    def reopen(self, source_fd: int) -> int:
+        """Open the writable copy behind `source_fd` with the caller's access mode, and return the descriptor."""
+        return os.open(whiteout.proc_path(source_fd), branch_flags(self.flags, writable=True))
+
+    def use(self, fd: int) -> None:
+        """Point the handle's own descriptor at what `fd` has open."""
         os.dup2(fd, self.fd, inheritable=False)
-        os.close(fd)
         self.elsewhere = False
 
     def close(self) -> None:

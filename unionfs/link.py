@@ -7,12 +7,13 @@ import contextlib
 import errno
 import os
 
-from unionfs import protection, whiteout
+from unionfs import leftovers, protection, stage, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
 from unionfs.nodes import Attributes, Node
 from unionfs.plinks import gaining
 from unionfs.policy import Policies
+from unionfs.reconsider import ask_again
 from unionfs.union import Union
 
 
@@ -42,21 +43,30 @@ class Linker:
             self._copyups.to_branch(node, target)
         fd = self._copyups.directory_on(parent, target)
         union.numbers.keep(node, parent, target, fd)
-        with contextlib.ExitStack() as undo:
-            if union.options.whiteout == "overlay" and whiteout.is_whited_out(target, fd, name):
-                whiteout.remove(target, fd, name, "overlay")
-                undo.callback(whiteout.make, target, fd, name, "overlay")
+        hidden = union.is_hidden(parent, target, fd, name)
+        try:
             if target is not node.branch:
+                status = union.status(node)
                 self._copyups.to_branch(node, target, place=(parent, name))
+                with contextlib.suppress(OSError):
+                    status = union.status(node)
+            elif hidden and union.options.whiteout == "overlay":
+                with gaining(union, node, parent, name):
+                    status = self._link_over_device(node, target, fd, name)
             else:
                 with gaining(union, node, parent, name):
-                    self._link_on_branch(node, fd, name)
-            undo.pop_all()
-        self._settle(node, parent, name, target, fd)
-        return union.attributes(node)
+                    status = self._link_on_branch(node, fd, name)
+        except OSError:
+            ask_again(union, parent, name)
+            raise
+        self._settle(node, parent, name)
+        if hidden and union.options.whiteout == "aufs":
+            leftovers.discard_whiteout(fd, name)
+        union.touched(parent, target, fd)
+        return union.attributes_now(node, status)
 
-    def _link_on_branch(self, node: Node, parent_fd: int, name: bytes) -> None:
-        """Make one more physical name of a file on its branch, also of one that was removed and is held open."""
+    def _link_on_branch(self, node: Node, parent_fd: int, name: bytes) -> os.stat_result:
+        """Make one more physical name of a file on its branch, also of one that was removed and is held open; return its stat."""
         union = self._union
         if node.removed:
             held = whiteout.proc_path(union.held_fd(node))
@@ -64,12 +74,31 @@ class Linker:
         else:
             source_fd, source = union.found_home(node)
             os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
+        try:
+            return os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+        except BaseException:
+            leftovers.discard(parent_fd, name)
+            raise
 
-    def _settle(self, node: Node, parent: Node, name: bytes, target: OpenBranch, fd: int) -> None:
-        """Bring the node, link counts, numbers and times in line with the new name."""
+    def _link_over_device(
+        self, node: Node, branch: OpenBranch, parent_fd: int, name: bytes
+    ) -> os.stat_result:
+        """Let the new name replace overlayfs' whiteout in one step."""
+        staging, staged = self._union.stage_dir(branch, parent_fd), stage.stage_name(name)
+        with self._union.root_kept(branch.root, parent_fd):
+            status = self._link_on_branch(node, staging, staged)
+            try:
+                os.rename(staged, name, src_dir_fd=staging, dst_dir_fd=parent_fd)
+            except BaseException:
+                leftovers.discard(staging, staged)
+                raise
+        with contextlib.suppress(OSError):  # the rename gave it another ctime
+            status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+        return status
+
+    def _settle(self, node: Node, parent: Node, name: bytes) -> None:
+        """Bring the node in line with the new name; raises nothing."""
         union = self._union
-        whiteout.remove(target, fd, name, "aufs")
         union.drop_stale_child(parent, name)
         node.add_name(parent, name)
         union.let_go(node)
-        union.touched(parent, target, fd)

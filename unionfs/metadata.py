@@ -6,11 +6,14 @@ Works on descriptors (O_PATH allowed); knows branches only for their icex attrib
 
 import contextlib
 import errno
+import logging
 import os
 import stat
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
+
+log = logging.getLogger(__name__)
 
 _ACLS = ("system.posix_acl_access", "system.posix_acl_default")
 _ICEX = {"security": "icexsec", "system": "icexsys", "trusted": "icextr", "user": "icexusr"}
@@ -46,6 +49,14 @@ def restore_times(fd: int, status: os.stat_result) -> None:
     """Give a directory its times back: internal work must not show in the union (AUFS §3.3)."""
     with contextlib.suppress(PermissionError):  # an unprivileged server and somebody else's directory
         os.utime(whiteout.proc_path(fd), ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def try_to_restore_times(fd: int, status: os.stat_result) -> None:
+    """Do the same after an operation is done: an error cannot undo it, so it is only logged."""
+    try:
+        restore_times(fd, status)
+    except OSError as error:
+        log.warning("a directory's times moved, as they cannot be set: %s", error.strerror)
 
 
 def _chown(path: bytes, status: os.stat_result, branch: OpenBranch) -> None:

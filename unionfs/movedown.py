@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 
-from unionfs import stage, whiteout
+from unionfs import leftovers, stage, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copydata import CopyJob
 from unionfs.copyup import CopyUps, open_unseen
@@ -120,7 +120,7 @@ def _move(
         if not keep:
             node.branch, node.identity = target, union.identity_of(os.fstat(job.fd))
         for left in filter(None, (replaced, former)):
-            stage.discard(*left)
+            leftovers.discard(*left)
 
 
 def _copy(
@@ -164,7 +164,7 @@ def _publish(
     else:
         replaced = union.stage_dir(target, fd), stage.stage_name(name)
         os.link(name, replaced[1], src_dir_fd=fd, dst_dir_fd=replaced[0], follow_symlinks=False)
-        undo.callback(stage.discard, *replaced)  # rename(2) leaves two links of one file alone
+        undo.callback(leftovers.discard, *replaced)  # rename(2) leaves two links of one file alone
         undo.callback(os.rename, replaced[1], name, src_dir_fd=replaced[0], dst_dir_fd=fd)
         job.replace(fd, name)
     if whiteout.remove(target, fd, name, union.options.whiteout):

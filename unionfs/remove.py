@@ -1,26 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Remove names: unlink and rmdir, by whiteout where a lower branch would show the name again.
 
-AUFS' order: make the whiteout, then remove the entry; one branch only is changed. In overlayfs' form the whiteout replaces
-the entry by one rename.
+AUFS' order: make the whiteout, which hides nothing yet, then remove the entry; one branch only is changed. In overlayfs' form
+the whiteout takes the entry's place in one step. What follows that step cannot fail.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from collections.abc import Callable
 
-from unionfs import protection, stage, whiteout
+from unionfs import leftovers, protection, stage, syscalls, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
 from unionfs.emptiness import few_marks, is_empty
 from unionfs.lookup import Found
+from unionfs.metadata import try_to_restore_times
 from unionfs.nodes import Node
 from unionfs.plinks import drop_name, losing
 from unionfs.policy import Policies
+from unionfs.reconsider import ask_again
 from unionfs.union import Union
+
+log = logging.getLogger(__name__)
 
 
 class Remover:
@@ -31,7 +36,7 @@ class Remover:
         self._policies = policies
         self._copyups = copyups
         # Called with (descriptor, name) of a staged tree that may take long to delete.
-        self.delete_later: Callable[[int, bytes], None] = stage.discard
+        self.delete_later: Callable[[int, bytes], None] = leftovers.discard
 
     def unlink(self, parent: Node, name: bytes) -> Node | None:
         """Remove a name that is not a directory; return the node that lost it, if the kernel knew it."""
@@ -48,11 +53,16 @@ class Remover:
         target = self._target(parent, source)
         fd = self._copyups.directory_on(parent, target)
         self.bury(node)
-        if union.plinks and node.ino in union.plinks:
-            with losing(union, node, parent, name, target, fd):
+        try:
+            if union.plinks and node.ino in union.plinks:
+                with losing(union, node, parent, name, target, fd):
+                    self._unlink(node, parent, target, fd, name, physical=target is source)
+            else:
                 self._unlink(node, parent, target, fd, name, physical=target is source)
-        else:
-            self._unlink(node, parent, target, fd, name, physical=target is source)
+        except BaseException:
+            self.dig_up(node)
+            ask_again(union, parent, name)
+            raise
         union.touched(parent, target, fd)
         return node
 
@@ -86,12 +96,20 @@ class Remover:
         target = self._target(parent, source)
         fd = self._copyups.directory_on(parent, target)
         self.bury(node)
-        if target is source:
-            self._remove_directory(parent, target, fd, name)
-        else:
-            union.make_whiteout(parent, target, fd, name)
+        aside = None
+        try:
+            if target is source:
+                aside = self._remove_directory(parent, target, fd, name)
+            else:
+                union.make_whiteout(parent, target, fd, name)
+        except BaseException:
+            self.dig_up(node)
+            ask_again(union, parent, name)
+            raise
         self.lose_name(node, parent, name, physical=True)
         union.touched(parent, target, fd)
+        if aside is not None:
+            self.delete(*aside)
         return node
 
     def _remove_bare(self, node: Node, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> bool:
@@ -120,12 +138,23 @@ class Remover:
         if node.parent is not None and not node.traits.aliases:
             self._union.bury(node)
 
+    def dig_up(self, node: Node) -> None:
+        """After a name did not go: let go of what `bury` keeps."""
+        if node.parent is not None:
+            self._union.let_go(node)
+
     def lose_name(self, node: Node, parent: Node, name: bytes, *, physical: bool) -> None:
-        """Take a name off a node after it was removed; `physical`: from its own branch, so that st_nlink counts it."""
+        """Take a name off a node after it was removed; `physical`: from its own branch, so that st_nlink counts it.
+
+        That is done, so it raises nothing.
+        """
         union = self._union
         node.remove_name(parent, name)
         if node.ino in union.plinks:
-            drop_name(union, node)
+            try:
+                drop_name(union, node)
+            except OSError as error:
+                log.warning("the links of file %d are miscounted from now on: %s", node.ino, error.strerror)
         elif not physical:
             node.hide_link()
         if node.is_directory:
@@ -141,18 +170,18 @@ class Remover:
         return staging, staged
 
     def delete(self, staging: int, staged: bytes) -> None:
-        """Delete a directory that was set aside, later if it holds more than `dirwh` whiteouts."""
-        names = few_marks(staging, staged, self._union.options.dirwh)
-        if names is None:
-            self.delete_later(staging, staged)
-            return
-        with self._union.root_kept(staging):
-            try:
+        """Delete a directory that was set aside, later if it holds more than `dirwh` whiteouts; raises nothing."""
+        try:
+            names = few_marks(staging, staged, self._union.options.dirwh)
+            if names is None:
+                self.delete_later(staging, staged)
+                return
+            with self._union.root_kept(staging):
                 for name in names:
                     os.unlink(staged + b"/" + name, dir_fd=staging)
                 os.rmdir(staged, dir_fd=staging)
-            except OSError:
-                stage.discard(staging, staged)
+        except OSError:
+            leftovers.discard(staging, staged)
 
     def _find(self, parent: Node, name: bytes) -> Found:
         union = self._union
@@ -174,40 +203,66 @@ class Remover:
         elif union.options.whiteout == "overlay":
             self._replace_by_device(branch, fd, name)
         else:
+            times = os.fstat(fd)
             union.make_whiteout(parent, branch, fd, name)
             try:
                 os.unlink(name, dir_fd=fd)
             except BaseException:
-                whiteout.remove(branch, fd, name, "aufs")
+                take_back_whiteout(fd, name, times)
                 raise
 
     def _replace_by_device(self, branch: OpenBranch, fd: int, name: bytes) -> None:
-        staging = self._union.stage_dir(branch, fd)
-        staged = stage.stage_name(name)
         with self._union.root_kept(branch.root, fd):
-            os.mknod(staged, stat.S_IFCHR, 0, dir_fd=staging)
+            staging, staged = self._stage_device(branch, fd, name)
             try:
                 os.rename(staged, name, src_dir_fd=staging, dst_dir_fd=fd)
             except BaseException:
-                stage.discard(staging, staged)
+                leftovers.discard(staging, staged)
                 raise
 
-    def _remove_directory(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> None:
+    def _stage_device(self, branch: OpenBranch, fd: int, name: bytes) -> tuple[int, bytes]:
+        """Make overlayfs' whiteout of a name out of sight; return where it is."""
+        staging = self._union.stage_dir(branch, fd)
+        staged = stage.stage_name(name)
+        os.mknod(staged, stat.S_IFCHR, 0, dir_fd=staging)
+        return staging, staged
+
+    def _remove_directory(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> tuple[int, bytes]:
+        """Remove a directory's own copy and hide those below; return where it is now."""
         union = self._union
-        form = union.options.whiteout
-        hide = union.shows_below(parent, name, branch)
-        if hide and form == "aufs":
-            union.make_whiteout(parent, branch, fd, name)
+        if not union.shows_below(parent, name, branch):
+            return self.set_aside(branch, fd, name)
+        if union.options.whiteout == "overlay":
+            return self._swap_for_device(branch, fd, name)
+        times = os.fstat(fd)
+        union.make_whiteout(parent, branch, fd, name)
         try:
-            staging, staged = self.set_aside(branch, fd, name)
+            return self.set_aside(branch, fd, name)
         except BaseException:
-            if hide and form == "aufs":
-                whiteout.remove(branch, fd, name, form)
+            take_back_whiteout(fd, name, times)
             raise
-        if hide and form == "overlay":
+
+    def _swap_for_device(self, branch: OpenBranch, fd: int, name: bytes) -> tuple[int, bytes]:
+        """Let a directory and a whiteout change places: nothing can replace a directory that is not empty."""
+        with self._union.root_kept(branch.root, fd):
+            staging, staged = self._stage_device(branch, fd, name)
             try:
-                union.make_whiteout(parent, branch, fd, name)
+                syscalls.exchange(staged, name, staging, fd)
             except BaseException:
-                os.rename(staged, name, src_dir_fd=staging, dst_dir_fd=fd)
+                leftovers.discard(staging, staged)
                 raise
-        self.delete(staging, staged)
+        return staging, staged
+
+
+def take_back_whiteout(fd: int, name: bytes, times: os.stat_result) -> None:
+    """Remove AUFS' whiteout of an entry that was to go and did not, and give the directory the times that it had.
+
+    If the entry has gone all the same (EIO may mean that) the whiteout stays, and the operation is done.
+    """
+    try:
+        if whiteout.exists(fd, name) is None:
+            return
+    except OSError:
+        return  # beside its entry it hides nothing
+    leftovers.discard_whiteout(fd, name)
+    try_to_restore_times(fd, times)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rename in the union: decide the branch, bring the source there, rename on that branch, hide the old name.
+"""Rename in the union: decide the branch, bring the source there, hide the old name, rename on that branch.
 
 A directory moves only if one branch holds all of it (else EXDEV, as AUFS answers; mv(1) then copies). Each step before the
-rename itself is undone when a later one fails.
+rename itself changes nothing that is seen, and is undone when a later one fails; what follows it cannot fail.
 """
 
 from __future__ import annotations
@@ -11,18 +11,23 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
-from unionfs import protection, syscalls, whiteout
+from unionfs import leftovers, protection, syscalls, whiteout
 from unionfs.branch import OpenBranch
+from unionfs.copydirs import stage_like
 from unionfs.copyup import CopyUps
-from unionfs.emptiness import is_covered, is_empty
+from unionfs.emptiness import few_marks, is_covered, is_empty
 from unionfs.lookup import open_directory
+from unionfs.metadata import try_to_restore_times
 from unionfs.nodes import Node
 from unionfs.plinks import is_entry_of, losing, materialize
 from unionfs.policy import Policies
+from unionfs.reconsider import ask_again
 from unionfs.redirects import has_redirect
-from unionfs.remove import Remover
+from unionfs.remove import Remover, take_back_whiteout
 from unionfs.union import Union
 
 
@@ -33,6 +38,32 @@ class _Side(NamedTuple):
     name: bytes
     node: Node | None
     branch: OpenBranch | None
+
+
+class Places(NamedTuple):
+    """The old and the new name as descriptors of their directories on the one branch that renames."""
+
+    old_fd: int
+    old: bytes
+    new_fd: int
+    new: bytes
+    branch: OpenBranch
+
+    def rename(self, flags: int = 0) -> None:
+        """Rename the old name to the new one."""
+        if flags:
+            syscalls.renameat2(
+                self.old, self.new, src_dir_fd=self.old_fd, dst_dir_fd=self.new_fd, flags=flags
+            )
+        else:
+            os.rename(self.old, self.new, src_dir_fd=self.old_fd, dst_dir_fd=self.new_fd)
+
+    def exchange(self) -> None:
+        """Let the two change places."""
+        syscalls.exchange(self.old, self.new, self.old_fd, self.new_fd)
+
+
+Tidy = Callable[[], None]  # what is left to be done when a rename is done; raises nothing
 
 
 def _error(number: int) -> OSError:
@@ -150,88 +181,123 @@ class Renamer:
     def _move(self, old: _Side, node: Node, branch: OpenBranch, new: _Side) -> None:
         union = self._union
         target = self._target(old, branch, new)
-        is_directory = node.is_directory
-        if is_directory:
+        if node.is_directory:
             self._check_directory(node, target)
         old_fd = self._bring(old, node, branch, target)
         new_fd = old_fd if new.parent is old.parent else self._copyups.directory_on(new.parent, target)
+        if node.is_directory:
+            self._prepare_opaque(node, target, new, new_fd)
+        status = self._copy_of(node, target)
+        place = Places(old_fd, old.name, new_fd, new.name, target)
+        there = whiteout.exists(new_fd, new.name) if new.node is not None else None
+        hide = union.shows_below(old.parent, old.name, target)
         if new.node is not None:
             self._remover.bury(new.node)
-        if is_directory:
-            self._prepare_opaque(node, target, new, new_fd)
         union.numbers.keep(node, new.parent, target, new_fd)
-        hide = union.shows_below(old.parent, old.name, target)
-        on_target = new.node is not None and whiteout.exists(new_fd, new.name) is not None
-        with losing(union, new.node, new.parent, new.name, target, new_fd):
-            if union.options.whiteout == "overlay":
-                self._rename_overlay(old, old_fd, new, new_fd, target, hide=hide)
-            else:
-                self._rename_aufs(old, old_fd, new, new_fd, target, hide=hide)
-            self._settle(old, node, new, target, old_fd, new_fd, physical=on_target)
+        try:
+            with losing(union, new.node, new.parent, new.name, target, new_fd):
+                if union.options.whiteout == "overlay":
+                    tidy = self._rename_overlay(old, new, place, there, hide=hide)
+                else:
+                    tidy = self._rename_aufs(old, new, place, there, hide=hide)
+                self._settle(old, node, new, place, status, physical=there is not None)
+        except BaseException:
+            if new.node is not None:
+                self._remover.dig_up(new.node)
+            ask_again(union, old.parent, old.name)
+            ask_again(union, new.parent, new.name)
+            raise
+        for work in tidy:
+            work()
+
+    def _copy_of(self, node: Node, target: OpenBranch) -> os.stat_result | None:
+        """Return the stat of a directory's copy, by which it is known when it has its new name; None for a file."""
+        if not node.is_directory:
+            return None
+        fd = self._union.fd_on(node, target)
+        assert fd is not None
+        return os.fstat(fd)
 
     def _rename_aufs(
-        self, old: _Side, old_fd: int, new: _Side, new_fd: int, target: OpenBranch, *, hide: bool
-    ) -> None:
-        """Whiteout first, then the rename; what was done is undone if a step fails."""
-        if not hide and new.node is None and self._union.trust:
-            marked = self._union.may_hide(new.parent, target, new_fd, new.name)
-            if not marked or len(self._union.dirs(new.parent)) == 1:  # nothing to prepare or to clear
-                os.rename(old.name, new.name, src_dir_fd=old_fd, dst_dir_fd=new_fd)
-                if marked:
-                    whiteout.remove(target, new_fd, new.name, "aufs")
-                return
+        self, old: _Side, new: _Side, place: Places, there: os.stat_result | None, *, hide: bool
+    ) -> list[Tidy]:
+        """Whiteout first, then the rename; what was done is undone if a step fails. Returns what remains to be done."""
+        union = self._union
+        marked = union.may_hide(new.parent, place.branch, place.new_fd, new.name) and whiteout.has_mark(
+            place.new_fd, new.name
+        )
+        tidy: list[Tidy] = []
+        if marked:
+            tidy.append(partial(leftovers.discard_whiteout, place.new_fd, new.name))
+        if not hide and (there is None or not stat.S_ISDIR(there.st_mode)):
+            place.rename()
+            return tidy
         with contextlib.ExitStack() as undo:
             if hide:
-                self._union.make_whiteout(old.parent, target, old_fd, old.name)
-                undo.callback(whiteout.remove, target, old_fd, old.name, "aufs")
-            aside = self._clear_directory(new, new_fd, target, undo)
-            os.rename(old.name, new.name, src_dir_fd=old_fd, dst_dir_fd=new_fd)
+                times = os.fstat(place.old_fd)
+                union.make_whiteout(old.parent, place.branch, place.old_fd, old.name)
+                undo.callback(take_back_whiteout, place.old_fd, old.name, times)
+            if self._holds_something(place, there):
+                if not marked and union.shows_below(new.parent, new.name, place.branch):
+                    times = os.fstat(place.new_fd)
+                    union.make_whiteout(new.parent, place.branch, place.new_fd, new.name)
+                    undo.callback(self._take_back_beside, place, times)
+                    tidy.append(partial(leftovers.discard_whiteout, place.new_fd, new.name))
+                tidy.append(self._empty_out(place, undo, opaque=False))
+            place.rename()
             undo.pop_all()
-        whiteout.remove(target, new_fd, new.name, "aufs")
-        if aside is not None:
-            self._remover.delete(*aside)
+        return tidy
 
     def _rename_overlay(
-        self, old: _Side, old_fd: int, new: _Side, new_fd: int, target: OpenBranch, *, hide: bool
-    ) -> None:
+        self, old: _Side, new: _Side, place: Places, there: os.stat_result | None, *, hide: bool
+    ) -> list[Tidy]:
         """The whiteout takes the old name: by RENAME_WHITEOUT in one step where the filesystem can."""
+        is_directory = old.node is not None and old.node.is_directory
+        if is_directory and there is None and whiteout.exists(place.new_fd, new.name) is not None:
+            # A whiteout device, which a directory cannot replace: the two change places.
+            place.exchange()
+            return [] if hide else [partial(leftovers.discard_device, place.old_fd, old.name)]
         with contextlib.ExitStack() as undo:
-            aside = self._clear_directory(new, new_fd, target, undo)
-            status = whiteout.exists(new_fd, new.name)
-            if status is not None and old.node is not None and old.node.is_directory:
-                os.unlink(new.name, dir_fd=new_fd)  # a whiteout device: a directory cannot replace it
-                undo.callback(whiteout.make, target, new_fd, new.name, "overlay")
-            self._rename_leaving(old, old_fd, new, new_fd, target, hide=hide)
+            tidy = [self._empty_out(place, undo, opaque=True)] if self._holds_something(place, there) else []
+            if hide:
+                self._rename_leaving(old, place)
+            else:
+                place.rename()
             undo.pop_all()
-        if aside is not None:
-            self._remover.delete(*aside)
+        return tidy
 
-    def _rename_leaving(
-        self, old: _Side, old_fd: int, new: _Side, new_fd: int, target: OpenBranch, *, hide: bool
-    ) -> None:
-        if hide:
-            try:
-                syscalls.renameat2(
-                    old.name, new.name, src_dir_fd=old_fd, dst_dir_fd=new_fd, flags=syscalls.RENAME_WHITEOUT
-                )
-                return
-            except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EPERM):
-                    raise
-        os.rename(old.name, new.name, src_dir_fd=old_fd, dst_dir_fd=new_fd)
-        if hide:
-            self._union.make_whiteout(old.parent, target, old_fd, old.name)
+    def _rename_leaving(self, old: _Side, place: Places) -> None:
+        try:
+            place.rename(syscalls.RENAME_WHITEOUT)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EPERM):
+                raise
+            # Two steps, where the filesystem has no single one.
+            place.rename()
+            self._union.make_whiteout(old.parent, place.branch, place.old_fd, old.name)
 
-    def _clear_directory(
-        self, new: _Side, new_fd: int, target: OpenBranch, undo: contextlib.ExitStack
-    ) -> tuple[int, bytes] | None:
-        """Move a (logically empty) directory out of the new place."""
-        status = whiteout.exists(new_fd, new.name)
-        if status is None or not stat.S_ISDIR(status.st_mode):
-            return None
-        staging, staged = self._remover.set_aside(target, new_fd, new.name)
-        undo.callback(os.rename, staged, new.name, src_dir_fd=staging, dst_dir_fd=new_fd)
-        return staging, staged
+    def _holds_something(self, place: Places, there: os.stat_result | None) -> bool:
+        """Tell whether a (logically empty) directory at the new place has marks in it, so that nothing can replace it."""
+        if there is None or not stat.S_ISDIR(there.st_mode):
+            return False
+        return few_marks(place.new_fd, place.new, 0) is None
+
+    def _empty_out(self, place: Places, undo: contextlib.ExitStack, *, opaque: bool) -> Tidy:
+        """Let an empty directory like it take the place of one that is empty but for marks; return what deletes that one.
+
+        `opaque` says in overlayfs' way that it hides what is below; in AUFS' form a whiteout beside it does.
+        """
+        with self._union.root_kept(place.branch.root, place.new_fd):
+            staging, staged = stage_like(self._union, place.new_fd, place.new, place.branch, opaque=opaque)
+            undo.callback(leftovers.discard, staging, staged)
+            syscalls.exchange(staged, place.new, staging, place.new_fd)
+        undo.callback(syscalls.exchange, staged, place.new, staging, place.new_fd)
+        return partial(self._remover.delete, staging, staged)
+
+    def _take_back_beside(self, place: Places, times: os.stat_result) -> None:
+        """Take back the whiteout of the new place, unless the emptied directory is still there, which needs it."""
+        if few_marks(place.new_fd, place.new, 0) is None:
+            take_back_whiteout(place.new_fd, place.new, times)
 
     def _prepare_opaque(self, node: Node, target: OpenBranch, new: _Side, new_fd: int) -> None:
         """Mark a directory opaque when its new name would let lower entries through."""
@@ -245,7 +311,9 @@ class Renamer:
         below = union.shows_below(new.parent, new.name, target)
         replaced = self._is_opaque_directory(target, new_fd, new.name)
         if hidden or below or replaced or redirected or union.options.diropq == "a":
+            times = os.fstat(fd)
             whiteout.make_opaque(target, fd, union.options.whiteout)
+            try_to_restore_times(fd, times)
 
     def _is_opaque_directory(self, branch: OpenBranch, dirfd: int, name: bytes) -> bool:
         status = whiteout.exists(dirfd, name)
@@ -262,18 +330,17 @@ class Renamer:
         old: _Side,
         node: Node,
         new: _Side,
-        target: OpenBranch,
-        old_fd: int,
-        new_fd: int,
+        place: Places,
+        status: os.stat_result | None,
         *,
         physical: bool,
     ) -> None:
-        """Bring nodes, numbers and times in line with what was renamed."""
+        """Bring nodes, names and times in line with what was renamed; raises nothing."""
         union = self._union
         if new.node is not None:
             self._remover.lose_name(new.node, new.parent, new.name, physical=physical)
-        if node.is_directory:
-            union.reparent(node, new.parent, new.name, target)
+        if status is not None:
+            union.reparent(node, new.parent, new.name, place.branch, status)
         else:
             moved_home = node.parent is old.parent and node.name == old.name
             if moved_home:
@@ -281,9 +348,9 @@ class Renamer:
             else:
                 node.add_name(new.parent, new.name)
             node.remove_name(old.parent, old.name)
-        union.touched(old.parent, target, old_fd)
+        union.touched(old.parent, place.branch, place.old_fd)
         if new.parent is not old.parent:
-            union.touched(new.parent, target, new_fd)
+            union.touched(new.parent, place.branch, place.new_fd)
 
     def _exchange(
         self, old: _Side, node: Node, branch: OpenBranch, new: _Side, other: Node, other_branch: OpenBranch
@@ -297,19 +364,23 @@ class Renamer:
                 self._check_directory(candidate, target)
         old_fd = self._bring(old, node, branch, target)
         new_fd = self._bring(new, other, other_branch, target)
-        for moving, place, fd in ((node, new, new_fd), (other, old, old_fd)):
-            union.numbers.keep(moving, place.parent, target, fd)
+        for moving, side, fd in ((node, new, new_fd), (other, old, old_fd)):
+            union.numbers.keep(moving, side.parent, target, fd)
             if moving.is_directory:
-                self._prepare_opaque(moving, target, place, fd)
-        syscalls.renameat2(
-            old.name, new.name, src_dir_fd=old_fd, dst_dir_fd=new_fd, flags=syscalls.RENAME_EXCHANGE
-        )
+                self._prepare_opaque(moving, target, side, fd)
+        statuses = self._copy_of(node, target), self._copy_of(other, target)
+        try:
+            Places(old_fd, old.name, new_fd, new.name, target).exchange()
+        except BaseException:
+            ask_again(union, old.parent, old.name)
+            ask_again(union, new.parent, new.name)
+            raise
         node.remove_name(old.parent, old.name)
         other.remove_name(new.parent, new.name)
-        for moving, place in ((node, new), (other, old)):
-            if moving.is_directory:
-                union.reparent(moving, place.parent, place.name, target)
+        for moving, status, side in ((node, statuses[0], new), (other, statuses[1], old)):
+            if status is not None:
+                union.reparent(moving, side.parent, side.name, target, status)
             else:
-                moving.add_name(place.parent, place.name)
+                moving.add_name(side.parent, side.name)
         union.touched(old.parent, target, old_fd)
         union.touched(new.parent, target, new_fd)

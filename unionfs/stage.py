@@ -3,21 +3,17 @@
 
 Stages lie in the branch's `.wh..wh.orph` directory (in its root where overlayfs' form is written), so users' directories
 never hold a half-made entry, their times do not move, and the sweep at mount reads one directory and not the branch.
-Owns naming, removal and the sweep of what a killed server left. Knows nothing of what is staged.
+Owns naming and the sweep of what a killed server left; `leftovers` removes single ones. Knows nothing of what is staged.
 """
 
 import contextlib
 import itertools
-import logging
 import os
 import re
-import shutil
-import stat
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
-
-log = logging.getLogger(__name__)
+from unionfs.leftovers import remove_tree
 
 _counter = itertools.count(int.from_bytes(os.urandom(2), "little"))
 # NAME.XXXX after the prefix; the bookkeeping names and `.opq` do not look like this.
@@ -32,25 +28,6 @@ def stage_name(name: bytes) -> bytes:
 def is_stage(name: bytes) -> bool:
     """Tell whether a name of a branch is a leftover stage."""
     return _STAGE.match(name) is not None
-
-
-def remove_tree(dirfd: int, name: bytes) -> None:
-    """Remove a staged entry, whatever it is, following no link; a missing one is fine."""
-    status = whiteout.exists(dirfd, name)
-    if status is None:
-        return
-    if stat.S_ISDIR(status.st_mode):
-        shutil.rmtree(name, dir_fd=dirfd)
-    else:
-        os.unlink(name, dir_fd=dirfd)
-
-
-def discard(dirfd: int, name: bytes) -> None:
-    """Remove a stage on an error path, where a second error must not hide the first; the next mount sweeps."""
-    try:
-        remove_tree(dirfd, name)
-    except OSError as error:
-        log.warning("cannot remove the temporary %s: %s", os.fsdecode(name), error.strerror)
 
 
 def sweep_directory(fd: int) -> int:

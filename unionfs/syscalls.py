@@ -143,6 +143,11 @@ def renameat2(old: bytes, new: bytes, *, src_dir_fd: int, dst_dir_fd: int, flags
     _check(_libc.renameat2(src_dir_fd, ctypes.c_char_p(old), dst_dir_fd, ctypes.c_char_p(new), flags), old)
 
 
+def exchange(one: bytes, other: bytes, one_dir_fd: int, other_dir_fd: int) -> None:
+    """Let two entries change places in one step; EINVAL where the filesystem cannot."""
+    renameat2(one, other, src_dir_fd=one_dir_fd, dst_dir_fd=other_dir_fd, flags=RENAME_EXCHANGE)
+
+
 def mount(
     source: Path | None, target: Path, fstype: str | None, flags: int = 0, data: Path | None = None
 ) -> None:

@@ -7,7 +7,6 @@ or threads. All paths are single components relative to descriptors.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -386,13 +385,14 @@ class Union(Copies):
             self.nodes.release(child)
         self.directories.close(node)
 
-    def reparent(self, node: Node, parent: Node, name: bytes, branch: OpenBranch) -> None:
-        """Give a directory its new place after a rename on `branch`, which alone holds it from then on."""
+    def reparent(
+        self, node: Node, parent: Node, name: bytes, branch: OpenBranch, status: os.stat_result
+    ) -> None:
+        """Give a directory its new place after a rename on `branch`, which alone holds it, as `status`, from then on."""
         if node.parent is not None:
             node.remove_name(node.parent, node.name)
         node.add_name(parent, name)
         self.directories.close(node)
-        status = os.stat(name, dir_fd=self.fd_on(parent, branch), follow_symlinks=False)
         self.directories.set_layers(node, Found([(branch, status)]))
 
     # -- relations ----------------------------------------------------------------------------------------------
@@ -405,17 +405,6 @@ class Union(Copies):
         """Keep the last copy of a file reachable after its last name goes (the kernel may hold it open or as a cwd)."""
         if node.lookups or node.handles or node.opens:
             self.hold(node, self.open_path(node))
-
-    def touched(self, parent: Node, branch: OpenBranch, fd: int) -> None:
-        """After a change in a lower copy of a directory: bring its time to the top copy, so that the union shows it."""
-        top, top_fd = self.dirs(parent)[0]
-        if top is branch or not top.writable:
-            return
-        changed = os.fstat(fd)
-        shown = os.fstat(top_fd)
-        if changed.st_mtime_ns > shown.st_mtime_ns:
-            with contextlib.suppress(OSError):
-                os.utime(whiteout.proc_path(top_fd), ns=(shown.st_atime_ns, changed.st_mtime_ns))
 
     def close(self) -> None:
         """Close every descriptor."""

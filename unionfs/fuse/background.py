@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from unionfs import stage, syscalls
+from unionfs import leftovers, syscalls
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse.cachednames import CachedName, CachedNames
 from unionfs.fuse.deletions import Deletions
@@ -82,7 +82,7 @@ def attach(filesystem: UnionFilesystem, notifier: Notifier, cached: CachedNames,
 def detach(filesystem: UnionFilesystem, tasks: Tasks) -> None:
     """Let the filesystem do everything by itself again: the session is over."""
     tasks.at_end()
-    filesystem.set_background(inline_limit=None, delete_later=stage.discard)
+    filesystem.set_background(inline_limit=None, delete_later=leftovers.discard)
     # Flushing pseudo-links and closing forget nodes and change names: no task can be started for that any more.
     filesystem.invalidate_all = lambda: None
     filesystem.settled = None

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from unionfs import stage
+from unionfs import leftovers
 
 _PAUSE = 0.02  # seconds without a new one
 _MOST = 4096  # so many are not kept waiting: their names must differ, and their room may be needed
@@ -67,7 +67,7 @@ class Deletions:
         def work() -> None:
             try:
                 for fd, name in trees:
-                    stage.discard(fd, name)
+                    leftovers.discard(fd, name)
             finally:
                 for fd in directories.values():
                     os.close(fd)

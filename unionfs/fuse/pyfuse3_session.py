@@ -20,7 +20,7 @@ import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
 
 from unionfs.attributes import Changes
-from unionfs.copydata import Deferred
+from unionfs.copydata import CopyJob, Deferred
 from unionfs.create import Caller
 from unionfs.descriptor import Errand
 from unionfs.filesystem import UnionFilesystem, write_all
@@ -103,11 +103,17 @@ class Operations(pyfuse3.Operations):
         self, operation: Callable[..., T], *arguments: Any, **named: Any
     ) -> T:  # Any: passed through
         """Call the filesystem; when it needs long work done first, do that in a thread and call again."""
+        done: CopyJob | None = None
         while True:
             try:
                 return operation(*arguments, **named)
             except Deferred as deferred:
-                await trio.to_thread.run_sync(deferred.job.run)
+                job = deferred.job
+            finally:
+                if done is not None:
+                    self.filesystem.copyups.leave(done)
+            await trio.to_thread.run_sync(job.run)
+            done = job
 
     async def do_errand(self, errand: Errand) -> None:
         """Do an errand in a thread."""

@@ -74,15 +74,13 @@ class AttributeRequests:
             size=size if valid & abi.FATTR_SIZE else None,
             atime_ns=_moment(valid & abi.FATTR_ATIME, valid & abi.FATTR_ATIME_NOW, atime, atime_ns, now),
             mtime_ns=_moment(valid & abi.FATTR_MTIME, valid & abi.FATTR_MTIME_NOW, mtime, mtime_ns, now),
+            # Before a write that passes through the kernel asks for nothing else, with no bit set.
+            strip=bool(valid & abi.FATTR_KILL_SUIDGID or not valid) and not node.is_directory,
         )
         if moments & ~abi.FATTR_CTIME == _TOUCHED:
             changes = Changes(touch=True)
         handle = fh if valid & abi.FATTR_FH else None
         attributes = self._filesystem.setattr(node, changes, handle)
-        # Before a write that passes through the kernel asks for nothing else, with no bit set.
-        strips = (valid & abi.FATTR_KILL_SUIDGID or not valid) and not node.is_directory
-        if strips and self._filesystem.strip_privileges(node, attributes.status):
-            attributes = self._filesystem.getattr(node)
         self._tell(header, node)
         return self._replies.attributes(attributes, header.nodeid)
 

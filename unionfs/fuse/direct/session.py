@@ -261,10 +261,14 @@ class DirectSession:
         """Run the long work of a request in a thread, then the request again, until it needs none."""
         work: CopyJob | Errand | None = job
         while isinstance(work, CopyJob):
-            await trio.to_thread.run_sync(work.run)
-            if header.unique not in self._long:
-                return  # answered: its caller was killed
-            work = self._attempt(self._table[header.opcode][0], header, memoryview(body))
+            done = work
+            try:
+                await trio.to_thread.run_sync(done.run)
+                if header.unique not in self._long:
+                    return  # answered: its caller was killed
+                work = self._attempt(self._table[header.opcode][0], header, memoryview(body))
+            finally:
+                self.requests.filesystem.copyups.leave(done)
         if work is not None:
             self._in_thread(header, work, start)
             return

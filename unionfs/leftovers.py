@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is no longer needed once an operation is done: removed at once, or else later.
+
+An operation that is done must not be reported as failed because tidying up after it was. So nothing here raises: what cannot be
+removed is logged, remembered, and tried again when a union is closed. Knows nothing of unions; threads may use it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import stat
+import threading
+from collections.abc import Callable
+
+from unionfs import whiteout
+
+log = logging.getLogger(__name__)
+
+# So many are remembered, each with a descriptor of its directory. Of further ones the next mount sweeps the stages, and
+# `unionfs check` finds the rest.
+_MOST = 64
+
+_left: list[tuple[int, bytes, Callable[[int], bool]]] = []
+_lock = threading.Lock()
+
+
+def remove_tree(dirfd: int, name: bytes) -> None:
+    """Remove a staged entry, whatever it is, following no link; a missing one is fine."""
+    status = whiteout.exists(dirfd, name)
+    if status is None:
+        return
+    if stat.S_ISDIR(status.st_mode):
+        shutil.rmtree(name, dir_fd=dirfd)
+    else:
+        os.unlink(name, dir_fd=dirfd)
+
+
+def discard(dirfd: int, name: bytes) -> None:
+    """Remove a stage."""
+    try:
+        remove_tree(dirfd, name)
+    except OSError as error:
+        _remember(dirfd, name, error, lambda _: True)
+
+
+def discard_whiteout(dirfd: int, name: bytes) -> None:
+    """Remove AUFS' whiteout of `name`, whose entry is beside it by now; a missing one is fine."""
+    mark = whiteout.PREFIX + name
+    try:
+        os.unlink(mark, dir_fd=dirfd)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        # Later the entry may be gone, and its whiteout needed.
+        _remember(dirfd, mark, error, lambda fd: whiteout.exists(fd, name) is not None)
+
+
+def discard_device(dirfd: int, name: bytes) -> None:
+    """Remove overlayfs' whiteout `name`, which hides nothing; so one that stays is only logged."""
+    try:
+        os.unlink(name, dir_fd=dirfd)
+    except OSError as error:
+        log.warning("the whiteout %s, which hides nothing, stays: %s", os.fsdecode(name), error.strerror)
+
+
+def _remember(dirfd: int, name: bytes, error: OSError, is_left: Callable[[int], bool]) -> None:
+    log.warning("cannot remove %s, which is not needed any more: %s", os.fsdecode(name), error.strerror)
+    try:
+        own = os.dup(dirfd)
+    except OSError:
+        return
+    with _lock:
+        _left.append((own, name, is_left))
+        dropped = _left.pop(0)[0] if len(_left) > _MOST else -1
+    if dropped >= 0:
+        os.close(dropped)
+
+
+def retry() -> None:
+    """Try again to remove what could not be removed, once."""
+    with _lock:
+        entries = _left[:]
+        _left.clear()
+    for fd, name, is_left in entries:
+        try:
+            if is_left(fd):
+                with contextlib.suppress(FileNotFoundError):
+                    remove_tree(fd, name)
+        except OSError as error:
+            log.warning("%s stays: %s", os.fsdecode(name), error.strerror)
+        finally:
+            os.close(fd)
