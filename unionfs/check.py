@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find, in a branch that no union uses, what a crash may leave, and repair it: AUFS' auchk.
 
-Looks at names and types only. A repair never removes what may be somebody's data: of an entry and its whiteout the
-whiteout goes, and a directory with content under a reserved name is renamed.
+Looks at names and types only. A repair never removes what may be somebody's data, and changes nothing of what a union shows:
+of an entry and its whiteout the whiteout goes, and a directory with content under a reserved name is renamed.
 """
 
+import contextlib
 import os
 import shutil
 import stat
@@ -70,7 +71,9 @@ def _reserved(
     elif not stat.S_ISREG(status.st_mode):
         yield _problem("type", path, "a whiteout that is no regular file", "removed, or renamed if not empty")
     elif name[len(PREFIX) :] in names:
-        yield _problem("pair", path, "whiteout of an entry that is there", "whiteout removed")
+        yield _problem(
+            "pair", path, "whiteout of an entry that is there", "whiteout removed, a directory made opaque"
+        )
 
 
 def _meta(path: bytes, name: bytes, status: os.stat_result, is_root: bool) -> Iterator[Problem]:
@@ -128,6 +131,8 @@ def repair(problem: Problem) -> None:
 def put_right(problem: Problem) -> None:
     """Repair one problem of a branch that is known not to be in use; OSError."""
     path = os.fsencode(problem.path)
+    if problem.kind == "pair":
+        _make_opaque(path)
     if not stat.S_ISDIR(os.lstat(path).st_mode):
         os.unlink(path)
     elif problem.kind == "commit":
@@ -144,6 +149,17 @@ def _undo_commit(path: bytes) -> None:
         emptying.restore(root)
     finally:
         os.close(root)
+
+
+def _make_opaque(mark: bytes) -> None:
+    """Let a directory hide the lower ones of its name by itself, as the whiteout beside it did so far."""
+    head, name = os.path.split(mark)
+    directory = os.path.join(head, name.removeprefix(PREFIX))
+    status = os.lstat(directory)
+    if stat.S_ISDIR(status.st_mode):
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(os.path.join(directory, OPAQUE), os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
+        os.utime(directory, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _remove_or_keep(path: bytes) -> None:

@@ -410,6 +410,20 @@ def test_check_finds_and_repairs(tmp_path: Path) -> None:
     assert (tmp_path / "recovered.bad" / "inner").is_dir()
 
 
+def test_check_repair_of_a_pair_changes_nothing_that_shows(union: Workshop) -> None:
+    """A directory beside its whiteout hides what is below it, before and after the repair."""
+    made = union.prepare(
+        "", "", {"B0": {"d/x": "x", ".wh.d": "", "f": "f", ".wh.f": ""}, "B1": {"d/y": "y", "f": "low"}}
+    )
+    for _ in range(2):
+        made.start()
+        assert os.listdir(made / "d") == ["x"]
+        assert (made / "f").read_text() == "f"
+        made.stop()
+        unionfs("check", "-r", made.branch(0))
+    assert unionfs("check", made.branch(0)).stdout == ""
+
+
 def test_check_does_not_repair_a_branch_in_use(union: Workshop) -> None:
     """A branch of a living union is not touched."""
     made = union.mount(B0={}, B1={"f": "x"})
