@@ -25,7 +25,7 @@ _CHANGING = (
     "utimensat,truncate,ftruncate,chmod,fchmod,fchmodat,setxattr"
 )
 # What is logged of what could not be tidied up, or of what an injected error was told about.
-_LOG = ["cannot remove|times moved|does not show|miscounted|after an error"]
+_LOG = ["cannot remove|hides nothing, stays|times moved|does not show|miscounted|after an error"]
 
 
 @dataclass(frozen=True)
