@@ -208,6 +208,9 @@ def drop_entry(union: Union, ino: int) -> None:
     """Remove a pseudo-link from disk, then from memory; OSError with both as they were."""
     plink = union.plinks[ino]
     _unlink(union, plink.branch, plink.name)
+    if plink.note is not None:  # of a change after which it could not be removed
+        _unlink(union, *plink.note)
+        plink.note = None
     union.plinks.remove(ino)
 
 

@@ -5,6 +5,7 @@ The branches hold the same tree once for each try. What is seen afterwards, at o
 what a change that succeeded left, or what was there before, as the change said.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -201,7 +202,8 @@ def test_change_with_a_killed_server_is_done_or_not(union: Workshop, name: str, 
     new = _seen(u / "d1")
     for number, (call, nth) in enumerate(points, 2):
         directory = u / f"d{number}"
-        with traced(u.pid, call, f"signal=KILL:when={nth}"), pytest.raises(OSError, match=r"\[Errno"):
+        # What only the first change after a mount does, or a thread in its own time, may not come to pass.
+        with traced(u.pid, call, f"signal=KILL:when={nth}"), contextlib.suppress(OSError):
             CASES[name].change(directory)
         u.kill()
         u.start()
