@@ -77,8 +77,11 @@ class CopyUps:
         if node.is_directory and not node.removed and protection.of_directory(self._union, node) & ~allow:
             raise protection.refused()
         if node.branch.writable:
-            if length is not None and node.branch.overlay:
-                self.complete(node, length=length)
+            if node.branch.overlay and not node.is_directory:
+                if protection.of_file(self._union, node) & ~allow:
+                    raise protection.refused()
+                if length is not None:
+                    self.complete(node, length=length)
             return None
         target = self.target(node)
         if target is node.branch:

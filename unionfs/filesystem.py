@@ -237,7 +237,7 @@ class UnionFilesystem:
         if flags & os.O_ACCMODE:
             self.copyups.target(node)  # EROFS now, not at the first write
             assert node.branch is not None
-            if not node.branch.writable:
+            if not node.branch.writable or node.branch.overlay:
                 protection.check_open(self.union, node, flags)
         if flags & os.O_TRUNC:
             fd = self._change.open_truncated(node, branch_flags(flags, writable=True), strip=caller.uid != 0)

@@ -34,6 +34,8 @@ class Linker:
         if union.find_new(parent, name) is not None:
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
         protection.check_new_name(union, parent)
+        if protection.of_file(union, node):
+            raise protection.refused()
         assert node.branch is not None
         self._copyups.complete(node)
         target = self._policies.lifted(union.branches, union.dirs(parent), name, self._copyups.target(node))

@@ -19,7 +19,7 @@ import struct
 
 from unionfs import syscalls, whiteout
 from unionfs.branch import OpenBranch
-from unionfs.nodes import Node
+from unionfs.nodes import NO_XATTRS, Node
 from unionfs.syscalls import FS_APPEND_FL, FS_IMMUTABLE_FL
 from unionfs.union import Union
 
@@ -45,7 +45,7 @@ def of_directory(union: Union, node: Node) -> int:
     branch, fd = dirs[0]
     if not branch.writable:
         return syscalls.protecting_flags(fd) if branch.keeps_flags else 0
-    if len(dirs) == 1:
+    if len(dirs) == 1 and not _may_be_left(union, branch):
         return 0
     if node.protected < 0:
         node.protected = _recorded(branch, fd)
@@ -53,13 +53,29 @@ def of_directory(union: Union, node: Node) -> int:
 
 
 def of_file(union: Union, node: Node) -> int:
-    """Return which of PROTECTED hold for what is no directory and not on a writable branch; 0 for others."""
+    """Return which of PROTECTED hold for what is no directory, beyond what its branch sees to itself."""
     branch = node.branch
-    if branch is None or branch.writable or not branch.keeps_flags or stat.S_ISLNK(node.kind):
+    if branch is None or stat.S_ISLNK(node.kind):
+        return 0
+    if branch.writable:
+        return _left_on(union, node) if _may_be_left(union, branch) else 0
+    if not branch.keeps_flags:
         return 0
     if node.parent is None:
         return syscalls.protecting_flags(union.held_fd(node))
     return syscalls.protecting_flags(*union.home(node))
+
+
+def _may_be_left(union: Union, branch: OpenBranch) -> bool:
+    """Tell whether a writable branch may have flags on record that a kernel's overlay left, which had it as its upper one."""
+    return branch.overlay and branch.id not in union.unmarked
+
+
+def _left_on(union: Union, node: Node) -> int:
+    if node.parent is None or node.bare == NO_XATTRS or not stat.S_ISREG(node.kind):
+        return 0
+    fd, name = union.home(node)
+    return _flags_in(whiteout.read_xattr(fd, _OVERLAY_XATTR, name) or b"")
 
 
 def check_new_name(union: Union, parent: Node) -> None:
@@ -120,7 +136,9 @@ def flags_of(fd: int) -> int:
 
 def shown(union: Union, node: Node, flags: int) -> int:
     """Return what a node shows, given the flags of its visible copy."""
-    return flags | of_directory(union, node) if node.is_directory and not node.removed else flags
+    if node.removed:
+        return flags
+    return flags | (of_directory(union, node) if node.is_directory else of_file(union, node))
 
 
 def change(union: Union, node: Node, fd: int, changed: int, wanted: int) -> None:
@@ -130,7 +148,13 @@ def change(union: Union, node: Node, fd: int, changed: int, wanted: int) -> None
     """
     now = read_flags(fd)
     new = (now & ~changed) | (wanted & changed)
-    if not node.is_directory or node.removed or len(union.dirs(node)) == 1:
+    if not node.is_directory or node.removed:
+        left = 0 if node.removed else of_file(union, node)
+        if left:
+            os.removexattr(whiteout.proc_path(fd), _OVERLAY_XATTR)
+        _write(fd, new | left & ~changed)
+        return
+    if len(union.dirs(node)) == 1 and not of_directory(union, node):
         _write(fd, new)
         return
     if now & PROTECTED:  # set by somebody else; nothing could be recorded on it
@@ -170,8 +194,11 @@ def _names(branch: OpenBranch) -> tuple[str, ...]:
 
 
 def _recorded(branch: OpenBranch, fd: int) -> int:
-    found = [whiteout.read_xattr(fd, name) or b"" for name in _names(branch)]
-    return sum(flag for flag, letter in _LETTERS.items() if any(letter in value for value in found))
+    return _flags_in(b"".join(whiteout.read_xattr(fd, name) or b"" for name in _names(branch)))
+
+
+def _flags_in(letters: bytes) -> int:
+    return sum(flag for flag, letter in _LETTERS.items() if letter in letters)
 
 
 def _letters(flags: int) -> bytes:

@@ -367,3 +367,30 @@ def test_copy_on_open_of_immutable_file_reads_on(flagged: Workshop) -> None:
     assert (u / "d/g").read_text() == "g"
     assert (u.branches["top"] / "d/g").exists()
     assert not (u.branches["top"] / "f").exists()
+
+
+def test_flags_on_record_of_a_kernel_overlay_are_obeyed(flagged: Workshop) -> None:
+    """What chattr in a kernel's overlay left on its upper branch (overlay.protattr) holds when the union takes that over."""
+    immutable, append = {"trusted.overlay.protattr": b"i"}, {"trusted.overlay.protattr": b"a"}
+    content: Tree = {
+        "f": tree.File("f", xattrs=immutable), "log": tree.File("log", xattrs=append), "other": "o", "plain": "p",
+        "d": tree.Dir(xattrs=immutable), "d/f": "f", "d/empty": tree.Dir(), "out": "out", "void": tree.Dir(),
+    }  # fmt: skip
+    u = flagged.mount("whiteout=overlay,br:{up}=rw:{low}=ro+ovl", changing="up", up=content, low={"x": "x"})
+    refused(*changes(u, "f"), *changes(u, "log"), *name_changes(u, "d"))
+    (u / "plain").write_text("changed")
+    with (u / "log").open("a") as log:
+        log.write("+")
+    assert (u / "log").read_text() == "log+"
+    if flagged.session != "direct":
+        return
+    for name, shown in (("f", {"i"}), ("log", {"a"}), ("d", {"i"})):
+        assert letters(u / name) == shown
+        chattr("-ia", u / name)
+        assert letters(u / name) == set()
+    (u / "f").write_text("changed")
+    (u / "log").unlink()
+    (u / "d/f").unlink()
+    u.remount()
+    assert (u / "f").read_text() == "changed"
+    (u / "d/new").touch()
