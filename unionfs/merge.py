@@ -49,8 +49,8 @@ class Copy:
         self.device = branch.device if branch.one_device else os.fstat(fd).st_dev
 
     def shows(self, name: bytes, kind: int) -> bool:
-        """Tell whether an entry is none of the union's marks: the reserved prefix with something behind it, or a device."""
-        if name[:4] == whiteout.PREFIX and len(name) > len(whiteout.PREFIX):
+        """Tell whether an entry is none of the union's marks: the reserved prefix, also with nothing behind it, or a device."""
+        if name[:4] == whiteout.PREFIX:
             return self.union.options.shwh and not name.startswith(whiteout.META_PREFIX)
         return not (self.branch.overlay and is_device_mark(self.fd, name, kind))
 

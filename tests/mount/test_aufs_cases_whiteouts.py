@@ -149,6 +149,22 @@ def test_lookup_whiteout_of_wrong_type_is_eio(union: Workshop) -> None:
         (u / "g").stat()
 
 
+@pytest.mark.parametrize("options", ["", "udba=none", "whiteout=overlay"])
+def test_remove_directory_with_the_bare_prefix_works(union: Workshop, options: str) -> None:
+    """`.wh.` is reserved like every name that begins so: it is not listed, and does not keep its directory, upper or lower."""
+    content: Tree = {"d/.wh.": "x", "d/f": "f", "e/.wh./inner": "x"}
+    u = union.mount(options, B0=content, B1=content)
+    assert sorted(os.listdir(u / "d")) == ["f"]
+    assert os.listdir(u / "e") == []
+    with refused("EPERM"):
+        (u / "d/.wh.").stat()
+    shutil.rmtree(u / "d")
+    (u / "e").rmdir()
+    assert os.listdir(u.mnt) == []
+    (u / "d").mkdir()
+    assert os.listdir(u / "d") == []
+
+
 def test_create_rw_below_ro_top_is_erofs(union: Workshop) -> None:
     """Case 35: a writable branch must be at or above the parent's topmost copy."""
     u = union.prepare("br:{B0}=ro:{B1}=rw", "B1", {"B0": {}, "B1": {"onlyhere": tree.Dir()}})
