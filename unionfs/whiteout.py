@@ -23,6 +23,8 @@ BOOKKEEPING = (BASE, PLINK_DIR, ORPHAN_DIR)
 
 # AUFS reserves room for two prefixes, a dot and four hex digits: 255 - 2*4 - 1 - 4.
 MAX_NAME = 242
+# What AUFS' form can hide; in overlayfs' form names may be longer.
+_LONGEST_HIDDEN = 255 - len(PREFIX)
 
 _OVERLAY_SPACES = ("trusted.overlay.", "user.overlay.")
 _OPAQUE_XATTRS = ("trusted.overlay.opaque", "user.overlay.opaque", "user.fuseoverlayfs.opaque")
@@ -191,7 +193,7 @@ def _renew_base(branch: OpenBranch) -> None:
 
 def remove(branch: OpenBranch, dirfd: int, name: bytes, form: str) -> bool:
     """Remove the whiteout of `name` if there is one in the directory; tell whether there was."""
-    if branch.whable:
+    if branch.whable and len(name) <= _LONGEST_HIDDEN:
         try:
             os.unlink(PREFIX + name, dir_fd=dirfd)
             return True

@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -301,3 +302,37 @@ def test_user_made_reserved_names_are_refused_in_every_way(union: Workshop) -> N
     with refused("EPERM"):
         (u / "d").rename(target)
     assert tree.names(u.branch(0)) == {"f", "d"}
+
+
+@pytest.mark.parametrize("length", [251, 252, 255])
+@pytest.mark.parametrize("lower", [False, True])
+def test_long_names_in_overlay_form_are_made_linked_and_removed(
+    union: Workshop, length: int, lower: bool
+) -> None:
+    """A name that AUFS' prefix would make too long for the branch is like any other; over a whiteout of its own too."""
+    name, other = "n" * length, "o" * length
+    u = union.mount(
+        "whiteout=overlay", B0={}, B1={f"d/{name}": "lower", f"d/{other}/x": "x"} if lower else {"d/x": ""}
+    )
+    if lower:
+        (u / "d" / name).unlink()
+        shutil.rmtree(u / "d" / other)
+    makers: list[Callable[[Path], object]] = [
+        Path.touch,
+        lambda path: path.symlink_to("x"),
+        lambda path: os.mkfifo(path),
+        lambda path: (u / "d/a").rename(path),
+        lambda path: path.hardlink_to(u / "d/a"),
+    ]
+    for make in makers:
+        (u / "d/a").touch()
+        make(u / "d" / name)
+        assert name in os.listdir(u / "d")
+        (u / "d" / name).unlink()
+        assert name not in os.listdir(u / "d")
+    (u / "d" / other).mkdir()
+    (u / "d" / other).rmdir()
+    (u / "d/a").unlink(missing_ok=True)
+    (u / "d/x").unlink(missing_ok=True)
+    (u / "d").rmdir()
+    assert os.listdir(u.mnt) == []
