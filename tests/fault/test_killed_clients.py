@@ -120,7 +120,7 @@ def _kills_in_a_full_queue(
 
 
 @pytest.mark.parametrize("call", [_punch, _copy])
-@pytest.mark.parametrize("options", ["udba=none", "udba=none,nopassthrough", "coherence=aufs"])
+@pytest.mark.parametrize("options", ["udba=none", "nopassthrough", "coherence=aufs"])
 def test_call_of_a_killed_client_reaches_no_other_file(union: Workshop, options: str, call: Call) -> None:
     """Files that are opened when the killed clients' are closed stay what they are, whatever numbers they got."""
     top = union.block_device("B0", 16)

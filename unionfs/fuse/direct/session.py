@@ -7,6 +7,7 @@ requests do. Work that blocks goes to threads. The handlers are in the other mod
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -296,7 +297,9 @@ class DirectSession:
         Other signals are not worth it: programs do not expect EINTR from files.
         """
         header = self._long.get(unique)
-        if header is not None and _is_being_killed(header.pid):
+        if header is None or not _is_being_killed(header.pid):
+            return
+        with contextlib.suppress(KeyError):  # a thread may have finished it while we looked
             del self._long[unique]
             self._reply(header, -errno.EINTR, b"")
 
