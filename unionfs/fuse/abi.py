@@ -150,6 +150,8 @@ BACKING_OPEN = 0x4010E501
 BACKING_CLOSE = 0x4004E502
 
 GETATTR_FH = 1
+WRITE_CACHE = 1 << 0  # pages that were changed through a mapping, or with the writeback cache
+WRITE_LOCKOWNER = READ_LOCKOWNER = 1 << 1  # said by what goes past the page cache, whoever owns locks
 WRITE_KILL_SUIDGID = 1 << 2
 OPEN_KILL_SUIDGID = 1
 FSYNC_DATASYNC = 1

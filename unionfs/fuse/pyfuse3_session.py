@@ -74,6 +74,15 @@ def _caller(context: RequestContext) -> Caller:
     return Caller(context.uid, context.gid, context.pid, context.umask)
 
 
+def _file_info(handle: int, flags: int) -> FileInfo:
+    """Return how the kernel is to use a handle: appended data may become zeros in its page cache (`Replies.bypasses_cache`).
+
+    What is also opened for reading stays there, for it might be mapped, which the kernel refuses then.
+    """
+    appends = flags & os.O_APPEND and flags & os.O_ACCMODE == os.O_WRONLY
+    return FileInfo(fh=handle, keep_cache=True, direct_io=bool(appends))
+
+
 class Operations(pyfuse3.Operations):
     """pyfuse3's handlers; see its documentation for their contracts."""
 
@@ -263,7 +272,7 @@ class Operations(pyfuse3.Operations):
     @answered
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         handle = await self.call(self.filesystem.open_file, self.node(inode), flags, _caller(ctx))
-        return FileInfo(fh=handle, keep_cache=True)
+        return _file_info(handle, flags)
 
     @answered
     async def create(
@@ -272,7 +281,7 @@ class Operations(pyfuse3.Operations):
         attributes, handle = await self.call(
             self.filesystem.create, self.node(parent), name, mode, flags, _caller(ctx)
         )
-        return FileInfo(fh=handle, keep_cache=True), self.looked_up(attributes)
+        return _file_info(handle, flags), self.looked_up(attributes)
 
     @answered
     async def read(self, fh: int, off: int, size: int) -> bytes:

@@ -12,6 +12,7 @@ from unionfs.attributes import Changes
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.fuse.direct.replies import NANO, Header, Replies, Reply, name_in
+from unionfs.fuse.direct.unseen import UnseenWrites
 from unionfs.nodes import NO_CAPABILITIES, Node
 
 _CAPABILITY = b"security.capability\0"
@@ -23,9 +24,10 @@ _FLUSHED = abi.FATTR_MTIME | abi.FATTR_CTIME
 class AttributeRequests:
     """The handlers of one mount that deal with attributes."""
 
-    def __init__(self, filesystem: UnionFilesystem, replies: Replies) -> None:
+    def __init__(self, filesystem: UnionFilesystem, replies: Replies, unseen: UnseenWrites) -> None:
         self._filesystem = filesystem
         self._replies = replies
+        self._unseen = unseen
 
     def getattr(self, header: Header, body: memoryview) -> Reply:
         """Return attributes."""
@@ -81,6 +83,8 @@ class AttributeRequests:
             changes = Changes(touch=True)
         handle = fh if valid & abi.FATTR_FH else None
         attributes = self._filesystem.setattr(node, changes, handle)
+        if changes.size is not None and self._unseen:
+            self._unseen.truncated(node, changes.size)
         self._tell(header, node)
         return self._replies.attributes(attributes, header.nodeid)
 

@@ -16,6 +16,7 @@ from unionfs.filesystem import UnionFilesystem, write_all
 from unionfs.fuse import abi
 from unionfs.fuse.direct.replies import NO_REPLY, Header, Replies, Reply
 from unionfs.fuse.direct.smallfiles import LIMIT, SmallFiles
+from unionfs.fuse.direct.unseen import UnseenWrites
 from unionfs.fuse.direct.workers import Workers
 from unionfs.handles import FileHandle, is_in_memory
 
@@ -35,12 +36,14 @@ class DataRequests:
         replies: Replies,
         workers: Workers,
         small: SmallFiles,
+        unseen: UnseenWrites,
         max_write: int,
     ) -> None:
         self._filesystem = filesystem
         self._replies = replies
         self._workers = workers
         self._small = small
+        self._unseen = unseen
         self._view = memoryview(bytearray(max_write))
         self._slow_until = 0.0
         self._bare: set[int] = set()  # handles of files without capabilities, as of `_capabilities`
@@ -48,8 +51,10 @@ class DataRequests:
 
     def read(self, header: Header, body: memoryview) -> Reply:
         """Read what the page cache has; a worker fetches the rest."""
-        fh, offset, size, _, _, _, _ = abi.READ_IN.unpack_from(body)
+        fh, offset, size, read_flags, _, _, _ = abi.READ_IN.unpack_from(body)
         handle = self._filesystem.file(fh)
+        if self._unseen and not read_flags & abi.READ_LOCKOWNER:
+            self._unseen.read(handle.node, offset, size)
         fd = handle.fd
         if handle.size <= LIMIT:
             self._small.lost(header.nodeid)
@@ -84,12 +89,30 @@ class DataRequests:
             )  # from a mapping: a plain write of the caller's appends
         if write_flags & abi.WRITE_KILL_SUIDGID:
             self._strip(handle)
-        if handle.flags & (os.O_SYNC | os.O_DSYNC) or time.monotonic() < self._slow_until:
+        if self._unseen or write_flags & abi.WRITE_LOCKOWNER:
+            data = self._with_unseen(handle, offset, data, write_flags)
+        if self._may_wait(handle):
             copy = memoryview(bytes(data))
             handle.hold()
             self._workers.submit(header.unique, lambda _: self._write(handle.fd, copy, offset), (handle,))
             return NO_REPLY
         return self._write(handle.fd, data, offset)
+
+    def _may_wait(self, handle: FileHandle) -> bool:
+        """Tell whether a worker is to write; not where a page that is written back is compared with what is there by then."""
+        if self._unseen and handle.node in self._unseen:
+            return False
+        return bool(handle.flags & (os.O_SYNC | os.O_DSYNC)) or time.monotonic() < self._slow_until
+
+    def _with_unseen(self, handle: FileHandle, offset: int, data: memoryview, write_flags: int) -> memoryview:
+        """Return what is to be written, and note what the kernel's pages of the file know of it."""
+        if write_flags & abi.WRITE_CACHE:
+            return self._unseen.merge(handle, offset, data)
+        if write_flags & abi.WRITE_LOCKOWNER:
+            self._unseen.note(handle, offset, len(data))
+        else:
+            self._unseen.read(handle.node, offset, len(data))
+        return data
 
     def _strip(self, handle: FileHandle) -> None:
         """Clear set-id bits and capabilities: every write of an ordinary user asks for that, so a look must do mostly."""

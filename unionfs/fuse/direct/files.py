@@ -13,19 +13,27 @@ from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.fuse.direct.passthrough import Passthrough, open_flags, stale
 from unionfs.fuse.direct.replies import Header, Replies, Reply, name_in
+from unionfs.fuse.direct.unseen import UnseenWrites
 from unionfs.fuse.notify import Notifier
+from unionfs.handles import FileHandle
 
 
 class FileRequests:
     """The handlers of one mount that deal with open files."""
 
     def __init__(
-        self, filesystem: UnionFilesystem, replies: Replies, passthrough: Passthrough, notifier: Notifier
+        self,
+        filesystem: UnionFilesystem,
+        replies: Replies,
+        passthrough: Passthrough,
+        notifier: Notifier,
+        unseen: UnseenWrites,
     ) -> None:
         self._filesystem = filesystem
         self._replies = replies
         self._passthrough = passthrough
         self._notifier = notifier
+        self._unseen = unseen
         self._file_flags = abi.FOPEN_KEEP_CACHE | abi.FOPEN_NOFLUSH
 
     def open(self, header: Header, body: memoryview) -> Reply:
@@ -63,11 +71,32 @@ class FileRequests:
     def _opened(self, handle: int, ordinary_flags: int) -> bytes:
         """Return the part of a reply that tells the kernel how to use a new handle."""
         try:
-            flags, backing_id = self._passthrough.open(self._filesystem.file(handle), ordinary_flags)
+            opened = self._filesystem.file(handle)
+            flags, backing_id = self._passthrough.open(opened, ordinary_flags)
         except OSError:
             self._filesystem.release(handle)
             raise
+        if opened.writes and opened.backing is None and self._goes_past_pages(opened):
+            flags |= abi.FOPEN_DIRECT_IO
         return abi.OPEN_OUT.pack(handle, flags, backing_id)
+
+    def _goes_past_pages(self, handle: FileHandle) -> bool:
+        """Tell whether an ordinary handle writes past the kernel's pages of the file (`unseen`).
+
+        In them appended data may be lost (Linux 6.17 on): while a WRITE is under way the file's size is still the former one,
+        and if the page is written back then, because somebody changed it through a mapping, all behind that size becomes
+        zeros. Not so where the kernel decides on the size itself (the writeback cache).
+
+        Reading such a handle comes to the server too, so not all do: those that only append, and where files mostly pass
+        through the few that do not, as a reader had them open before they were copied up.
+        """
+        replies, access = self._replies, handle.flags & os.O_ACCMODE
+        if replies.writeback or not (replies.direct_mappings or access == os.O_WRONLY):
+            return False
+        branch = handle.node.branch
+        return bool(handle.flags & os.O_APPEND) or (
+            self._passthrough.on and branch is not None and branch.writable
+        )
 
     def _access(self, flags: int) -> int:
         """Return the flags to open the branch file with.
@@ -109,6 +138,8 @@ class FileRequests:
         handle = self._filesystem.file(number)
         self._filesystem.release(number)
         self._passthrough.close(handle)
+        if self._unseen:
+            self._unseen.released(handle.node)
         return b""
 
     def fsync(self, header: Header, body: memoryview) -> Reply:
@@ -132,6 +163,7 @@ class FileRequests:
         """Allocate, punch or zero a range."""
         fh, offset, length, mode = abi.FALLOCATE_IN.unpack_from(body)
         handle = self._filesystem.writable_file(fh)
+        self._unseen.read(handle.node, offset, length)  # the kernel changes its pages itself
         return errand(lambda: syscalls.fallocate(handle.fd, mode, offset, length), handle)
 
     def lseek(self, header: Header, body: memoryview) -> Reply:
@@ -153,6 +185,7 @@ class FileRequests:
         writer = self._filesystem.writable_file(target)
         reader = self._filesystem.file(source)
         length = min(length, 1 << 30)
+        self._unseen.read(writer.node, target_offset, length)  # the kernel drops its pages
 
         def work() -> bytes:
             count = os.copy_file_range(reader.fd, writer.fd, length, offset, target_offset)

@@ -76,6 +76,7 @@ class MountRequests:
         depth = self._passthrough.agree(offered_2 if offered & abi.INIT_EXT else 0)
         if depth:  # the kernel does not do both
             flags, flags_2 = flags & ~abi.WRITEBACK_CACHE, flags_2 | abi.PASSTHROUGH
+        self._replies.direct_mappings = bool(flags_2 & abi.DIRECT_IO_ALLOW_MMAP)
         self._replies.writeback = bool(flags & abi.WRITEBACK_CACHE)
         return abi.INIT_OUT.pack(
             abi.MAJOR, min(minor, abi.MINOR), readahead, flags, _MAX_BACKGROUND, _CONGESTION,

@@ -58,6 +58,7 @@ class Replies:
         self.checks_flags = False  # likewise: the kernel looks whether a caller may change inode flags
         self.capabilities = 0  # changes whenever some file may have got capabilities
         self.interrupted: Callable[[int], None] = lambda unique: None  # set by the session
+        self.direct_mappings = False  # likewise: what is opened with FOPEN_DIRECT_IO can be mapped
         self.writeback = False  # likewise: the kernel keeps sizes and mtimes, and writes when it likes
         self.use_options()
 

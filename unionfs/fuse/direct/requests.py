@@ -15,6 +15,7 @@ from unionfs.fuse.direct.mount import MountRequests
 from unionfs.fuse.direct.names import NameRequests
 from unionfs.fuse.direct.passthrough import Passthrough
 from unionfs.fuse.direct.replies import Handler, MappedReplies, Replies
+from unionfs.fuse.direct.unseen import UnseenWrites
 from unionfs.fuse.direct.workers import Workers
 from unionfs.fuse.notify import Notifier
 
@@ -35,13 +36,14 @@ class Requests:
         self.passthrough = passthrough = Passthrough(filesystem, device_fd)
         self.habits = habits = Habits()
         self.directories = DirectoryRequests(filesystem, replies, habits)
+        unseen = UnseenWrites()
         groups = (
             MountRequests(filesystem, replies, passthrough, max_write),
             NameRequests(filesystem, replies, habits),
-            AttributeRequests(filesystem, replies),
+            AttributeRequests(filesystem, replies, unseen),
             FlagRequests(filesystem, replies),
-            FileRequests(filesystem, replies, passthrough, notifier),
-            DataRequests(filesystem, replies, self.workers, passthrough.small, max_write),
+            FileRequests(filesystem, replies, passthrough, notifier, unseen),
+            DataRequests(filesystem, replies, self.workers, passthrough.small, unseen, max_write),
             self.directories,
         )
         self.table: dict[int, Handler] = {

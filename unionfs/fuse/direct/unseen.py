@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes that went past the kernel's page cache of a file, and what its pages write back over them.
+
+A handle with FOPEN_DIRECT_IO writes past the pages. One that somebody changes through a mapping is dropped before and after that
+write, and filled in between with the former data, or is filled before and written back after it: then the former data would
+come back. So the former data is remembered until the kernel reads the place again, and a page that is written back changes
+only what differs from it. Source: Linux, fs/fuse/file.c and inode.c (GETATTR tells the new size before the writer does).
+"""
+
+from __future__ import annotations
+
+import os
+
+from unionfs.handles import FileHandle
+from unionfs.nodes import Node
+
+_MOST_BYTES = 1 << 20  # of former data a node; the oldest is forgotten first
+_MOST_WRITES = 4096
+
+
+class UnseenWrites:
+    """What pages of one mount may not show yet, by file."""
+
+    def __init__(self) -> None:
+        self._former: dict[
+            Node, list[tuple[int, bytes]]
+        ] = {}  # (offset, data before the write), oldest first
+
+    def __bool__(self) -> bool:
+        return bool(self._former)
+
+    def __contains__(self, node: Node) -> bool:
+        return node in self._former
+
+    def note(self, handle: FileHandle, offset: int, size: int) -> None:
+        """Remember what is at a place that is about to be written past the pages, if somebody might have it mapped."""
+        node = handle.node
+        mappable = _mappable(node)
+        if mappable is None:
+            return
+        former = self._former.setdefault(node, [])
+        former.append((offset, os.pread(mappable.fd, size, offset).ljust(size, b"\0")))
+        while len(former) > _MOST_WRITES or sum(len(data) for _, data in former[:-1]) > _MOST_BYTES:
+            del former[0]
+
+    def read(self, node: Node, offset: int, size: int) -> None:
+        """The kernel fills pages: it knows what is there now."""
+        former = self._former.get(node)
+        if former is None:
+            return
+        end = offset + size
+        left: list[tuple[int, bytes]] = []
+        for start, data in former:
+            if start < offset:
+                left.append((start, data[: offset - start]))
+            if start + len(data) > end:
+                left.append((max(start, end), data[max(0, end - start) :]))
+        if left:
+            self._former[node] = left
+        else:
+            del self._former[node]
+
+    def truncated(self, node: Node, size: int) -> None:
+        """The kernel cut its pages at the new size, and shows zeros behind it."""
+        former = self._former.get(node)
+        if former is not None:
+            self._former[node] = [(start, data[: size - start]) for start, data in former if start < size]
+
+    def released(self, node: Node) -> None:
+        """A handle was closed: with the last that mappings may be made of, they are gone and written back."""
+        if node in self._former and _mappable(node) is None:
+            del self._former[node]
+
+    def merge(self, handle: FileHandle, offset: int, data: memoryview) -> memoryview:
+        """Return what a page that is written back is to write: what is there where the page does not differ from before."""
+        former, mappable = self._former.get(handle.node), _mappable(handle.node)
+        if former is None or mappable is None:
+            return data
+        base = bytearray(data)
+        unseen = bytearray(len(data))
+        for start, before in reversed(former):  # the oldest is what the page was filled with
+            first, last = max(start, offset), min(start + len(before), offset + len(data))
+            if first < last:
+                base[first - offset : last - offset] = before[first - start : last - start]
+                unseen[first - offset : last - offset] = b"\1" * (last - first)
+        if not any(unseen):
+            return data
+        merged = bytearray(data)
+        present = os.pread(mappable.fd, len(data), offset)
+        for place, byte in enumerate(present):
+            if unseen[place] and merged[place] == base[place]:
+                merged[place] = byte
+        # The page may stay, as it is.
+        former[:] = [(start, _replaced(start, before, offset, data)) for start, before in former]
+        return memoryview(merged)
+
+
+def _mappable(node: Node) -> FileHandle | None:
+    """Return a handle through whose mapping a file's pages may be changed; the mapping keeps it open."""
+    for handle in node.handles or ():
+        if handle.flags & os.O_ACCMODE == os.O_RDWR and handle.backing is None:
+            return handle
+    return None
+
+
+def _replaced(start: int, before: bytes, offset: int, data: memoryview) -> bytes:
+    """Return `before` (at `start`) with what `data` (at `offset`) has of it."""
+    first, last = max(start, offset), min(start + len(before), offset + len(data))
+    if first >= last:
+        return before
+    return before[: first - start] + bytes(data[first - offset : last - offset]) + before[last - start :]
