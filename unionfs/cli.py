@@ -7,12 +7,13 @@ Exit codes: 0 done, 1 failed (one line on stderr says what and what to do), 2 wr
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Sequence
 
 from unionfs import commands, mount_helper, views
 from unionfs.arguments import Parser, Version
-from unionfs.program import run_command
+from unionfs.program import run_command, set_up_log
 
 _EXAMPLES = """\
 examples:
@@ -33,10 +34,22 @@ _COMMANDS = frozenset(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    if len(argv) > 2 and argv[0] not in _COMMANDS and "-o" in argv:
-        # mount(8) gives a mount of type fuse.unionfs to mount.fuse3, and that runs: unionfs SOURCE TARGET -o OPTIONS
+    set_up_log(logging.StreamHandler(), logging.WARNING, "unionfs: %(message)s")
+    if _is_from_mount(argv):
         return mount_helper.main(argv)
     return run_command("unionfs", lambda: _run(argv))
+
+
+def _is_from_mount(argv: Sequence[str]) -> bool:
+    """Tell whether mount.fuse3 calls, to which mount(8) gives a mount of type fuse.unionfs: unionfs SOURCE TARGET -o OPTIONS.
+
+    A misspelt command is none of that: what looks like one is not mounted.
+    """
+    if len(argv) < 3 or argv[0] in _COMMANDS or argv[1].startswith("-") or "-o" not in argv:
+        return False
+    from difflib import get_close_matches
+
+    return not get_close_matches(argv[0], _COMMANDS)
 
 
 def _run(argv: Sequence[str]) -> int:

@@ -58,8 +58,10 @@ def _outside(mountpoint: str, path: str) -> str:
     """Return `path` made absolute; UserError when it lies on the union itself."""
     path = absolute(path)
     union = mount_table.containing(mount_table.canonical(mountpoint))
+    if union is None or not union.fstype.startswith("fuse"):
+        raise UserError(f"{mountpoint} is not on a union mounted by unionfs", "see: findmnt -t fuse.unionfs")
     inside = mount_table.containing(os.path.realpath(path))
-    if union is not None and inside is not None and union.device == inside.device:
+    if inside is not None and union.device == inside.device:
         raise UserError(f"{path} is inside the union at {mountpoint}, it cannot be a branch of it")
     return path
 

@@ -17,3 +17,10 @@ class UserError(Exception):
     def line(self) -> str:
         """Return the text as one line."""
         return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class UsageError(UserError):
+    """The command line is wrong: a word in it, an option of a mount; nothing was tried. Programs exit with 2."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint, status=2)

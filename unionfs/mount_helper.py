@@ -50,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-N", dest="namespace", help="ignored")
     for letter, text in (("-s", "accept unknown options"), ("-f", "do nothing"), ("-n", ""), ("-v", "")):
         parser.add_argument(letter, action="store_true", help=text or "ignored")
-    return run_command(PROGRAM, lambda: _run(parser.parse_args(arguments)), failed=_MOUNT_FAILURE)
+    return run_command(
+        PROGRAM, lambda: _run(parser.parse_args(arguments)), failed=_MOUNT_FAILURE, wrong_usage=_WRONG_USAGE
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ Source of the table: aufs(5); options without a meaning in user space are checke
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from unionfs.errors import UserError
+from unionfs.errors import UsageError
 
 IdRange = tuple[int, int, int]  # first id on branches, first id in the union, how many
 
@@ -188,13 +188,13 @@ _MOST_DIGITS = 20  # Python refuses to read numbers of some thousand
 def _number(text: str, option: str, low: int, high: int) -> int:
     digits = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
     if not digits or not low <= int(text) <= high:
-        raise UserError(f"option {option}: {text!r} is not a number from {low} to {high}")
+        raise UsageError(f"option {option}: {text!r} is not a number from {low} to {high}")
     return int(text)
 
 
 def _choice(text: str, option: str, choices: tuple[str, ...]) -> str:
     if text not in choices:
-        raise UserError(f"option {option}: {text!r} is none of {', '.join(choices)}")
+        raise UsageError(f"option {option}: {text!r} is none of {', '.join(choices)}")
     return text
 
 
@@ -204,11 +204,11 @@ def _create(text: str) -> Change:
     _choice(policy, "create", ("tdp", "rr", "mfs", "mfsrr", "pmfs", "pmfsrr", "tdmfs"))
     wanted = 2 if policy in _CREATE_NEEDS_LOW else 1 if policy in _CREATE_TIMED else 0
     if len(numbers) > wanted:
-        raise UserError(f"option create: {policy} takes at most {wanted} numbers, not {text!r}")
+        raise UsageError(f"option create: {policy} takes at most {wanted} numbers, not {text!r}")
     low = 0
     if policy in _CREATE_NEEDS_LOW:
         if not numbers:
-            raise UserError(
+            raise UsageError(
                 f"option create: {policy} needs a number of bytes", f"write create={policy}:BYTES"
             )
         low = _number(numbers.pop(0), "create", 0, (1 << 63) - 1)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from unionfs.branch import Branch
-from unionfs.errors import UserError
+from unionfs.errors import UsageError
 from unionfs.option_table import (
     ANCIENT,
     FLAG_WORDS,
@@ -139,7 +139,7 @@ def escape(path: str) -> str:
 def _branch(text: str, option: str) -> Branch:
     branch = Branch.parse(unescape(text))
     if not branch.path:
-        raise UserError(f"option {option}: {text!r} names no directory")
+        raise UsageError(f"option {option}: {text!r} names no directory")
     return branch
 
 
@@ -147,16 +147,16 @@ def _surgery(action: str, value: str) -> Surgery:
     if action == "add":
         index, separator, rest = value.partition(":")
         if not separator or not _INDEX.fullmatch(index):
-            raise UserError(f"option add: {value!r} is not INDEX:DIR[=PERM]")
+            raise UsageError(f"option add: {value!r} is not INDEX:DIR[=PERM]")
         return Surgery(action, _branch(rest, action), index=int(index))
     if action == "mod":
         path, separator, permission = unescape(value).rpartition("=")
         if not path or not separator:
-            raise UserError(f"option mod: {value!r} lacks the permission", "write mod:DIR=PERM")
+            raise UsageError(f"option mod: {value!r} lacks the permission", "write mod:DIR=PERM")
         return Surgery(action, Branch(path), permission=permission)
     if action == "del":
         if not value:
-            raise UserError("option del names no directory")
+            raise UsageError("option del names no directory")
         return Surgery(action, Branch(unescape(value)))
     return Surgery(action, _branch(value, action))
 
@@ -194,9 +194,9 @@ class _Reader:
         if name in ANCIENT:
             log.warning("option %s has no effect any more", name)
         elif not self._knows(name):
-            raise UserError(f"unknown option {word!r}")
+            raise UsageError(f"unknown option {word!r}")
         elif cut == len(word):
-            raise UserError(f"option {name} needs a value", f"write {name}=VALUE")
+            raise UsageError(f"option {name} needs a value", f"write {name}=VALUE")
         else:
             self._take(name, value)
 
@@ -238,7 +238,7 @@ def parse(text: str, *, read_only: bool = False, remount: bool = False) -> Mount
         if word:
             reader.read(word)
     if remount and reader.branches:
-        raise UserError("option br cannot be given at remount", "use add, append, prepend, del and mod")
+        raise UsageError("option br cannot be given at remount", "use add, append, prepend, del and mod")
     request = MountRequest(
         branches=tuple(reader.branches),
         surgery=tuple(reader.surgery),
@@ -260,13 +260,13 @@ def initial_branches(request: MountRequest) -> tuple[Branch, ...]:
     branches = list(request.branches)
     for step in request.surgery:
         if step.action in ("del", "mod"):
-            raise UserError(f"option {step.action} is for remount only")
+            raise UsageError(f"option {step.action} is for remount only")
         place = {"append": len(branches), "prepend": 0}.get(step.action, step.index or 0)
         if not 0 <= place <= len(branches):
-            raise UserError(f"option add: index {place} is out of range, there are {len(branches)} branches")
+            raise UsageError(f"option add: index {place} is out of range, there are {len(branches)} branches")
         branches.insert(place, _defaulted(step, place))
     if not branches:
-        raise UserError("no branch given", "write -o br:DIR=rw:DIR=ro")
+        raise UsageError("no branch given", "write -o br:DIR=rw:DIR=ro")
     return tuple(branches)
 
 

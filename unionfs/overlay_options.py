@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from unionfs.branch import Branch
-from unionfs.errors import UserError
+from unionfs.errors import UsageError
 from unionfs.idmaps import parse_ranges
 from unionfs.option_table import FLAG_WORDS, MOUNT_VALUES, MOUNT_WORDS, OPPOSITE, IdRange, Options
 from unionfs.options import split, split_words, unescape, unquote
@@ -84,11 +84,11 @@ class _Reader:
         elif name in FLAG_WORDS:
             self.words.append(name)
         elif name in _REFUSED:
-            raise UserError(f"option {name} is not supported")
+            raise UsageError(f"option {name} is not supported")
         elif name in ("remount", "debug", "noacl", "volatile", "share_rw"):
             self._read_switch(name)
         elif name not in _IGNORED and name not in MOUNT_WORDS and not name.lower().startswith("x-"):
-            raise UserError(f"unknown option {word!r}")
+            raise UsageError(f"unknown option {word!r}")
 
     def _read_switch(self, name: str) -> None:
         self.remount |= name == "remount"
@@ -101,7 +101,7 @@ class _Reader:
         if name == "lowerdir":
             self.lower = [unescape(part) for part in split(value, ":")]
             if "" in self.lower[1:-1]:
-                raise UserError("lowerdir: data-only layers (written after ::) are not supported")
+                raise UsageError("lowerdir: data-only layers (written after ::) are not supported")
         elif name == "upperdir":
             self.upper = unescape(value)
         elif name == "fsname":
@@ -120,17 +120,17 @@ class _Reader:
             self.gid_map = _ranges(name, value)
         elif name in _FIXED:
             if value not in _FIXED[name]:
-                raise UserError(f"option {name}={value} is not supported")
+                raise UsageError(f"option {name}={value} is not supported")
         elif name in _REFUSED:
-            raise UserError(f"option {name}={value} is not supported")
+            raise UsageError(f"option {name}={value} is not supported")
         elif name not in _IGNORED_VALUES and name not in MOUNT_VALUES and not name.lower().startswith("x-"):
-            raise UserError(f"unknown option {name + '=' + value!r}")
+            raise UsageError(f"unknown option {name + '=' + value!r}")
 
     def branches(self) -> tuple[Branch, ...]:
         if self.remount:
             return ()
         if not self.lower or "" in self.lower:
-            raise UserError(
+            raise UsageError(
                 "lowerdir is missing or has an empty name", "write -o lowerdir=DIR[:DIR...],upperdir=DIR"
             )
         upper = [Branch(absolute(self.upper), "rw", _UPPER)] if self.upper else []
@@ -141,7 +141,7 @@ def _ranges(name: str, value: str) -> tuple[IdRange, ...]:
     try:
         return parse_ranges(value)
     except ValueError:
-        raise UserError(f"option {name}: {value!r} is not a list of ID:ID:COUNT without overlaps") from None
+        raise UsageError(f"option {name}: {value!r} is not a list of ID:ID:COUNT without overlaps") from None
 
 
 def parse(text: str, environment: Mapping[str, str] = os.environ) -> OverlayRequest:

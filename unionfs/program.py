@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from unionfs.errors import UserError
 
-_FAILED, _INTERRUPTED = 1, 130
+_FAILED, _WRONG_USAGE, _INTERRUPTED = 1, 2, 130
 
 
 def describe(error: OSError) -> str:
@@ -34,19 +34,21 @@ class LogFormatter(logging.Formatter):
 
 
 def set_up_log(handler: logging.Handler, level: int, form: str) -> None:
-    """Send messages of `level` and above to `handler`, unless messages go somewhere already."""
+    """Send messages of `level` and above to `handler`, and to no other."""
     handler.setFormatter(LogFormatter(form))
-    logging.basicConfig(level=level, handlers=[handler])
+    logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
-def run_command(program: str, command: Callable[[], int], *, failed: int = _FAILED) -> int:
-    """Run a command and return its exit code: its own, `failed`, what a UserError says, or 130 for an interrupt.
+def run_command(
+    program: str, command: Callable[[], int], *, failed: int = _FAILED, wrong_usage: int = _WRONG_USAGE
+) -> int:
+    """Run a command and return its exit code: its own, `failed`, `wrong_usage`, what a UserError says, or 130 for an interrupt.
 
     SystemExit, by which argparse ends after its help or its complaint, goes through.
     """
     _settle_streams()
     try:
-        status, lost = _run(program, command, failed), _flush()
+        status, lost = _run(program, command, {_FAILED: failed, _WRONG_USAGE: wrong_usage}), _flush()
     except SystemExit as end:
         if not end.code and _say_lost(program, _flush()):
             end.code = failed
@@ -54,12 +56,13 @@ def run_command(program: str, command: Callable[[], int], *, failed: int = _FAIL
     return failed if _say_lost(program, lost) else status
 
 
-def _run(program: str, command: Callable[[], int], failed: int) -> int:
+def _run(program: str, command: Callable[[], int], statuses: dict[int, int]) -> int:
+    failed = statuses[_FAILED]
     try:
         return command()
     except UserError as error:
         _say(program, error.line())
-        return failed if error.status == _FAILED else error.status
+        return statuses.get(error.status, error.status)
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:

@@ -145,7 +145,8 @@ def _stage_one(
         _mount_union(device, channel)
     else:
         _bind_plain(spec.plain_rootfs or "/")
-    pid = syscalls.fork_sibling()
+    with _Step("cannot fork; raise --pids"):
+        pid = syscalls.fork_sibling()
     if pid:
         messages.send(channel, "init", str(pid))
     else:

@@ -143,7 +143,9 @@ class _Supervisor:
         if word != "error":
             killed = self._container.group.exists() and self._container.group.oom_kills() > 0
             text = "the container's init died while it was being set up"
-            text = f"{FAILED} {text}" + ("; the memory limit is too low" if killed else "")
+            text = f"{FAILED} {text}" + (
+                "; the memory limit is too low, init alone needs about 6m" if killed else ""
+            )
         messages.send(self._control, "error", text)
 
     def _attend(self, pid: int) -> int:

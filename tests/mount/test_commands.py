@@ -36,30 +36,71 @@ def test_mount_returns_when_the_mount_answers(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "words", "status"),
     [
-        ("br:{root}/missing=rw", "missing"),
-        ("br:{root}/no\udcfftext=rw", "/no\\xfftext: No such file"),
-        ("br:{ro}/file=ro", "directory"),
-        ("br:{rw}=rw:{rw}/sub=ro", "overlaps"),
-        ("br:{rw}=rw:{mnt}/inside=ro", "inside the mount point"),
-        ("br:{rw}=rw:/proc=ro", "procfs"),
-        ("br:{rw}=rw,nonsense", "'nonsense'"),
-        ("br:{rw}=rw,create=pdmfs", "create"),
-        ("br:{rw}=rw,create=mfsrr", "create"),
-        ("br:{rw}=rw,rdcache=4000", "rdcache"),
-        ("udba=none", "no branch"),
-        ("br:{rw}=rw:{rw}=ro", "same directory"),
+        ("br:{root}/missing=rw", "missing", 1),
+        ("br:{root}/no\udcfftext=rw", "/no\\xfftext: No such file", 1),
+        ("br:{ro}/file=ro", "directory", 1),
+        ("br:{rw}=rw:{rw}/sub=ro", "overlaps", 1),
+        ("br:{rw}=rw:{mnt}/inside=ro", "inside the mount point", 1),
+        ("br:{rw}=rw:/proc=ro", "procfs", 1),
+        ("br:{rw}=rw,nonsense", "'nonsense'", 2),
+        ("br:{rw}=rw,create=pdmfs", "create", 2),
+        ("br:{rw}=rw,create=mfsrr", "create", 2),
+        ("br:{rw}=rw,rdcache=4000", "rdcache", 2),
+        ("udba=none", "no branch", 2),
+        ("br:{rw}=rw:{rw}=ro", "same directory", 1),
     ],
 )
-def test_mount_bad_option_is_one_line_and_leaves_nothing(place: Place, options: str, words: str) -> None:
-    """Each bad input gets one clear line and exit code 1."""
+def test_mount_bad_option_is_one_line_and_leaves_nothing(
+    place: Place, options: str, words: str, status: int
+) -> None:
+    """Each bad input gets one clear line; a word that is wrong is wrong usage, a directory that is unfit a failure."""
     (place.rw / "sub").mkdir()
     (place.mnt / "inside").mkdir()
     text = options.format(root=place.root, rw=place.rw, ro=place.ro, mnt=place.mnt)
-    refused(unionfs("mount", "-o", text, place.mnt, check=False), words)
+    refused(unionfs("mount", "-o", text, place.mnt, check=False), words, status)
     assert not is_mounted(place.mnt)
     assert sorted(os.listdir(place.rw)) == ["sub"]
+
+
+@pytest.mark.parametrize("words", [["-o", "{o}", "{m}"], ["{m}", "-o", "{o}"], ["none", "{m}", "-o", "{o}"]])
+def test_misspelt_command_mounts_nothing(place: Place, words: list[str]) -> None:
+    """`unmount -o ...` is no source for mount(8)'s helper, whatever the order of its words."""
+    text = [word.format(o=place.options, m=place.mnt) for word in words]
+    done = unionfs("unmount", *text, check=False)
+    refused(done, "invalid choice: 'unmount'", 2)
+    assert not is_mounted(place.mnt)
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["--verison"], "--verison"),
+        (["mount", "--sesion", "direct", "/m"], "--sesion"),
+        (["status", "--jsn"], "--jsn"),
+    ],
+)
+def test_unknown_option_is_named_alone(words: list[str], name: str) -> None:
+    """Not with the word after it, nor as a command that is missing."""
+    refused(unionfs(*words, check=False), f"unknown option {name};", 2)
+
+
+def test_unknown_permission_is_warned_of_by_the_program(place: Place) -> None:
+    """The line says who warns."""
+    done = unionfs("mount", "-o", f"br:{place.rw}=rx", place.mnt)
+    assert done.stderr.startswith("unionfs: unknown branch permission 'rx', taken as ro\n")
+    unionfs("umount", place.mnt)
+
+
+@pytest.mark.parametrize(
+    "words", [["remount", "-o", "append:{ro}=ro"], ["branch", "append", "{root}", "{ro}"]]
+)
+def test_branch_for_a_directory_that_is_no_union_says_so(place: Place, words: list[str]) -> None:
+    """Not that the branch is inside of it."""
+    text = [word.format(root=place.root, ro=place.ro) for word in words]
+    more = [] if words[0] == "branch" else [place.root]
+    refused(unionfs(*text, *more, check=False), f"{place.root} is not on a union")
 
 
 def test_mount_read_only_filesystem_as_rw_is_refused(place: Place) -> None:
@@ -254,7 +295,7 @@ def test_remount_changes_options_and_flags(union: Workshop) -> None:
     unionfs("remount", "-o", "rw,nosum", made.mnt)
     (made / "new").touch()
     assert "sum" not in made.status()["options"]
-    refused(unionfs("remount", "-o", "sum,nonsense", made.mnt, check=False), "nonsense")
+    refused(unionfs("remount", "-o", "sum,nonsense", made.mnt, check=False), "nonsense", 2)
     refused(unionfs("remount", "-o", "whiteout=overlay", made.mnt, check=False), "whiteout")
 
 

@@ -36,7 +36,7 @@ def test_mount_helper_mounts_and_remounts(place: Place) -> None:
     words = "rw,remount,relatime,user_id=0,group_id=0,default_permissions,allow_other"
     assert call("mount.unionfs", "src", place.mnt, "-o", f"{words},append={extra}").returncode == 0
     assert (place.mnt / "more").exists()
-    refused(call("mount.unionfs", "src", place.mnt, "-o", "remount,nonsense"), "nonsense", 32)
+    refused(call("mount.unionfs", "src", place.mnt, "-o", "remount,nonsense"), "nonsense", 1)
     refused(call("mount.unionfs", "src", place.mnt, "-o", "br:/nonexistent"), "busy", 32)
     unionfs("umount", place.mnt)
 
@@ -71,7 +71,7 @@ def test_overlay_without_upperdir_is_read_only(place: Place) -> None:
     [
         ("lowerdir={ro},nonsense=1", "nonsense"),
         ("upperdir={rw}", "lowerdir"),
-        ("lowerdir={ro},uidmapping=0:100000:65536", "uidmapping"),
+        ("lowerdir={ro},uidmapping=0:100000", "uidmapping"),
         ("lowerdir={ro},squash_to_root", "squash_to_root"),
         ("lowerdir={root}/missing", "missing"),
     ],
@@ -79,7 +79,7 @@ def test_overlay_without_upperdir_is_read_only(place: Place) -> None:
 def test_overlay_bad_option_is_one_line(place: Place, options: str, words: str) -> None:
     """What it cannot do is refused by name."""
     text = options.format(root=place.root, rw=place.rw, ro=place.ro)
-    refused(call("unionfs-overlay", "-o", text, place.mnt), words)
+    refused(call("unionfs-overlay", "-o", text, place.mnt), words, 1 if words == "missing" else 2)
     assert not is_mounted(place.mnt)
 
 
