@@ -20,6 +20,7 @@ from unionfs import leftovers, protection, stage, syscalls, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
 from unionfs.lookup import Found
+from unionfs.metadata import try_to_restore_times
 from unionfs.nodes import NO_CAPABILITIES, Attributes, Node
 from unionfs.policy import Policies
 from unionfs.union import Union
@@ -56,6 +57,7 @@ class Creator:
         hidden = union.is_hidden(parent, branch, fd, name)
         if hidden and union.options.whiteout == "overlay":
             return self._file_over_device(parent, branch, fd, name, mode, caller)
+        times = os.fstat(fd) if hidden else None
         if mode & caller.umask:
             previous = os.umask(caller.umask)
             try:
@@ -73,7 +75,7 @@ class Creator:
             return attributes, created
         except BaseException:
             os.close(created)
-            leftovers.discard(fd, name)
+            _undo(fd, name, times)
             raise
 
     def unnamed(self, parent: Node, mode: int, caller: Caller) -> tuple[Attributes, int]:
@@ -102,6 +104,7 @@ class Creator:
         if hidden and self._union.options.whiteout == "overlay":
             attributes = self._directory_over_device(parent, branch, fd, name, mode, caller)
         else:
+            times = os.fstat(fd) if hidden else None
             self._masked(caller, lambda: os.mkdir(name, stat.S_IMODE(mode), dir_fd=fd))
             try:
                 if opaque or not _is_server(caller):
@@ -109,7 +112,7 @@ class Creator:
                 status = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 attributes = self._enter(parent, branch, fd, name, status, hidden=hidden)
             except BaseException:
-                leftovers.discard(fd, name)
+                _undo(fd, name, times)
                 raise
         self._union.directories.know_empty(attributes.node)
         return attributes
@@ -118,16 +121,19 @@ class Creator:
         self, parent: Node, branch: OpenBranch, fd: int, name: bytes, mode: int, caller: Caller
     ) -> Attributes:
         """No directory can replace the device that is the whiteout: the two change places, then the device goes."""
-        staged = stage.stage_name(name)
+        staged, times = stage.stage_name(name), os.fstat(fd)
         self._masked(caller, lambda: os.mkdir(staged, stat.S_IMODE(mode), dir_fd=fd))
         try:
             self._finish_directory(branch, fd, staged, mode, caller, opaque=True)
             status = os.stat(staged, dir_fd=fd, follow_symlinks=False)
-            return self._publish(
+            attributes = self._publish(
                 parent, branch, fd, name, status, lambda: syscalls.exchange(staged, name, fd, fd)
             )
-        finally:
-            leftovers.discard(fd, staged)  # the directory, or the device in its place
+        except BaseException:
+            _undo(fd, staged, times)
+            raise
+        leftovers.discard(fd, staged)  # the device
+        return attributes
 
     def _finish_directory(
         self, branch: OpenBranch, fd: int, name: bytes, mode: int, caller: Caller, *, opaque: bool
@@ -207,6 +213,7 @@ class Creator:
         hidden = self._union.is_hidden(parent, branch, fd, name)
         over_device = hidden and self._union.options.whiteout == "overlay"
         entry = stage.stage_name(name) if over_device else name
+        times = os.fstat(fd) if hidden else None
         make(entry)
         try:
             created = os.open(entry, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
@@ -222,14 +229,14 @@ class Creator:
                 )  # fmt: skip
             return self._enter(parent, branch, fd, name, status, hidden=hidden)
         except BaseException:
-            leftovers.discard(fd, entry)
+            _undo(fd, entry, times)
             raise
 
     def _file_over_device(
         self, parent: Node, branch: OpenBranch, fd: int, name: bytes, mode: int, caller: Caller
     ) -> tuple[Attributes, int]:
         """Overlayfs' whiteout has the name itself: the new file replaces it by one rename."""
-        staged = stage.stage_name(name)
+        staged, times = stage.stage_name(name), os.fstat(fd)
         previous = os.umask(caller.umask)
         try:
             created = os.open(staged, _NEW_FILE, stat.S_IMODE(mode), dir_fd=fd)
@@ -244,7 +251,7 @@ class Creator:
             return attributes, created
         except BaseException:
             os.close(created)
-            leftovers.discard(fd, staged)
+            _undo(fd, staged, times)
             raise
 
     def _enter(
@@ -289,3 +296,10 @@ class Creator:
 def _is_server(caller: Caller) -> bool:
     """Tell whether what the server makes belongs to the caller already."""
     return caller.uid == _SERVER_UID and caller.gid == _SERVER_GID
+
+
+def _undo(fd: int, name: bytes, times: os.stat_result | None) -> None:
+    """Remove what was made in a directory and cannot stay, and give it the times that it had, where they were asked for."""
+    leftovers.discard(fd, name)
+    if times is not None:
+        try_to_restore_times(fd, times)

@@ -52,11 +52,14 @@ def restore_times(fd: int, status: os.stat_result) -> None:
 
 
 def try_to_restore_times(fd: int, status: os.stat_result) -> None:
-    """Do the same after an operation is done: an error cannot undo it, so it is only logged."""
-    try:
-        restore_times(fd, status)
-    except OSError as error:
-        log.warning("a directory's times moved, as they cannot be set: %s", error.strerror)
+    """Do the same after an operation is done, once more if need be: an error cannot undo it, so it is only logged."""
+    for _ in range(2):
+        try:
+            restore_times(fd, status)
+            return
+        except OSError as error:
+            failure = error
+    log.warning("a directory's times moved, as they cannot be set: %s", failure.strerror)
 
 
 def _chown(path: bytes, status: os.stat_result, branch: OpenBranch) -> None:

@@ -287,6 +287,7 @@ class Renamer:
 
         `opaque` says in overlayfs' way that it hides what is below; in AUFS' form a whiteout beside it does.
         """
+        undo.callback(try_to_restore_times, place.new_fd, os.fstat(place.new_fd))
         with self._union.root_kept(place.branch.root, place.new_fd):
             staging, staged = stage_like(self._union, place.new_fd, place.new, place.branch, opaque=opaque)
             undo.callback(leftovers.discard, staging, staged)
