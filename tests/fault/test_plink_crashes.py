@@ -97,6 +97,8 @@ class _Case:
             nonlocal links
             if step[0] == "remount":
                 links.close()
+            if step[0] == "crash":
+                links.die()
             if step[0] in ("remount", "crash"):
                 links = self.mount()
             else:
