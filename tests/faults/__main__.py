@@ -58,8 +58,7 @@ def run(configuration: Configuration, plan: Plan, directory: Path) -> Tally:
     Errors(place, configuration, plan, tally).run()
     if plan.kills:
         Kills(place, configuration, plan, tally).run()
-    if configuration.form == "aufs":
-        Commands(place, configuration, plan, tally).run()
+    Commands(place, configuration, plan, tally).run()
     tally.end()
     return tally
 

@@ -37,13 +37,14 @@ def _change(d: str) -> None:
 
 @dataclass(frozen=True)
 class Command:
-    """One command; {B0}, {U} and so on stand for directories. `remounted`: what it did ends with the mount."""
+    """One command; {B0}, {U} and so on stand for directories. `lower`: the lower branch's permission, "" for the usual one."""
 
     words: str
     client: bool = False  # whose calls fail
-    lower: str = "ro+wh"
+    lower: str = ""
     before: Act | None = _change
     changes: bool = False
+    forms: tuple[str, ...] = ("aufs", "overlay")
 
     def argv(self, world: World) -> list[str]:
         """Return it for a world."""
@@ -54,9 +55,9 @@ COMMANDS = {
     "flush": Command("flush {U}"),
     "mvdown": Command("mvdown {U}/d0/uf", lower="rw", before=None),
     "mvdown-over": Command("mvdown -o {U}/d0/both", lower="rw", before=None),
-    "commit": Command("commit {U} {B1}", client=True),
-    "commit-server": Command("commit {U} {B1}"),
-    "commit-copy": Command("commit --copy {U} {B1}", client=True),
+    "commit": Command("commit {U} {B1}", client=True, forms=("aufs",)),
+    "commit-server": Command("commit {U} {B1}", forms=("aufs",)),
+    "commit-copy": Command("commit --copy {U} {B1}", client=True, forms=("aufs",)),
     "umount": Command("umount {U}"),
     "branch-mod-rw": Command("branch mod {U} {B1}=rw"),
     "branch-mod-ro": Command("branch mod {U} {B1}=ro+wh", lower="rw"),
@@ -89,7 +90,7 @@ class Commands:
     def run(self) -> None:
         """Try everything that the plan wants."""
         for name, command in COMMANDS.items():
-            if self._plan.wants(name):
+            if self._plan.wants(name) and self._configuration.form in command.forms:
                 for what in [*self._plan.errors(), *([KILL] if self._plan.kills else [])]:
                     self._try_all(name, command, what)
 
@@ -100,7 +101,8 @@ class Commands:
             outcome, trace = _run(world, command, traced(what), None)
             new = look(f"{world.mnt}/d0") if is_mounted(world.mnt) else old
             if outcome.status or (new != old and not command.changes):
-                self._tally.report(name, None, "fails without a fault", [outcome, *differences(old, new)])
+                said = [outcome, *differences(old, new), world.log_since(0)[-300:]]
+                self._tally.report(name, None, "fails without a fault", said)
                 return
         finally:
             world.close()
