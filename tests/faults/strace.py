@@ -51,6 +51,11 @@ class Fault:
         return self.error != "" and self.call in ("unlink", "unlinkat", "rmdir")
 
     @property
+    def moves_times(self) -> bool:
+        """Tell whether it keeps a directory's time from being put back."""
+        return self.error != "" and self.call in ("utimensat", "utime", "utimes")
+
+    @property
     def words(self) -> str:
         """Return it in strace's words."""
         what = f"error={self.error}" if self.error else "signal=KILL"
