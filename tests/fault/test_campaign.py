@@ -11,6 +11,7 @@ from tests.conftest import CAN_MOUNT
 from tests.faults import strace
 from tests.faults.__main__ import run
 from tests.faults.plan import KILL, Plan
+from tests.faults.report import Tally
 from tests.faults.world import Configuration
 from tests.support import tree
 from tests.support.union import SESSIONS
@@ -43,6 +44,7 @@ def test_faults_at_a_share_of_all_calls_leave_old_or_new(place: Path, session: s
     """Also after a remount; with no descriptor, stage or wrong error left, and every repetition works."""
     operations, faults, every = _SHARES[share]
     plan = Plan(operations, faults, share=every)
-    tally = run(Configuration(session, "aufs", "default"), plan, place)
+    tally = Tally(Configuration(session, "aufs", "default"))
+    run(tally, plan, place)
     assert tally.failed + tally.killed > 1
     assert not tally.violations

@@ -45,9 +45,9 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(configuration: Configuration, plan: Plan, directory: Path) -> Tally:
-    """Try what the plan wants in one configuration; the branches are made below `directory`."""
-    tally = Tally(configuration)
+def run(tally: Tally, plan: Plan, directory: Path) -> None:
+    """Try what the plan wants in the configuration of `tally`; the branches are made below `directory`."""
+    configuration = tally.configuration
     numbers = itertools.count()
 
     def place() -> Path:
@@ -55,12 +55,13 @@ def run(configuration: Configuration, plan: Plan, directory: Path) -> Tally:
         path.mkdir()
         return path
 
-    Errors(place, configuration, plan, tally).run()
-    if plan.kills:
-        Kills(place, configuration, plan, tally).run()
-    Commands(place, configuration, plan, tally).run()
-    tally.end()
-    return tally
+    try:
+        Errors(place, configuration, plan, tally).run()
+        if plan.kills:
+            Kills(place, configuration, plan, tally).run()
+        Commands(place, configuration, plan, tally).run()
+    finally:
+        tally.end()
 
 
 def main() -> int:
@@ -75,7 +76,7 @@ def main() -> int:
     os.umask(0o022)
     directory = Path(tempfile.mkdtemp(prefix="unionfs-faults-", dir=arguments.directory))
     directory.chmod(0o755)
-    tallies = []
+    tallies: list[Tally] = []
     try:
         for form, udba, session in itertools.product(
             arguments.form or FORMS, arguments.udba or UDBAS, arguments.session or SESSIONS
@@ -87,7 +88,8 @@ def main() -> int:
                 arguments.number,
                 arguments.share,
             )
-            tallies.append(run(Configuration(session, form, udba), plan, directory))
+            tallies.append(Tally(Configuration(session, form, udba)))
+            run(tallies[-1], plan, directory)
     except KeyboardInterrupt:
         print("interrupted")
     finally:
