@@ -12,11 +12,10 @@ import os
 import sys
 from pathlib import Path
 
-import trio
-
 from unionfs.emptying import empty
 from unionfs.filesystem import UnionFilesystem
 from unionfs.foldstage import leftovers
+from unionfs.fuse import threads
 
 log = logging.getLogger(__name__)
 
@@ -114,8 +113,6 @@ def _empty_top(filesystem: UnionFilesystem) -> bytes:
 async def _thaw(mountpoint: str) -> None:
     command = [sys.executable, "-c", _THAW, mountpoint]
     path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
-    done = await trio.run_process(
-        command, env={**os.environ, "PYTHONPATH": path}, check=False, capture_stderr=True
-    )
+    done = await threads.run_program(command, env={**os.environ, "PYTHONPATH": path})
     if done.returncode:
         log.error("%s stays read-only: %s", mountpoint, done.stderr.decode(errors="replace").strip())

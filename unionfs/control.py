@@ -51,12 +51,13 @@ async def serve(
     """
     import trio
 
-    listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    own = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     previous = os.umask(0o177)
     try:
-        await listener.bind(str(path))
+        own.bind(str(path))  # trio would have a thread do that
     finally:
         os.umask(previous)
+    listener = trio.socket.from_stdlib_socket(own)
     listener.listen()
     ready()
     await trio.serve_listeners(

@@ -44,11 +44,13 @@ class Descriptor:
 class Errand(NamedTuple):
     """Work that may block, for another thread: `function` returns the payload of the reply, or None for an empty one.
 
-    Whoever takes an errand drops each of `held` once, after the work or instead of it.
+    Whoever takes an errand drops each of `held` once, after the work or instead of it. One that `waits_for_us` makes the kernel
+    ask the thread that serves for something, and so must not be done by that.
     """
 
     function: Callable[[], bytes | memoryview | None]
     held: tuple[Descriptor, ...] = ()
+    waits_for_us: bool = False
 
     def drop(self) -> None:
         """Drop what the errand holds."""
@@ -56,8 +58,10 @@ class Errand(NamedTuple):
             descriptor.drop()
 
 
-def errand(function: Callable[[], bytes | memoryview | None], *descriptors: Descriptor) -> Errand:
+def errand(
+    function: Callable[[], bytes | memoryview | None], *descriptors: Descriptor, waits_for_us: bool = False
+) -> Errand:
     """Return an errand that holds `descriptors`, which stay the caller's too."""
     for descriptor in descriptors:
         descriptor.hold()
-    return Errand(function, descriptors)
+    return Errand(function, descriptors, waits_for_us)

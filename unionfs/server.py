@@ -25,7 +25,7 @@ from unionfs.branch import Branch
 from unionfs.committing import Committing
 from unionfs.errors import UserError
 from unionfs.filesystem import UnionFilesystem
-from unionfs.fuse import device
+from unionfs.fuse import device, threads
 from unionfs.openers import open_inodes
 from unionfs.option_table import shown
 from unionfs.options import parse
@@ -158,7 +158,7 @@ class Server:
             log.info("signal %d: unmounting", number)
             for mount in self._mounts:
                 if mount.mountpoint is not None and not mount.closed:
-                    await trio.to_thread.run_sync(mount.unmount, abandon_on_cancel=True)
+                    await mount.unmount()
 
 
 class _Mount:
@@ -225,7 +225,9 @@ class _Mount:
         if self.mountpoint is not None:
             command = ["stat", "--format=%d", "--", self.mountpoint]
             probe = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-            answer, _ = await trio.to_thread.run_sync(probe.communicate, abandon_on_cancel=True)
+            assert probe.stdout is not None
+            await trio.lowlevel.wait_readable(probe.stdout)
+            answer, _ = probe.communicate()  # it has our answer and ends
             if self.directory is not None and answer:
                 self.directory.show_device(self.mountpoint, int(answer))
             if answer:
@@ -236,22 +238,23 @@ class _Mount:
         self.on_ready()
         announced()
 
-    def unmount(self) -> None:
+    async def unmount(self) -> None:
         """Unmount; what is busy goes lazily, so that a stopped service leaves nothing behind.
 
         Another process does it, for the reason that `_announce` gives: unmounting writes back through us.
         """
         assert self.mountpoint is not None
+        reason = ""
         for lazy in (False, True):
-            done = subprocess.run(
-                device.unmount_command(self.mountpoint, lazy=lazy),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                check=False,
-            )
+            try:
+                done = await threads.run_program(device.unmount_command(self.mountpoint, lazy=lazy))
+            except OSError as error:
+                reason = str(error)
+                continue
             if done.returncode == 0:
                 return
-        log.warning("cannot unmount %s: %s", self.mountpoint, done.stderr.decode(errors="replace").strip())
+            reason = done.stderr.decode(errors="replace").strip()
+        log.warning("cannot unmount %s: %s", self.mountpoint, reason)
 
     def _show_branches(self) -> None:
         if self.directory is not None:

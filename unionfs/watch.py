@@ -7,11 +7,13 @@ import errno
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 
 import trio
 
 from unionfs import syscalls, whiteout
 from unionfs.branch import OpenBranch
+from unionfs.fuse import threads
 from unionfs.fuse.cachednames import CachedName, CachedNames
 from unionfs.fuse.notify import Notifier
 from unionfs.nodes import Node
@@ -72,7 +74,7 @@ class Watcher:
             while True:
                 await trio.lowlevel.wait_readable(self._fd)
                 names, nodeids, complete = self._doubted(os.read(self._fd, 1 << 16))
-                await trio.to_thread.run_sync(self._notifier.expire_all, names, nodeids)
+                await threads.run_elsewhere(partial(self._notifier.expire_all, names, nodeids))
                 if not complete:
                     self._lost()
         finally:

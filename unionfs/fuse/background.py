@@ -12,6 +12,7 @@ import trio
 
 from unionfs import leftovers, syscalls
 from unionfs.filesystem import UnionFilesystem
+from unionfs.fuse import threads
 from unionfs.fuse.cachednames import CachedName, CachedNames
 from unionfs.fuse.deletions import Deletions
 from unionfs.fuse.notify import Notifier
@@ -97,7 +98,7 @@ class _Telling:
         self._nursery = nursery
         self._waiting: set[trio.Event] = set()
         # Few, and not those that requests need: who holds the lock may wait for one of those.
-        self._threads = trio.CapacityLimiter(4)
+        self._limiter = trio.CapacityLimiter(4)
 
     def start(self, tell: Callable[..., None], *arguments: object) -> None:
         """Let a thread call `tell`."""
@@ -106,7 +107,7 @@ class _Telling:
 
         async def work() -> None:
             try:
-                await trio.to_thread.run_sync(tell, *arguments, limiter=self._threads)
+                await threads.run_elsewhere(functools.partial(tell, *arguments), limiter=self._limiter)
             finally:
                 self._waiting.discard(finished)
                 finished.set()

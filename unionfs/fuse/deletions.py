@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from unionfs import leftovers
+from unionfs.fuse import threads
 
 _PAUSE = 0.02  # seconds without a new one
 _MOST = 4096  # so many are not kept waiting: their names must differ, and their room may be needed
@@ -51,7 +52,7 @@ class Deletions:
             count = len(self._waiting)
             await trio.sleep(_PAUSE)
             if count == len(self._waiting) or count >= _MOST:
-                await trio.to_thread.run_sync(self._take(), abandon_on_cancel=True)
+                await threads.run(self._take(), abandon_on_cancel=True)
 
     def _goes_on(self) -> bool:
         with self._lock:

@@ -123,6 +123,9 @@ def _can_return() -> bool:
             pass
 
     thread = threading.Thread(target=attempt)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # a limit of processes
+        return False
     thread.join()
     return returned

@@ -24,7 +24,7 @@ from unionfs.copydata import CopyJob, Deferred
 from unionfs.create import Caller
 from unionfs.descriptor import Errand
 from unionfs.filesystem import UnionFilesystem, write_all
-from unionfs.fuse import background
+from unionfs.fuse import background, threads
 from unionfs.fuse.cachednames import CachedNames
 from unionfs.fuse.handshake import negotiate
 from unionfs.fuse.notify import Notifier
@@ -121,13 +121,13 @@ class Operations(pyfuse3.Operations):
             finally:
                 if done is not None:
                     self.filesystem.copyups.leave(done)
-            await trio.to_thread.run_sync(job.run)
+            await threads.run(job.run)
             done = job
 
     async def do_errand(self, errand: Errand) -> None:
         """Do an errand in a thread."""
         try:
-            await trio.to_thread.run_sync(errand.function)
+            await threads.run(errand.function)
         finally:
             errand.drop()
 
@@ -137,7 +137,7 @@ class Operations(pyfuse3.Operations):
         """Call in a thread, for which the handle's descriptor is kept open."""
         handle.hold()
         try:
-            return await trio.to_thread.run_sync(call, *arguments)
+            return await threads.run(functools.partial(call, *arguments))
         finally:
             handle.drop()
 

@@ -35,8 +35,13 @@ class StandIn:
         if self._refused:
             return False
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="stand-in", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="stand-in", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # a limit of processes
+                self._refused = True
+                return False
+            self._thread = thread
         self._offer.release()
         if not self._done.acquire(timeout=_BEGINS):
             if self._offer.acquire(blocking=False):

@@ -177,7 +177,7 @@ class FileRequests:
             self._notifier.data(header.nodeid)
             return abi.LSEEK_OUT.pack(os.lseek(handle.fd, offset, whence))
 
-        return errand(work, handle)
+        return errand(work, handle, waits_for_us=True)
 
     def copy_file_range(self, header: Header, body: memoryview) -> Reply:
         """Copy between two files of the union, on the branch filesystem if both are on one."""

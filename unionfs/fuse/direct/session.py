@@ -21,7 +21,7 @@ import trio
 from unionfs.copydata import CopyJob, Deferred
 from unionfs.descriptor import Errand
 from unionfs.filesystem import UnionFilesystem
-from unionfs.fuse import abi, background
+from unionfs.fuse import abi, background, threads
 from unionfs.fuse.abi import Opcode
 from unionfs.fuse.background import Tasks
 from unionfs.fuse.direct.replies import NO_REPLY, Handler, Header
@@ -264,7 +264,7 @@ class DirectSession:
         while isinstance(work, CopyJob):
             done = work
             try:
-                await trio.to_thread.run_sync(done.run)
+                await threads.run(done.run)
                 if header.unique not in self._long:
                     return  # answered: its caller was killed
                 work = self._attempt(self._table[header.opcode][0], header, memoryview(body))
@@ -289,7 +289,7 @@ class DirectSession:
                 self._long.pop(header.unique, None)
                 self._table[header.opcode][1](time.perf_counter() - start)
 
-        self._workers.submit(header.unique, run, work.held)
+        self._workers.submit(header.unique, run, work.held, waits_for_us=work.waits_for_us)
 
     def _interrupt(self, unique: int) -> None:
         """Answer EINTR to a request that waits for a thread if its caller is being killed; the thread's work is kept or lost.
@@ -337,12 +337,11 @@ async def _serve(
         filesystem.session_state = lambda: {"passthrough": session.requests.passthrough.state()}
         replies = session.requests.replies
         filesystem.options_changed = replies.use_options
-        threads = trio.CapacityLimiter(1)  # not those that requests need
+        limiter = trio.CapacityLimiter(1)  # not those threads that requests need
 
         def doubt(nodeid: int) -> None:
-            tasks.start_soon(
-                partial(trio.to_thread.run_sync, notifier.expire_all, (), (nodeid,), limiter=threads)
-            )
+            tell = partial(notifier.expire_all, (), (nodeid,))
+            tasks.start_soon(partial(threads.run_elsewhere, tell, limiter=limiter))
 
         session.requests.directories.doubt = doubt
         refresh = filesystem.invalidate_all

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 
 from unionfs.descriptor import Descriptor
-from unionfs.fuse import abi
+from unionfs.fuse import abi, threads
 from unionfs.fuse.place import be_ordinary
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ _UNHEARD = (errno.ENOENT, errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED)
 
 Buffer = bytes | memoryview
 Work = Callable[[memoryview], Buffer]
-Job = tuple[int, Work, tuple[Descriptor, ...]]
+Job = tuple[int, Work, tuple[Descriptor, ...], bool]
 
 
 class Workers:
@@ -40,10 +40,15 @@ class Workers:
         self._threads: list[threading.Thread] = []
         self._starter = threading.get_ident()
 
-    def submit(self, unique: int, work: Work, held: tuple[Descriptor, ...] = ()) -> None:
-        """Let a thread answer request `unique` with what `work` returns or raises, and drop what the work `held`."""
+    def submit(
+        self, unique: int, work: Work, held: tuple[Descriptor, ...] = (), *, waits_for_us: bool = False
+    ) -> None:
+        """Let a thread answer request `unique` with what `work` returns or raises, and drop what the work `held`.
+
+        Where no thread can be started who made the pool does it, or answers EAGAIN to work that `waits_for_us`.
+        """
         self.pending.add(unique)
-        self._queue.put((unique, work, held))
+        self._queue.put((unique, work, held, waits_for_us))
         if threading.get_ident() == self._starter:
             self.start_missing()
 
@@ -51,8 +56,24 @@ class Workers:
         """Start as many threads as there is work for. Only who made the pool does: a thread begins with its starter's policy."""
         while len(self._threads) < min(self._most, len(self.pending)):
             thread = threading.Thread(target=self._run, name=f"worker-{len(self._threads)}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                threads.warn()
+                if not self._threads:
+                    self._work_here()
+                return
             self._threads.append(thread)
-            thread.start()
+
+    def _work_here(self) -> None:
+        """Do what waits: there is no thread that could."""
+        buffer = memoryview(bytearray(self._buffer_size))
+        while not self._queue.empty():
+            job = self._queue.get()
+            assert job is not None
+            unique, work, held, waits_for_us = job
+            self._answer(unique, *_outcome(unique, _refuse if waits_for_us else work, held, buffer))
+            self.pending.discard(unique)
 
     def close(self) -> None:
         """Wait for what is being done; the device may be closed afterwards."""
@@ -65,8 +86,9 @@ class Workers:
         be_ordinary()
         buffer = memoryview(bytearray(self._buffer_size))
         while (job := self._queue.get()) is not None:
-            self._answer(job[0], *_outcome(*job, buffer))
-            self.pending.discard(job[0])
+            unique, work, held, _ = job
+            self._answer(unique, *_outcome(unique, work, held, buffer))
+            self.pending.discard(unique)
 
     def _answer(self, unique: int, error: int, payload: Buffer) -> None:
         header = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload), error, unique)
@@ -75,6 +97,10 @@ class Workers:
         except OSError as failure:
             if failure.errno not in _UNHEARD:
                 log.error("cannot reply to request %d: %s", unique, failure.strerror)
+
+
+def _refuse(_: memoryview) -> Buffer:
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
 def _outcome(unique: int, work: Work, held: tuple[Descriptor, ...], buffer: memoryview) -> tuple[int, Buffer]:
