@@ -24,6 +24,7 @@ from unionfs.handles import FileHandle, is_in_memory
 # by workers then, from a copy of their data, which costs little beside the wait.
 _SLOW_SECONDS = 2e-3
 _SLOW_FOR_SECONDS = 0.2
+_SYNC = os.O_SYNC | os.O_DSYNC
 _HANDLES = 4096  # that many are remembered to be without capabilities
 
 
@@ -78,7 +79,7 @@ class DataRequests:
 
     def write(self, header: Header, body: memoryview) -> Reply:
         """Write; the first one copies up."""
-        fh, offset, size, write_flags, _, _, _ = abi.WRITE_IN.unpack_from(body)
+        fh, offset, size, write_flags, _, flags, _ = abi.WRITE_IN.unpack_from(body)
         data = body[abi.WRITE_IN.size : abi.WRITE_IN.size + size]
         if len(data) < size:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
@@ -91,18 +92,22 @@ class DataRequests:
             self._strip(handle)
         if self._unseen or write_flags & abi.WRITE_LOCKOWNER:
             data = self._with_unseen(handle, offset, data, write_flags)
-        if self._may_wait(handle):
+        # RWF_SYNC and RWF_DSYNC show in the request alone; what the descriptor was opened with is done by the branch.
+        sync = flags & ~handle.flags & _SYNC if not write_flags & abi.WRITE_CACHE else 0
+        if self._may_wait(handle, sync):
             copy = memoryview(bytes(data))
             handle.hold()
-            self._workers.submit(header.unique, lambda _: self._write(handle.fd, copy, offset), (handle,))
+            self._workers.submit(
+                header.unique, lambda _: self._write(handle.fd, copy, offset, sync), (handle,)
+            )
             return NO_REPLY
-        return self._write(handle.fd, data, offset)
+        return self._write(handle.fd, data, offset, sync)
 
-    def _may_wait(self, handle: FileHandle) -> bool:
+    def _may_wait(self, handle: FileHandle, sync: int) -> bool:
         """Tell whether a worker is to write; not where a page that is written back is compared with what is there by then."""
         if self._unseen and handle.node in self._unseen:
             return False
-        return bool(handle.flags & (os.O_SYNC | os.O_DSYNC)) or time.monotonic() < self._slow_until
+        return bool((handle.flags | sync) & _SYNC) or time.monotonic() < self._slow_until
 
     def _with_unseen(self, handle: FileHandle, offset: int, data: memoryview, write_flags: int) -> memoryview:
         """Return what is to be written, and note what the kernel's pages of the file know of it."""
@@ -123,10 +128,12 @@ class DataRequests:
             self._filesystem.strip_privileges(handle.node)
             self._bare.add(handle.number)
 
-    def _write(self, fd: int, data: memoryview, offset: int) -> bytes:
-        """Write and return the reply; notice whether the disk held it up."""
+    def _write(self, fd: int, data: memoryview, offset: int, sync: int = 0) -> bytes:
+        """Write, and write back if O_DSYNC or O_SYNC is in `sync`; return the reply, and notice whether the disk held it up."""
         start = time.monotonic()
         written = write_all(fd, data, offset)
+        if sync:
+            (os.fdatasync if sync == os.O_DSYNC else os.fsync)(fd)
         end = time.monotonic()
         if end - start > _SLOW_SECONDS:
             self._slow_until = end + _SLOW_FOR_SECONDS
