@@ -54,6 +54,8 @@ class Copies:
         self.plinks = PlinkTable()
         self.unmarked: set[int] = set()  # ids of branches on which no file has a mark of an overlay's
         self._bookkeeping: dict[tuple[int, bytes], int] = {}
+        self.own_directories = 0  # further ones in the roots of branches, which the union does not show
+        self.on_leave: Callable[[OpenBranch], None] = lambda branch: None
         self._held: dict[
             Node, int
         ] = {}  # descriptors of the last copies of removed nodes that the kernel knows
@@ -128,7 +130,8 @@ class Copies:
         return fd
 
     def drop_bookkeeping(self, branch: OpenBranch) -> None:
-        """Close the bookkeeping directories of a branch that is no longer written to."""
+        """Close the bookkeeping directories of a branch that is no longer written to, or leaves."""
+        self.on_leave(branch)
         for key in [key for key in self._bookkeeping if key[0] == branch.id]:
             os.close(self._bookkeeping.pop(key))
 
@@ -383,6 +386,7 @@ class Copies:
             nlink -= sum(
                 2 for branch in self.branches if branch.permission == "rw" and self.options.whiteout == "aufs"
             )
+            nlink -= self.own_directories
         return Attributes(node, status, max(nlink, 2 if status.st_nlink > 1 else 1))
 
     def _links_below(self, node: Node) -> int:

@@ -88,13 +88,16 @@ class CopyJob:
             if self.done:
                 return
             try:
-                copy_data(self._source, self.fd, self.length, whole=self._whole)
+                self._copy()
                 if self.write_back is not None:
                     self.write_back(self.fd)
             except BaseException as error:
                 self.error = error
             finally:
                 self.done = True
+
+    def _copy(self) -> None:
+        copy_data(self._source, self.fd, self.length, whole=self._whole)
 
     def link(self, dirfd: int, name: bytes) -> None:
         """Publish the stage as `name`."""

@@ -20,6 +20,7 @@ from unionfs import leftovers, protection, stage, syscalls, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copydata import CopyJob, Deferred
 from unionfs.copydirs import DirectoryCopies
+from unionfs.followed import begin_followed, is_followed, is_to_be_made_by_us
 from unionfs.handles import FileHandle, is_pinned
 from unionfs.metacopy import Completion
 from unionfs.metacopy import begin as begin_completion
@@ -147,9 +148,11 @@ class CopyUps:
             status = os.fstat(source)
             with union.root_kept(target.root):
                 if stat.S_ISREG(status.st_mode):
-                    made = self._copy_regular(node, target, source, status, length, finish, place)
-                    if held:
-                        self._protect(node, held)
+                    try:
+                        made = self._copy_regular(node, target, source, status, length, finish, place)
+                    finally:
+                        if held and node.branch is target:
+                            self._protect(node, held)
                 else:
                     self._copy_special(node, target, source, status, place)
         finally:
@@ -191,7 +194,7 @@ class CopyUps:
             if job.failed or job.length < size or job.target is not target or job.source_id != node.identity:
                 failure = job.error
                 job.close()
-                if failure is not None:
+                if failure is not None and not is_to_be_made_by_us(job):
                     raise failure
                 job = None
         if job is None:
@@ -204,6 +207,32 @@ class CopyUps:
     def _start(
         self, node: Node, target: OpenBranch, source: int, status: os.stat_result, size: int
     ) -> CopyJob:
+        job: CopyJob | None = begin_followed(node.backing, target, status.st_size, self._write_back(target))
+        if job is None:
+            job = self._own_job(node, target, source, status, size)
+        if (
+            self.inline_limit is not None
+            and job.length > 0
+            and (job.length > self.inline_limit or not self._is_quick(job))
+        ):
+            self._jobs[node] = job
+            raise Deferred(job)
+        start = time.monotonic()
+        job.run()
+        took = time.monotonic() - start
+        if took > _SLOW_SECONDS:
+            self._slow_until = start + _SLOW_TIMES * took
+        if job.error is not None:
+            job.close()
+            if is_to_be_made_by_us(job):
+                return self._start(node, target, source, status, size)
+            raise job.error
+        return job
+
+    def _own_job(
+        self, node: Node, target: OpenBranch, source: int, status: os.stat_result, size: int
+    ) -> CopyJob:
+        """Begin a copy that we make."""
         union = self._union
         parent_fd = target.root if node.parent is None else self.directory_on(node.parent, target)
         staging = union.stage_dir(target, parent_fd)
@@ -223,21 +252,6 @@ class CopyUps:
             os.close(data)
             raise
         job.flags = protection.flags_of(data)
-        if (
-            self.inline_limit is not None
-            and size > 0
-            and (size > self.inline_limit or not self._is_quick(job))
-        ):
-            self._jobs[node] = job
-            raise Deferred(job)
-        start = time.monotonic()
-        job.run()
-        took = time.monotonic() - start
-        if took > _SLOW_SECONDS:
-            self._slow_until = start + _SLOW_TIMES * took
-        if job.error is not None:
-            job.close()
-            raise job.error
         return job
 
     def _open_source(self, node: Node, source: int, status: os.stat_result) -> int:
@@ -282,15 +296,18 @@ class CopyUps:
         assert node.branch is not None
         copy_metadata(source, job.fd, status, target, marked=node.branch.overlay)
         protection.carry(job.flags, job.fd)
-        if finish is not None:
+        follows = is_followed(job, node.backing)
+        if finish is not None and not follows:
             finish(job.fd)
         copy = os.fstat(job.fd)
-        with _reopened(node, job.fd) as descriptors:
+        with _reopened(node, job.fd, follows=follows) as descriptors:
             if (
                 place is None and node.parent is None
             ):  # removed while open: the copy lives as long as its descriptors
                 union.hold(node, os.dup(job.fd))
-                self._switch(node, target, copy, descriptors)
+                self._switch(node, target, copy, descriptors, follows=follows)
+                if finish is not None and follows:
+                    finish(job.fd)
                 return copy
             parent, name = place or (node.parent or union.root, node.name)
             parent_fd = self.directory_on(parent, target)
@@ -300,11 +317,14 @@ class CopyUps:
                 job.link(parent_fd, name)
             if status.st_nlink > 1 and not together and node.traits.aliases:
                 self._split(node)
-            self._switch(node, target, copy, descriptors)
+            self._switch(node, target, copy, descriptors, follows=follows)
         if place is not None:
             node.make_home(parent, name)
         try_to_restore_times(parent_fd, parent_status)
         union.times_moved(parent)
+        if finish is not None and follows:
+            # Not before, as who reads the file sees it: if it cannot be published they must not read another one than the name's.
+            finish(job.fd)
         return copy
 
     @contextlib.contextmanager
@@ -350,7 +370,13 @@ class CopyUps:
             self._union.on_change(parent, name)
 
     def _switch(
-        self, node: Node, target: OpenBranch, copy: os.stat_result, descriptors: list[tuple[FileHandle, int]]
+        self,
+        node: Node,
+        target: OpenBranch,
+        copy: os.stat_result,
+        descriptors: list[tuple[FileHandle, int]],
+        *,
+        follows: bool = False,
     ) -> None:
         """Let the node and its open handles use the new copy."""
         node.branch = target
@@ -360,7 +386,11 @@ class CopyUps:
         self._union.times_moved(node)
         for handle, fd in descriptors:
             handle.use(fd)
-        if node.backing is not None:
+        if node.backing is None:
+            return
+        if follows and node.backing.followed is not None:
+            node.backing.followed.published = True
+        else:
             self._union.renumber(node)
 
     # -- links and special files --------------------------------------------------------------------------------
@@ -418,12 +448,12 @@ class CopyUps:
 
 
 @contextlib.contextmanager
-def _reopened(node: Node, fd: int) -> Iterator[list[tuple[FileHandle, int]]]:
+def _reopened(node: Node, fd: int, *, follows: bool) -> Iterator[list[tuple[FileHandle, int]]]:
     """Around a publication: open the copy behind `fd` for every handle that is to go on with it, while that may still fail."""
     descriptors: list[tuple[FileHandle, int]] = []
     try:
         for handle in node.handles or ():
-            if handle.backing is None:
+            if handle.backing is None or (follows and handle.backing is node.backing):
                 descriptors.append((handle, handle.reopen(fd)))
         yield descriptors
     finally:

@@ -21,6 +21,7 @@ from unionfs.branch_lock import BranchLocks
 from unionfs.copyup import CopyUps
 from unionfs.create import Caller, Creator
 from unionfs.descriptor import Descriptor, Errand, errand
+from unionfs.following import Following
 from unionfs.handles import DirectoryHandle, FileHandle, Handles, HandleTable, branch_flags
 from unionfs.idmaps import IdMaps
 from unionfs.inodeflags import InodeFlags
@@ -70,6 +71,7 @@ class UnionFilesystem:
         self.listings = Listings(self.union)
         self.policies = Policies(options)
         self.copyups = CopyUps(self.union, self.policies)
+        self.following = Following(self.union, self.copyups)
         self._create = Creator(self.union, self.policies, self.copyups)
         self._remove = Remover(self.union, self.policies, self.copyups)
         self._rename = Renamer(self.union, self.policies, self.copyups, self._remove)

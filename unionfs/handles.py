@@ -19,6 +19,7 @@ from unionfs.descriptor import Descriptor
 from unionfs.nodes import Node
 
 if TYPE_CHECKING:
+    from unionfs.followed import Followed
     from unionfs.readdir import Listing
 
 # What of the caller's flags reaches the branch. O_DIRECT would demand aligned buffers of us; O_APPEND would override the
@@ -27,15 +28,23 @@ _KEPT_FLAGS = os.O_ACCMODE | os.O_SYNC | os.O_DSYNC
 
 
 class Backing:
-    """A branch file that open files of one nodeid pass through to, registered with the kernel while there are any."""
+    """A branch file that open files of one nodeid pass through to, registered with the kernel while there are any.
 
-    __slots__ = ("branch_id", "id", "nodeid", "opens")
+    With `followed` it is the file as a private overlay shows it, and its readers follow a copy-up.
+    """
 
-    def __init__(self, backing_id: int, nodeid: int, branch_id: int) -> None:
+    __slots__ = ("branch_id", "followed", "id", "nodeid", "opens")
+
+    def __init__(self, backing_id: int, nodeid: int, branch_id: int, followed: Followed | None) -> None:
         self.id = backing_id
         self.nodeid = nodeid
         self.branch_id = branch_id
+        self.followed = followed
         self.opens = 0
+
+    def is_on(self, branch_id: int, present_id: int) -> bool:
+        """Tell whether its readers or writers use a branch, where `present_id` is the branch of the visible copy."""
+        return branch_id == self.branch_id or (self.followed is not None and branch_id == present_id)
 
 
 class FileHandle(Descriptor):

@@ -82,7 +82,8 @@ class Inspector:
                 continue
             on_it = branch in node.layers if node.is_directory else node.branch is branch
             if isinstance(handle, FileHandle) and handle.backing is not None:
-                on_it = handle.backing.branch_id == branch.id  # an old reader stays where it was
+                assert node.branch is not None
+                on_it = handle.backing.is_on(branch.id, node.branch.id)  # an old reader stays where it was
             if on_it:
                 holders.append((handle.pid, os.fsdecode(node.path())))
         return sorted(set(holders))

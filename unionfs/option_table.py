@@ -34,6 +34,7 @@ class Options:
     whiteout: str = "aufs"
     fsync: bool = True
     passthrough: bool = True
+    stackable: bool = False  # the kernel's overlayfs may have the union as a layer
     coherence: str = ""  # whose promise to old readers holds: "aufs", "overlay", or what is fast here
     rdcache: int = 10
     read_only: bool = False
@@ -70,6 +71,8 @@ SWITCHES: dict[str, Change] = {
     "nopassthrough": lambda o: replace(o, passthrough=False),
     "share_rw": lambda o: replace(o, share_rw=True),
     "noshare_rw": lambda o: replace(o, share_rw=False),
+    "stackable": lambda o: replace(o, stackable=True),
+    "nostackable": lambda o: replace(o, stackable=False),
     "noxino": lambda o: replace(o, xino=""),
     "ro": lambda o: replace(o, read_only=True),
     "rw": lambda o: replace(o, read_only=False),
@@ -331,6 +334,7 @@ def shown(options: Options, si: str) -> list[str]:
     words += [f"coherence={options.coherence}"] if options.coherence else []
     words += [] if options.passthrough else ["nopassthrough"]
     words += ["share_rw"] if options.share_rw else []
+    words += ["stackable"] if options.stackable else []
     return words
 
 

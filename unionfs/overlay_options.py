@@ -73,6 +73,7 @@ class _Reader:
         self.metacopy = True
         self.uid_map: tuple[IdRange, ...] = ()
         self.gid_map: tuple[IdRange, ...] = ()
+        self.stackable = False
         self.fsname = ""
         self.subtype: str | None = None
         self.remount = self.debug = self.share_rw = False
@@ -85,7 +86,7 @@ class _Reader:
             self.words.append(name)
         elif name in _REFUSED:
             raise UsageError(f"option {name} is not supported")
-        elif name in ("remount", "debug", "noacl", "volatile", "share_rw"):
+        elif name in ("remount", "debug", "noacl", "volatile", "share_rw", "stackable"):
             self._read_switch(name)
         elif name not in _IGNORED and name not in MOUNT_WORDS and not name.lower().startswith("x-"):
             raise UsageError(f"unknown option {word!r}")
@@ -96,6 +97,7 @@ class _Reader:
         self.share_rw |= name == "share_rw"
         self.acl &= name != "noacl"
         self.fsync &= name != "volatile"
+        self.stackable |= name == "stackable"
 
     def _read_value(self, name: str, value: str) -> None:
         if name == "lowerdir":
@@ -172,6 +174,7 @@ def parse(text: str, environment: Mapping[str, str] = os.environ) -> OverlayRequ
         uid_map=reader.uid_map,
         gid_map=reader.gid_map,
         share_rw=reader.share_rw,
+        stackable=reader.stackable,
         read_only="ro" in flags,
     )
     return OverlayRequest(

@@ -14,7 +14,7 @@ from unionfs.branch import Branch
 from unionfs.filesystem import UnionFilesystem
 from unionfs.options import Options
 
-_FIXED = ("whiteout", "acl", "xino", "passthrough")  # for the life of a mount
+_FIXED = ("whiteout", "acl", "xino", "passthrough", "stackable")  # for the life of a mount
 
 
 def add_branch(filesystem: UnionFilesystem, index: int | None, branch: Branch) -> None:

@@ -40,6 +40,7 @@ _getdents64 = _libc.getdents64
 
 # Numbers of the generic table, equal on every architecture; the older ones come from libc by name.
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR, _OPENAT2, _GETXATTRAT, _LISTXATTRAT = 428, 429, 442, 437, 464, 465
+_FSOPEN, _FSCONFIG, _FSMOUNT, _FSPICK = 430, 431, 432, 433
 
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
@@ -47,6 +48,11 @@ AT_RECURSIVE = 0x8000
 AT_EMPTY_PATH = 0x1000
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+FSPICK_CLOEXEC, FSPICK_EMPTY_PATH = 1, 8
+_FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
+_FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_SET_FD = 0, 1, 5
+MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSYMFOLLOW = 0x4, 0x200000
+_FSCONFIG_CMD_CREATE, _FSCONFIG_CMD_RECONFIGURE = 6, 7
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
 
@@ -177,6 +183,37 @@ def move_mount(source_fd: int, target: Path, *, dir_fd: int = AT_FDCWD) -> None:
     _check(
         _syscall(_MOVE_MOUNT, source_fd, ctypes.c_char_p(b""), dir_fd, name, MOVE_MOUNT_F_EMPTY_PATH), target
     )
+
+
+def fsopen(fstype: str) -> int:
+    """Return the descriptor of a filesystem that is about to be configured and mounted."""
+    return _check(_syscall(_FSOPEN, ctypes.c_char_p(fstype.encode()), _FSOPEN_CLOEXEC), fstype)
+
+
+def fsconfig_set(context_fd: int, key: str, value: Path | int | None = None) -> None:
+    """Set a parameter: a flag (None), a string, or a descriptor, which may be O_PATH."""
+    if value is None:
+        command, text, number = _FSCONFIG_SET_FLAG, None, 0
+    elif isinstance(value, int):
+        command, text, number = _FSCONFIG_SET_FD, None, value
+    else:
+        command, text, number = _FSCONFIG_SET_STRING, os.fsencode(value), 0
+    _check(_syscall(_FSCONFIG, context_fd, command, ctypes.c_char_p(key.encode()), text, number), key)
+
+
+def fsmount(context_fd: int, attributes: int = 0) -> int:
+    """Create the filesystem that was configured and return an O_PATH descriptor of a detached mount of it (MOUNT_ATTR_*)."""
+    _check(_syscall(_FSCONFIG, context_fd, _FSCONFIG_CMD_CREATE, None, None, 0))
+    return _check(_syscall(_FSMOUNT, context_fd, _FSMOUNT_CLOEXEC, attributes))
+
+
+def drop_unused_names(mount_fd: int) -> None:
+    """Have the kernel forget the names and files of a whole filesystem that nobody uses, as any remount of it does."""
+    context_fd = _check(_syscall(_FSPICK, mount_fd, ctypes.c_char_p(b""), FSPICK_CLOEXEC | FSPICK_EMPTY_PATH))
+    try:
+        _check(_syscall(_FSCONFIG, context_fd, _FSCONFIG_CMD_RECONFIGURE, None, None, 0))
+    finally:
+        os.close(context_fd)
 
 
 def current_processor() -> int:

@@ -16,7 +16,7 @@ _unionfs_branches() {
 
 _unionfs_options="br: add: append: prepend: del: mod: ro rw create= cpup= udba=none udba=reval udba=notify plink noplink
 sum nosum dirwh= diropq=a diropq=w dirperm1 nodirperm1 shwh noshwh warn_perm nowarn_perm verbose quiet acl noacl rdcache=
-whiteout=aufs whiteout=overlay coherence=aufs coherence=overlay passthrough nopassthrough fsync nofsync fsname= nosuid nodev noexec noatime allow_other"
+whiteout=aufs whiteout=overlay coherence=aufs coherence=overlay passthrough nopassthrough stackable fsync nofsync fsname= nosuid nodev noexec noatime allow_other"
 
 _unionfs_words() {
     local IFS=$'\n'

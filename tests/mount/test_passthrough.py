@@ -332,18 +332,26 @@ def test_branch_on_overlayfs_falls_back_and_is_counted(union: Workshop) -> None:
     assert (u / "low").read_bytes() == (u.branch(0) / "low").read_bytes() == b"changed" + BIG[7:]
 
 
-def test_union_is_a_layer_of_overlayfs_unless_it_has_one(union: Workshop) -> None:
-    """The stacking depth is 1, or 2 where a branch needs that: then its files pass through."""
-    plain = passing(union.mount(B0={"f": "f"}))
+def test_union_is_a_layer_of_overlayfs_if_it_is_to_be(union: Workshop) -> None:
+    """The stacking depth is 1 with `stackable` and where nothing is writable, else 2; a branch on overlayfs needs 2."""
+    wanted = passing(union.mount("stackable", B0={"f": "f"}, B1={"low": BIG}))
+    assert (wanted / "low").read_bytes() == BIG
+    plain = passing(union.mount("br:{C0}=ro", branches={"C0": union.directory("C0", {"f": "f"})}))
+    plain.allowed_log.append("the first branch is not rw")
+    default = passing(union.mount("br:{D0}=rw", branches={"D0": union.directory("D0", {"f": "f"})}))
     stacked = _overlay(union, "stack")
-    deep = passing(union.mount(B0={}, branches={"B1": stacked}))
+    shutil.copy("/bin/true", stacked / "true")
+    deep = passing(
+        union.mount("stackable,br:{E0}=rw:{E1}=ro", branches={"E0": union.directory("E0"), "E1": stacked})
+    )
+    assert subprocess.run([deep / "true"], check=False).returncode == 0
     assert (deep / "low").read_bytes() == BIG
-    assert (state(deep)["opens"], state(deep)["fallbacks"]) == (1, 0)
+    assert (state(deep)["opens"], state(deep)["fallbacks"]) == (1, 1)
     place = union.filesystem("place")
     (place / "upper").mkdir()
     (place / "work").mkdir()
     (place / "mnt").mkdir()
-    for u, allowed in ((plain, True), (deep, False)):
+    for u, allowed in ((wanted, True), (plain, True), (default, False), (deep, False)):
         data = f"lowerdir={u.mnt},upperdir={place}/upper,workdir={place}/work"
         try:
             syscalls.mount("none", str(place / "mnt"), "overlay", 0, data)

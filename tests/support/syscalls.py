@@ -63,6 +63,13 @@ _AT_EMPTY_PATH, _MOVE_MOUNT_F_EMPTY_PATH, _OPEN_TREE_CLONE = 0x1000, 4, 1
 _MOUNT_ATTR_IDMAP = 0x100000
 
 
+def cached_pages(fd: int) -> int:
+    """Return how many pages of a file its own page cache holds, not what a mapping of it would show; ENOSYS before Linux 6.5."""
+    whole, counts = struct.pack("=QQ", 0, 0), ctypes.create_string_buffer(40)
+    _check(_libc.syscall(451, fd, whole, counts, 0))
+    return int(struct.unpack_from("=Q", counts.raw)[0])
+
+
 def bind_idmapped(source: str, target: str, user_namespace_fd: int) -> None:
     """Bind `source` at `target` with ids mapped as in a user namespace (mount_setattr(2))."""
     path = ctypes.c_char_p(os.fsencode(source))

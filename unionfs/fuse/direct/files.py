@@ -45,7 +45,7 @@ class FileRequests:
         nodeid = header.nodeid
         if nodeid != (node.traits.nodeid or node.ino):
             number, backing = self._passthrough.reopen(node, nodeid, flags, caller)
-            return abi.OPEN_OUT.pack(number, open_flags(flags), backing.id)
+            return abi.OPEN_OUT.pack(number, open_flags(self._filesystem.file(number)), backing.id)
         if self._replies.writeback and flags & os.O_ACCMODE and not flags & os.O_TRUNC:
             # Not at the first write as elsewhere: by then the caller has been told that all is well.
             self._filesystem.copyups.ensure(node, allow=protection.appending(flags))

@@ -18,10 +18,12 @@ What an open meets (`plan`):
     passing    writable, or to read     any         passing, with the same registration
     passing    not writable             to write    stale: the next LOOKUP gives a new nodeid, which is idle
 
-A copy-up of a passing file gives it a new nodeid too (`Union.renumber`): later opens get ESTALE once, upon which the kernel
-looks the name up again by itself, and the old readers keep the old file. With overlayfs' promise opening for writing copies
-up first, so the last row is left to unions that got a writable branch meanwhile. Opens of a former nodeid that do not come
-from a name (`/proc/self/fd/N` of an old reader) get the old file.
+What is registered for a lower file is the file as a private overlay shows it (`unionfs.following`): its readers follow a copy-up,
+and the writer gets the same registration. Where that is impossible only programs and libraries pass. A copy-up that is not
+followed gives the file a new nodeid too (`Union.renumber`): later opens get ESTALE once, upon which the kernel looks the name up
+again by itself, and the old readers keep the old file. With overlayfs' promise opening for writing copies up first, so the last
+row is left to unions that got a writable branch meanwhile. Opens of a former nodeid that do not come from a name
+(`/proc/self/fd/N` of an old reader) get the old file.
 
 Empty files of branches that are not writable are ordinary: there is nothing to read, and processes that lock such a file go
 on sharing one nodeid. Small ones are ordinary to read where the kernel can be given their data at once (smallfiles.py). Size
@@ -56,6 +58,8 @@ log = logging.getLogger(__name__)
 _CAP_SYS_ADMIN = 21
 _ALL_IDS = ["0", "0", "4294967295"]
 _OVERLAY_MAGIC = 0x794C7630
+_FMODE_EXEC = 0x20  # execve(2) opens with it
+_ELF = b"\x7fELF"
 _REFUSALS_KEPT = 1024
 _AT_ONCE_SECONDS = 1.0
 # What a filesystem answers whose files cannot be passed through at all.
@@ -87,13 +91,17 @@ def plan(*, passing: bool, ordinary: bool, writable: bool, writes: bool, keeps: 
     return Plan.ORDINARY
 
 
-def open_flags(flags: int) -> int:
-    """Return how the kernel is to use a handle that passes through, opened with the caller's `flags`.
+def open_flags(handle: FileHandle) -> int:
+    """Return how the kernel is to use a handle that passes through; with DIRECT_IO only mappings of it do.
 
-    With O_DIRECT reads and writes come to the server, and mappings alone pass: the file that the kernel opens for itself gets
-    the caller's O_DIRECT and keeps it when fcntl(F_SETFL) takes it off, as dd(1) does for its last, short block.
+    With O_DIRECT the file that the kernel opens for itself gets the caller's flag and keeps it when fcntl(F_SETFL) takes it off,
+    as dd(1) does for its last, short block. And a private overlay synchronizes no write, whatever O_SYNC and RWF_DSYNC ask for.
     """
-    return FLAGS | abi.FOPEN_DIRECT_IO if flags & os.O_DIRECT else FLAGS
+    if handle.flags & os.O_DIRECT or (
+        handle.writes and handle.backing is not None and handle.backing.followed
+    ):
+        return FLAGS | abi.FOPEN_DIRECT_IO
+    return FLAGS
 
 
 def refusal() -> str:
@@ -108,13 +116,14 @@ def refusal() -> str:
     return ""
 
 
-def stack_depth(branches: tuple[OpenBranch, ...]) -> int:
-    """Return how deep the kernel is to count this mount: 1, or 2 if a branch is an overlay itself.
+def stack_depth(branches: tuple[OpenBranch, ...], *, stackable: bool) -> int:
+    """Return how deep the kernel is to count this mount: 1, or 2 if files on overlays are to be registered.
 
-    At 1 overlayfs can have this mount as a layer, and files on overlayfs cannot be registered; at 2 the other way round.
+    At 1 overlayfs can have this mount as a layer; at 2 a branch can be an overlay, and readers can follow a copy-up.
     """
     stacked = any(syscalls.filesystem_magic(branch.root) == _OVERLAY_MAGIC for branch in branches)
-    return 2 if stacked else 1
+    copies = any(branch.writable for branch in branches)
+    return 2 if stacked or (copies and not stackable) else 1
 
 
 class Passthrough:
@@ -128,6 +137,8 @@ class Passthrough:
         self._refused: set[int] = set()  # filesystems whose files cannot be registered
         # (nodeid, pid) of opens answered ESTALE -> the node's lookups then, and when that was
         self._stale: dict[tuple[int, int], tuple[int, float]] = {}
+        self._depth = 1
+        self._unfollowed: set[int] = set()  # branches whose files cannot be registered through an overlay
         self.registered = 0  # now
         self.opens = 0  # since the mount
         self.fallbacks = 0
@@ -142,7 +153,9 @@ class Passthrough:
         if not self.on:
             return 0
         self.why = "the kernel offers it and the server may"
-        return stack_depth(self._filesystem.branches)
+        options = self._filesystem.options
+        self._depth = stack_depth(self._filesystem.branches, stackable=options.stackable)
+        return self._depth
 
     def _refusal(self, offered: int) -> str:
         if not self._filesystem.options.passthrough:
@@ -159,6 +172,8 @@ class Passthrough:
             "opens": self.opens,
             "fallbacks": self.fallbacks,
             "registered": self.registered,
+            "depth": self._depth,
+            "overlays": len(self._filesystem.following),
         }
 
     # -- opening and closing ------------------------------------------------------------------------------------
@@ -179,6 +194,9 @@ class Passthrough:
         backing = handles.backing
         first = backing is None and (len(handles) == 1 or not has_ordinary(node, handle))
         writable = branch.writable and not branch.copy_on_open
+        if backing is not None and backing.followed is not None:
+            # Until the copy is the branch's, whatever is written through an overlay would be in no branch at all.
+            writable = writable and backing.followed.published
         if first and writable:
             chosen = Plan.PASSING  # as `plan` says; this is what every new file takes
         else:
@@ -196,7 +214,7 @@ class Passthrough:
                 backing.opens += 1
                 self.opens += 1
                 handle.backing = handles.backing = backing
-                return open_flags(handle.flags), backing.id
+                return open_flags(handle), backing.id
         elif chosen is Plan.STALE:
             if not node.removed:
                 self._filesystem.union.renumber(node)
@@ -237,22 +255,53 @@ class Passthrough:
         return handle.size != 0
 
     def _register(self, handle: FileHandle, branch: OpenBranch) -> Backing | None:
-        """Register the handle's file, or count a fallback."""
+        """Register the handle's file, through an overlay if it may be copied up; count a fallback if that is impossible."""
+        backing = None
+        if branch.writable or not any(other.writable for other in self._filesystem.branches):
+            backing = self._register_file(handle, branch)
+        else:
+            backing = self._register_followed(handle, branch)
+            if backing is None and is_program(handle):
+                backing = self._register_file(handle, branch)
+        if backing is None:
+            self.fallbacks += 1
+        else:
+            self.registered += 1
+        return backing
+
+    def _register_file(self, handle: FileHandle, branch: OpenBranch) -> Backing | None:
+        """Register the file that the handle has open."""
         filesystem = filesystem_of(handle.node.identity)
-        if filesystem not in self._refused:
-            try:
-                number = fcntl.ioctl(
-                    self._device, abi.BACKING_OPEN, bytearray(abi.BACKING_MAP.pack(handle.fd, 0)), True
-                )
-            except OSError as error:
-                if error.errno in _NEVER:
-                    self._refused.add(filesystem)
-                    log.info("files of %s do not pass through: %s", branch.path, error.strerror)
-            else:
-                self.registered += 1
-                return Backing(number, handle.node.nodeid, branch.id)
-        self.fallbacks += 1
-        return None
+        if filesystem in self._refused:
+            return None
+        try:
+            number = self._backing_open(handle.fd)
+        except OSError as error:
+            if error.errno in _NEVER:
+                self._refused.add(filesystem)
+                log.info("files of %s do not pass through: %s", branch.path, error.strerror)
+            return None
+        return Backing(number, handle.node.nodeid, branch.id, None)
+
+    def _register_followed(self, handle: FileHandle, branch: OpenBranch) -> Backing | None:
+        """Register a lower file in such a way that its readers follow a copy-up."""
+        if self._depth < 2 or handle.elsewhere:
+            return None
+        followed = self._filesystem.following.open(handle.node)
+        if followed is None:
+            return None
+        try:
+            number = self._backing_open(followed.fd)
+        except OSError as error:
+            followed.release()
+            if error.errno in _NEVER:
+                followed.overlay.usable = False
+                log.info("readers of %s do not follow a copy-up: %s", branch.path, error.strerror)
+            return None
+        return Backing(number, handle.node.nodeid, branch.id, followed)
+
+    def _backing_open(self, fd: int) -> int:
+        return int(fcntl.ioctl(self._device, abi.BACKING_OPEN, bytearray(abi.BACKING_MAP.pack(fd, 0)), True))
 
     def close(self, handle: FileHandle) -> None:
         """Drop a released handle's part in the registration; the last one takes it back."""
@@ -266,6 +315,8 @@ class Passthrough:
                 node.handles.backing = None
             fcntl.ioctl(self._device, abi.BACKING_CLOSE, abi.BACKING_ID.pack(backing.id))
             self.registered -= 1
+            if backing.followed is not None:
+                backing.followed.release()
         if (
             handle.flags & os.O_ACCMODE == os.O_RDWR
         ):  # writes through a mapping, which takes both, change times unseen
@@ -298,6 +349,16 @@ def _old_reader(node: Node, nodeid: int) -> FileHandle | None:
         if handle.backing is not None and handle.backing.nodeid == nodeid:
             return handle
     return None
+
+
+def is_program(handle: FileHandle) -> bool:
+    """Tell whether a file is a program or a library, by how it is opened, its mode, or its first bytes."""
+    if handle.flags & _FMODE_EXEC or os.fstat(handle.fd).st_mode & 0o111:
+        return True
+    try:
+        return os.pread(handle.fd, len(_ELF), 0) == _ELF
+    except OSError:
+        return False
 
 
 def has_ordinary(node: Node, besides: FileHandle) -> bool:

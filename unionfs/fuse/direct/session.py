@@ -112,6 +112,7 @@ class DirectSession:
         """Most nodes were forgotten: give memory back when there is nothing to do."""
         self._forgotten = True
         self.requests.passthrough.small.forget()
+        self.requests.filesystem.following.forget_unused()
 
     async def run(self) -> None:
         """Serve until the mount is gone."""
@@ -349,6 +350,7 @@ async def _serve(
         def invalidate_all() -> None:
             replies.doubt_sizes()
             session.requests.passthrough.small.forget()
+            filesystem.following.forget_unused()
             refresh()
 
         filesystem.invalidate_all = invalidate_all
