@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Listings of directories that nobody opens: the kernel reads them by the directory alone (FUSE's no_opendir).
 
-A listing that begins at offset 0 is new, one that goes on is found by the directory and by what its offset carries: the
-generation of its snapshot, or 0 for the stream of an only copy. What was read to its end is dropped, except snapshots of
-which the kernel may have cached a part and ask for the rest. A listing that is missed is made again; it goes on at the same
-place as long as the directory did not change.
+A listing that begins at offset 0 is new. One that goes on is found by the directory and the offset, which means the same in
+every listing of it: so all readers of a directory go on in the newest one, which has whatever was there when any of them began,
+and one that is missed is made again. What was read to its end is dropped, except snapshots of which the kernel may have cached a
+part and ask for the rest.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from collections.abc import Iterator
 from unionfs.branch import OpenBranch
 from unionfs.descriptor import Descriptor, Errand
 from unionfs.emptiness import open_list
-from unionfs.merge import POSITION_BITS
+from unionfs.merge import is_ours
 from unionfs.nodes import Node
-from unionfs.readdir import Listing, Place
+from unionfs.readdir import Listing, Place, began_alone
 from unionfs.union import Union
 
-_GENERATIONS = 1 << 63 - POSITION_BITS
 # So many listings are kept, and so many bytes of entries in memory; of those that were read to their end fewer.
 _MOST = 256
 _MEMORY = 16 << 20
@@ -30,9 +29,9 @@ _MEMORY_ENDED = 2 << 20
 # The kernel asks for at most so many bytes at a time for most programs: it gets a smaller listing at once.
 _AT_ONCE = 1 << 15
 _SMALL = 1 << 16
-_SPOOLED = 1 << 18  # what one on disk counts as
+_STREAM = 0
 
-Key = tuple[Node, int]
+Key = tuple[Node, int]  # the second is _STREAM for an only copy, else the snapshot's own
 
 
 class _Kept:
@@ -44,7 +43,7 @@ class _Kept:
         self.listing = listing
         self.readers = 1
         self.ended = False
-        self.descriptors = len(listing.descriptors)
+        self.descriptors = 0
         self.memory = 0
 
 
@@ -55,12 +54,10 @@ class Listings:
         self._union = union
         union.on_forgotten = self.drop
         self._kept: OrderedDict[Key, _Kept] = OrderedDict()  # least recently used first
-        self._generations: dict[Node, set[int]] = {}  # of the listings of each directory
-        self._ends: OrderedDict[Node, int] = (
-            OrderedDict()
-        )  # the offset at which each directory's last listing ended
-        self._last = 0  # the generation of the newest snapshot
-        self._highest = 0  # of any so far
+        self._of: dict[Node, set[int]] = {}  # the listings of each directory
+        # The offset at which each directory's newest listing ended.
+        self._ends: OrderedDict[Node, int] = OrderedDict()
+        self._last = 0  # the newest snapshot
         self._memory = 0
         self._descriptors = 0
         self._most_descriptors = max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
@@ -81,38 +78,59 @@ class Listings:
 
         With `placed` also where each is, if that is known (`Listing.copies`).
         """
+        if node.removed:
+            self.drop(node)
+            return b"", None
         if offset == 0:
-            if not node.removed and (node, 0) not in self._kept:
+            shared = self._shared(node)
+            if shared is None:
                 return self._read_new(node, size, placed=placed)
+            key, kept = shared
         elif self._ends.get(node) == offset:
             return b"", None
-        key, kept = self._find(node, offset)
+        else:
+            key, kept = self._find(node, offset)
         listing = kept.listing
-        records = listing.packed(offset, size)
-        if key is None:
-            return records, None
+        records = listing.packed(offset, size, placed=placed)
         places = listing.copies(offset) if placed else None
-        listing.close_finished()
+        listing.release()
         self._has_read(key, kept)
         return records, places
 
+    def _shared(self, node: Node) -> tuple[Key, _Kept] | None:
+        """Return the listing of an only copy that others read too, for one that begins."""
+        key = node, _STREAM
+        kept = self._kept.get(key)
+        if kept is None or kept.listing.dirs is not node.dirs:
+            return None
+        kept.readers += 1
+        self._ends.pop(node, None)  # there may be more since
+        self._kept.move_to_end(key)
+        return key, kept
+
     def _read_new(self, node: Node, size: int, *, placed: bool) -> tuple[bytes, Iterator[Place] | None]:
         """Begin a listing; one that this reads to its end is not kept, unless the kernel may come back for a part of it."""
-        listing, generation = self._new(node, borrow=True)
+        self._ends.pop(node, None)
+        listing = Listing(self._union, node, borrow=True)
         try:
-            records = listing.packed(0, size)
+            records = listing.packed(0, size, placed=placed)
             places = listing.copies(0) if placed else None
             if self._union.trust and listing.unmarked:
                 self._union.known.know_unmarked(node, listing.dirs)
+            if listing.is_snapshot:
+                self._drop_snapshots(
+                    node
+                )  # whoever reads one of them may do so in this one, and who begins now may not in them
             if (end := listing.end) and listing.size <= _AT_ONCE:
                 listing.close()
                 self._ended(node, end)
                 return records, places
             listing.part()
+            listing.release()
         except BaseException:
             listing.close()
             raise
-        key = node, generation
+        key = self._key(node, listing)
         self._has_read(key, self._keep(key, listing))
         return records, places
 
@@ -124,57 +142,51 @@ class Listings:
         elif self._memory > _MEMORY or self._descriptors > self._most_descriptors:
             self._shrink(kept)
 
-    def _find(self, node: Node, offset: int) -> tuple[Key | None, _Kept]:
-        if offset and not node.removed:
-            for generation in (offset >> POSITION_BITS, 0):
-                key = node, generation
-                kept = self._kept.get(key)
-                if kept is not None:
-                    if generation and offset == generation << POSITION_BITS:
-                        break  # sought: nothing ends there
-                    self._kept.move_to_end(key)
-                    return key, kept
-        return self._begin(node, former=bool(offset) and not 0 < offset >> POSITION_BITS <= self._highest)
+    def _find(self, node: Node, offset: int) -> tuple[Key, _Kept]:
+        """Return the listing in which a reader goes on."""
+        keys = [(node, number) for number in self._of.get(node, ())]
+        key = next((key for key in keys if self._goes_on(key, offset)), None)
+        if key is None:
+            several = len(self._union.dirs(node)) > 1
+            alone = not several or self._began_alone(node, offset)
+            for candidate in keys:
+                if self._kept[candidate].listing.covers(offset) if not alone else candidate[1] == _STREAM:
+                    key = candidate
+        if key is None:
+            listing = Listing(self._union, node, former=alone)
+            key = self._key(node, listing)
+            return key, self._keep(key, listing)
+        self._kept.move_to_end(key)
+        return key, self._kept[key]
 
-    def _begin(self, node: Node, *, former: bool = False) -> tuple[Key | None, _Kept]:
-        """Begin a listing; one of a removed directory holds nothing and is not kept.
+    def _goes_on(self, key: Key, offset: int) -> bool:
+        """Tell whether an offset certainly is one of a listing."""
+        listing = self._kept[key].listing
+        return listing.has(offset) or listing.is_next(offset)
 
-        `former`: the offset is of the stream of an only copy, while there may be more copies by now.
-        """
-        if node.removed:
-            self.drop(node)
-            return None, _Kept(Listing(self._union, node))
-        known = self._kept.get((node, 0))
-        if known is not None and known.listing.dirs is node.dirs:
-            known.readers += 1
-            self._ends.pop(node, None)
-            self._kept.move_to_end((node, 0))
-            return (node, 0), known
-        listing, generation = self._new(node, former=former)
-        key = node, generation
-        return key, self._keep(key, listing)
+    def _began_alone(self, node: Node, offset: int) -> bool:
+        """Tell whether a listing began when the directory had one copy, the lowest of those that it has now."""
+        if not is_ours(offset):
+            return True
+        fd = open_list(self._union.dirs(node)[-1][1])
+        try:
+            return began_alone(fd, offset)
+        finally:
+            os.close(fd)
 
-    def _new(self, node: Node, *, former: bool = False, borrow: bool = False) -> tuple[Listing, int]:
-        """Return a new listing and its generation."""
-        generation = self._last % (_GENERATIONS - 1) + 1
-        listing = Listing(self._union, node, generation, former=former, borrow=borrow)
+    def _key(self, node: Node, listing: Listing) -> Key:
         if not listing.is_snapshot:
-            self._ends.pop(node, None)  # there may be more since
-            return listing, 0
-        self._last = generation
-        if generation > self._highest:
-            self._highest = generation
-        return listing, generation
+            return node, _STREAM
+        self._last += 1
+        return node, self._last
 
     def _keep(self, key: Key, listing: Listing) -> _Kept:
-        node, generation = key
         kept = _Kept(listing)
         if key in self._kept:
             kept.readers += self._kept[key].readers
             self._close(key)
         self._kept[key] = kept
-        self._generations.setdefault(node, set()).add(generation)
-        self._descriptors += kept.descriptors
+        self._of.setdefault(key[0], set()).add(key[1])
         if len(self._kept) > _MOST:
             self._close(next(iter(self._kept)))
         return kept
@@ -201,7 +213,7 @@ class Listings:
         room = _MEMORY_ENDED
         for other in reversed(list(self._kept)):
             if self._kept[other].ended:
-                room -= self._kept[other].memory or _SPOOLED
+                room -= self._kept[other].memory
                 if room < 0:
                     self._close(other)
 
@@ -212,27 +224,27 @@ class Listings:
             self._ends.popitem(last=False)
 
     def _shrink(self, used: _Kept) -> None:
-        """Move entries to disk and close copies, of what was not used for longest first."""
+        """Close what was not used for longest: it is made again if somebody goes on reading it."""
         for key, kept in list(self._kept.items()):
             if self._memory <= _MEMORY and self._descriptors <= self._most_descriptors:
                 return
-            if kept is used:
-                continue
-            if self._descriptors > self._most_descriptors and not kept.listing.finish():
+            if kept is not used:
                 self._close(key)
-                continue
-            kept.listing.spool()
-            self._account(kept)
 
     def _close(self, key: Key) -> None:
         kept = self._kept.pop(key)
-        generations = self._generations[key[0]]
-        generations.discard(key[1])
-        if not generations:
-            del self._generations[key[0]]
+        numbers = self._of[key[0]]
+        numbers.discard(key[1])
+        if not numbers:
+            del self._of[key[0]]
         kept.listing.close()
         self._memory -= kept.memory
         self._descriptors -= kept.descriptors
+
+    def _drop_snapshots(self, node: Node) -> None:
+        for number in list(self._of.get(node, ())):
+            if number != _STREAM:
+                self._close((node, number))
 
     def write_back(self, node: Node) -> Errand:
         """Return what writes a directory back on its writable branches."""
@@ -255,24 +267,21 @@ class Listings:
     def drop(self, node: Node) -> None:
         """Drop every listing of a directory."""
         self._ends.pop(node, None)
-        for generation in list(self._generations.get(node, ())):
-            self._close((node, generation))
+        for number in list(self._of.get(node, ())):
+            self._close((node, number))
 
     def leave(self, branch: OpenBranch) -> None:
-        """Close every descriptor on a branch, which is about to be removed; snapshots can be read on."""
+        """Close every descriptor on a branch, which is about to be removed."""
         for key, kept in list(self._kept.items()):
             if any(candidate.id == branch.id for candidate, _ in kept.listing.descriptors):
-                if kept.listing.finish():
-                    self._account(kept)
-                else:
-                    self._close(key)
+                self._close(key)
 
     def give_back(self) -> None:
         """Give memory back: nobody lists anything just now."""
         for key, kept in list(self._kept.items()):
-            if kept.ended:
+            if kept.ended or kept.memory > _SMALL:
                 self._close(key)
-            elif kept.memory > _SMALL or not kept.listing.is_snapshot:
+            else:
                 kept.listing.spool()
                 self._account(kept)
 

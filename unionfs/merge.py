@@ -1,38 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read the copies of a directory: one as a stream, several merged into a snapshot; marks and what they hide are left out.
 
-A stream has the branch filesystem's own offsets and takes no memory. In a snapshot an offset is a byte position and the
-snapshot's generation; it is spooled to disk when it grows. Nothing here is quadratic.
+A stream has the branch filesystem's own offsets and takes no memory. In a snapshot entries are in the order of what their names
+hash to, and that is their offset: so an offset means the same to every reader, in every snapshot, for the life of the server,
+whatever else is made or removed. A snapshot has so many entries at most; the next ones are read when they are asked for.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
 from array import array
-from bisect import bisect_right
-from collections.abc import Iterator
-from typing import IO
+from bisect import bisect_left, bisect_right
+from itertools import accumulate, compress, islice
+from operator import eq
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.emptiness import is_device_mark
 from unionfs.identity import INO_MASK
 from unionfs.nodes import Node
-from unionfs.records import DT_DIR, PACK, RECORD
-from unionfs.sieve import Sieve
+from unionfs.records import DT_DIR, PACK, RECORD, name_of
 from unionfs.syscalls import DIRENT64, DirectoryReader
 from unionfs.union import Union
-from unionfs.whiteout import Layers
 
-# Offsets in a snapshot are byte positions; the bits above say which snapshot it is.
-POSITION_BITS = 40
-_POSITION = (1 << POSITION_BITS) - 1
-
-_SPOOL_LIMIT = 8 << 20
-# Names of upper copies kept in memory while merging; of further ones a sieve knows which may be there, and those are probed
-# by stat.
-_NAMES_LIMIT = 1 << 18
+# An offset in a snapshot has ten bits that are set and 53 of the name's hash. Filesystems count entries, or (ext4) hash names
+# to 63 bits: one in a thousand of those looks like ours.
+_BITS = 53
+_OURS = (1 << 63 - _BITS) - 1
+_FIRST, _HASH = _OURS << _BITS, (1 << _BITS) - 1
+_END = 1 << 63  # above every offset
+# Names of the same hash get the next offsets, in their own order; more than so many never are.
+_CLASHES = 8
+_MOST = 1 << 17  # entries of a snapshot
 _DOTS = (b".", b"..")
 
 _reader = DirectoryReader()
@@ -98,7 +97,7 @@ class Stream:
         self._copy = copy
         self._data = b""
         self._position = 0
-        self._offset = 0  # of the entry at `_position`
+        self.offset = 0  # of the entry at `_position`
         self._begun = False
         self.end = 0
 
@@ -114,14 +113,14 @@ class Stream:
         (self._copy.fd,) = fds
 
     def spool(self) -> None:
-        self._data, self._position, self._offset = b"", 0, -1
+        self._data, self._position, self.offset = b"", 0, -1
 
     def packed(self, offset: int, size: int) -> bytes:
         copy = self._copy
         fd, begin = copy.fd, offset
         recorded = copy.records_numbers()
         overlay = copy.branch.overlay
-        if offset != self._offset or (offset == 0 and self._begun):
+        if offset != self.offset or (offset == 0 and self._begun):
             os.lseek(fd, offset, os.SEEK_SET)
             self._data, self._position = b"", 0
         self._begun = True
@@ -153,196 +152,219 @@ class Stream:
                 parts.append(packers[size_of_name](ino, following, size_of_name, kind, name))
             position += length
             offset = following
-        self._data, self._position, self._offset = data, position, offset
+        self._data, self._position, self.offset = data, position, offset
         return b"".join(parts)
 
 
-class Snapshot:
-    """A snapshot of a directory with several copies, made as far as it is read."""
+def is_ours(offset: int) -> bool:
+    """Tell whether an offset looks like one of a snapshot."""
+    return offset >> _BITS == _OURS
 
-    def __init__(self, union: Union, node: Node, layers: list[tuple[OpenBranch, int]], base: int) -> None:
+
+def has_offset(fd: int, offset: int) -> bool:
+    """Tell whether an offset that looks like ours is one of the filesystem's own, in a directory open for listing."""
+    os.lseek(fd, _FIRST, os.SEEK_SET)
+    while data := _reader.read_raw(fd):
+        at, stop = 0, len(data)
+        while at < stop:
+            _, following, length, _ = DIRENT64.unpack_from(data, at)
+            if following == offset:
+                return True
+            at += length
+    return False
+
+
+class Snapshot:
+    """The entries of a directory with several copies, or so many of them from some offset on."""
+
+    def __init__(self, union: Union, node: Node, layers: list[tuple[OpenBranch, int]]) -> None:
         self._copies = [Copy(union, node, branch, fd) for branch, fd in layers]
-        self._layers = tuple(layers)
-        self._base = base  # added to every offset
-        self._memory = bytearray()  # the records, while they are few; then they are in `_spool`
-        self._spool: IO[bytes] | None = None
+        self.is_new = True  # the copies are where they were when they were opened
         self._begun = False
-        self._ends = array("Q")  # where each record ends
-        self._where = bytearray()  # which copy each is of; not for more than 256 copies
-        self._source: Iterator[bytes] = iter(())
-        self.finished = False
-        self.marked = False  # whether something read so far may be a whiteout
+        self._after = 0  # the entries with greater offsets are here
+        self._before = _END  # as far as they are less
+        self._offsets: array[int] = array("Q")
+        self._ends: array[int] = array("Q")  # where the record of each ends
+        self._records = b""
+        self._where = b""  # which copy each is of, if that was asked for; not for more than 256 copies
+        self.marked = False  # whether something may be a whiteout
         self.end = 0
 
     @property
     def memory(self) -> int:
-        return len(self._memory)
-
-    def use(self, fds: list[int]) -> None:
-        for copy, fd in zip(self._copies, fds, strict=True):
-            copy.fd = fd
-        self._layers = tuple((copy.branch, copy.fd) for copy in self._copies)
-
-    def packed(self, offset: int, size: int) -> bytes:
-        # At 0 also after rewinddir(3), which promises to show changes. In the middle when the kernel had the beginning cached
-        # from another open of the directory, and lost it: what did not change is merged in the same order.
-        offset &= _POSITION
-        if offset == 0 or not self._begun:
-            self._start()
-        self._read(offset + size)
-        position = bisect_right(self._ends, offset + size)
-        end = self._ends[position - 1] if position else 0
-        self.end = self._base | end if self.finished and end == self.size else 0
-        if end <= offset:
-            return b""
-        if self._spool is None:
-            return bytes(self._memory[offset:end])
-        self._spool.seek(offset)
-        return self._spool.read(end - offset)
-
-    def _read(self, end: int) -> None:
-        """Merge as far as the byte position `end`."""
-        while self.size < end and not self.finished:
-            records = next(self._source, None)
-            if records is None:
-                self.finished = True
-                return
-            self._keep(records)
-
-    def finish(self) -> None:
-        if not self._begun:
-            self._start()
-        self._read(1 << POSITION_BITS)
-
-    def _keep(self, records: bytes) -> None:
-        if self._spool is None:
-            self._memory += records
-            if len(self._memory) >= _SPOOL_LIMIT:
-                self.spool()
-            return
-        self._spool.seek(0, os.SEEK_END)
-        self._spool.write(records)
-
-    def spool(self) -> None:
-        if self._spool is None:
-            self._spool = tempfile.TemporaryFile()  # noqa: SIM115  # closed by close()
-            self._spool.write(self._memory)
-            self._memory = bytearray()
+        return len(self._records) + 16 * len(self._offsets)
 
     @property
     def size(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return len(self._records)
 
-    def _start(self) -> None:
-        self.close()
-        for copy in self._copies if self._begun else ():
-            os.lseek(copy.fd, 0, os.SEEK_SET)
-        self._begun = True
-        self._ends = array("Q")
-        self._where = bytearray()
-        self._source = self._merge()
-        self.finished = False
+    @property
+    def finished(self) -> bool:
+        """Tell whether all entries have been read."""
+        return self._begun and self._after == 0 and self._before == _END
 
-    def copies(self, offset: int) -> memoryview:
-        """Return which copy each entry from `offset` is of."""
-        offset &= _POSITION
-        first = bisect_right(self._ends, offset) if offset else 0
-        return memoryview(bytes(self._where))[first:]
+    def covers(self, offset: int) -> bool:
+        """Tell whether what follows an offset is known."""
+        if not self._begun or offset < self._after:
+            return False
+        return self._before == _END or offset < self._offsets[-1]
 
-    def _merge(self) -> Iterator[bytes]:
-        """Scan top to tail: an entry shows unless an upper copy has, or hides, its name. Yields many records at a time."""
-        seen: set[bytes] = set()
-        further: Sieve | None = None
-        ends = self._ends
-        base, unpack = self._base, DIRENT64.unpack_from
-        for position, copy in enumerate(self._copies):
-            last = position == len(self._copies) - 1
-            overlay = copy.branch.overlay
-            recorded = copy.records_numbers()
-            prefix, children = copy.prefix, copy.node.children or {}
-            hidden: set[bytes] = set()
-            while data := _reader.read_raw(copy.fd):
-                parts: list[bytes] = []
-                at, stop = 0, len(data)
-                end = ends[-1] if ends else 0
-                if not (recorded or overlay or further) and b".wh." not in data:
-                    parts = _plain_records(data, copy, seen, ends, base, last=last)
-                    if len(seen) >= _NAMES_LIMIT:
-                        further = Sieve()
-                    at = stop
-                elif overlay or b".wh." in data:
-                    self.marked = True
-                while at < stop:
-                    ino, _, length, kind = unpack(data, at)
-                    name = data[at + 19 : data.index(0, at + 19)]
-                    at += length
-                    if name[:4] == b".wh." or overlay:
-                        mark = copy.hides(name, kind)
-                        if mark is not None and not last:
-                            hidden.add(mark)
-                        if not copy.shows(name, kind):
-                            continue
-                    if name in seen or (
-                        further is not None and name in further and _is_above(self._layers[:position], name)
-                    ):
-                        continue
-                    if not last:
-                        if further is not None:
-                            further.add(name)
-                        else:
-                            seen.add(name)
-                            if len(seen) >= _NAMES_LIMIT:
-                                further = Sieve()
-                    size = len(name)
-                    end += size + 31 & ~7
-                    ends.append(end)
-                    if recorded or name in children or ino > INO_MASK or (kind == DT_DIR and name in _DOTS):
-                        ino = copy.number(name, ino, recorded=recorded)
-                    else:
-                        ino |= prefix
-                    parts.append(PACK[size](ino, base | end, size, kind, name))
-                self._where += bytes((position & 255,)) * (len(ends) - len(self._where))
-                if parts:
-                    yield b"".join(parts)
-            seen |= hidden
+    def has(self, offset: int) -> bool:
+        """Tell whether an offset is that of an entry, and what follows is known."""
+        place = bisect_left(self._offsets, offset)
+        return place < len(self._offsets) and self._offsets[place] == offset and self.covers(offset)
+
+    def packed(self, offset: int, size: int, *, placed: bool = False) -> bytes:
+        # At 0 also after rewinddir(3), which promises to show changes.
+        if offset == 0 or not self.covers(offset):
+            self._read(offset, placed=placed)
+        first = bisect_right(self._offsets, offset)
+        begin = self._ends[first - 1] if first else 0
+        last = bisect_right(self._ends, begin + size, first)
+        complete = last == len(self._ends) and self._before == _END
+        self.end = (self._offsets[-1] if last else offset or _FIRST) if complete else 0
+        return self._records[begin : self._ends[last - 1]] if last > first else b""
+
+    def copies(self, offset: int) -> memoryview | None:
+        """Return which copy each entry from `offset` is of, if that is known."""
+        return memoryview(self._where)[bisect_right(self._offsets, offset) :] if self._where else None
+
+    def _read(self, after: int, *, placed: bool) -> None:
+        """Read the copies from top to tail: an entry shows unless an upper copy has, or hides, its name."""
+        merge = Merge(after)
+        new, self.is_new = self.is_new, False
+        for copy in self._copies:
+            if not new:
+                os.lseek(copy.fd, 0, os.SEEK_SET)
+            merge.add(copy, last=copy is self._copies[-1])
+        self.marked = merge.marked
+        offsets, records, where = merge.sorted(placed=placed)
+        self._offsets, self._ends = array("Q", offsets), array("Q", accumulate(map(len, records)))
+        self._records, self._where = b"".join(records), where
+        self._begun, self._after, self._before = True, after, merge.before
 
     def close(self) -> None:
-        self._memory = bytearray()
-        if self._spool is not None:
-            self._spool.close()
-            self._spool = None
+        self._begun = False
+        self._records = self._where = b""
+        self._offsets, self._ends = array("Q"), array("Q")
 
 
-def _plain_records(
-    data: bytes, copy: Copy, seen: set[bytes], ends: array[int], base: int, *, last: bool
-) -> list[bytes]:
-    """Return the records of raw entries without marks whose numbers are not recorded; names in `seen` are left out."""
-    parts: list[bytes] = []
-    unpack, find, packers, prefix = DIRENT64.unpack_from, data.index, PACK, copy.prefix
-    children = copy.node.children or {}
-    at, stop = 0, len(data)
-    end = ends[-1] if ends else 0
-    while at < stop:
-        ino, _, length, kind = unpack(data, at)
-        name = data[at + 19 : find(0, at + 19)]
-        at += length
-        if name in seen:
-            continue
-        if not last:
-            seen.add(name)
-        size = len(name)
-        end += size + 31 & ~7
-        ends.append(end)
-        if name in children or ino > INO_MASK or (kind == DT_DIR and name in _DOTS):
-            ino = copy.number(name, ino, recorded=False)
-        else:
-            ino |= prefix
-        parts.append(packers[size](ino, base | end, size, kind, name))
-    return parts
+class Merge:
+    """The records of the copies that were added so far; if they are too many, those of the lesser offsets."""
+
+    def __init__(self, after: int = 0) -> None:
+        self.marked = False
+        self.before = _END
+        self._least = max(0, after - _CLASHES)  # what may be moved beyond `after`
+        self._offsets: list[int] = []
+        self._records: list[bytes] = []
+        self._seen: set[bytes] = set()  # names that the upper copies have or hide
+        self._added: list[int] = []  # how many each copy has added
+
+    def add(self, copy: Copy, *, last: bool) -> None:
+        """Read a copy below those that were read before; what it hides it hides from those that follow."""
+        recorded, overlay = copy.records_numbers(), copy.branch.overlay
+        before = len(self._records)
+        hidden: set[bytes] = set()
+        while data := _reader.read_raw(copy.fd):
+            marked = overlay or b".wh." in data
+            if recorded or marked:
+                self.marked |= marked
+                self._add_any(data, copy, hidden, recorded=recorded, last=last)
+            else:
+                self._add_plain(data, copy, last=last)
+            if len(self._records) > _MOST:
+                self._halve()
+        self._added.append(len(self._records) - before)
+        self._seen |= hidden
+
+    def _add_plain(self, data: bytes, copy: Copy, *, last: bool) -> None:
+        """Add raw entries without marks whose numbers are not recorded."""
+        unpack, find, packers, prefix = DIRENT64.unpack_from, data.index, PACK, copy.prefix
+        children, seen = copy.node.children or {}, self._seen
+        least, before = self._least, self.before
+        add_offset, add_record = self._offsets.append, self._records.append
+        at, stop = 0, len(data)
+        while at < stop:
+            ino, _, length, kind = unpack(data, at)
+            name = data[at + 19 : find(0, at + 19)]
+            at += length
+            offset = hash(name) & _HASH | _FIRST
+            if name in children or ino > INO_MASK or (kind == DT_DIR and name in _DOTS):
+                if name in _DOTS:
+                    offset = _FIRST + len(name) - 1
+                ino = copy.number(name, ino, recorded=False)
+            else:
+                ino |= prefix
+            if not least <= offset < before or name in seen:
+                continue
+            if not last:
+                seen.add(name)
+            size = len(name)
+            add_offset(offset)
+            add_record(packers[size](ino, offset, size, kind, name))
+
+    def _add_any(self, data: bytes, copy: Copy, hidden: set[bytes], *, recorded: bool, last: bool) -> None:
+        """Add raw entries; names that the copy hides go to `hidden`."""
+        unpack, overlay = DIRENT64.unpack_from, copy.branch.overlay
+        children, seen = copy.node.children or {}, self._seen
+        at, stop = 0, len(data)
+        while at < stop:
+            ino, _, length, kind = unpack(data, at)
+            name = data[at + 19 : data.index(0, at + 19)]
+            at += length
+            if name[:4] == whiteout.PREFIX or overlay:
+                mark = copy.hides(name, kind)
+                if mark is not None and self._least <= _offset_of(mark) < self.before:
+                    hidden.add(mark)
+                if not copy.shows(name, kind):
+                    continue
+            offset = _offset_of(name)
+            if name in seen or not self._least <= offset < self.before:
+                continue
+            if not last:
+                seen.add(name)
+            if recorded or name in children or ino > INO_MASK or (kind == DT_DIR and name in _DOTS):
+                ino = copy.number(name, ino, recorded=recorded)
+            else:
+                ino |= copy.prefix
+            self._offsets.append(offset)
+            self._records.append(PACK[len(name)](ino, offset, len(name), kind, name))
+
+    def _halve(self) -> None:
+        """Keep the lesser half: the rest is read again when it is asked for."""
+        self.before = before = sorted(self._offsets)[len(self._offsets) // 2]
+        kept = [offset < before for offset in self._offsets]
+        self._records = list(compress(self._records, kept))
+        self._offsets = list(compress(self._offsets, kept))
+        self._seen = {name for name in self._seen if _offset_of(name) < before}
+
+    def sorted(self, *, placed: bool) -> tuple[list[int], list[bytes], bytes]:
+        """Return offsets and records in order; if they are to be `placed`, and that is known, also which copy each is of."""
+        order = sorted(range(len(self._offsets)), key=self._offsets.__getitem__)
+        offsets = list(map(self._offsets.__getitem__, order))
+        records = list(map(self._records.__getitem__, order))
+        where = b""
+        if any(map(eq, offsets, islice(offsets, 1, None))):
+            spread(offsets, records)
+        elif placed and self.before == _END and len(self._added) <= 256:
+            of = b"".join(bytes((position,)) * count for position, count in enumerate(self._added))
+            where = bytes(map(of.__getitem__, order))
+        return offsets, records, where
 
 
-def _is_above(above: Layers, name: bytes) -> bool:
-    return any(
-        whiteout.exists(fd, name) is not None or whiteout.is_whited_out(branch, fd, name)
-        for branch, fd in above
-    )
+def _offset_of(name: bytes) -> int:
+    """Return the offset of a name unless another one has it too."""
+    return _FIRST + len(name) - 1 if name in _DOTS else hash(name) & _HASH | _FIRST
+
+
+def spread(offsets: list[int], records: list[bytes]) -> None:
+    """Give sorted records of which some have the same offset different ones, by their names."""
+    pairs = sorted(zip(offsets, map(name_of, records), records, strict=True))
+    last = 0
+    for position, (offset, name, record) in enumerate(pairs):
+        last = max(offset, last + 1)
+        if last != offset:
+            ino, _, size, kind = RECORD.unpack_from(record)
+            record = PACK[size](ino, last, size, kind, name)
+        offsets[position], records[position] = last, record

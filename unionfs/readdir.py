@@ -9,7 +9,7 @@ from itertools import repeat
 
 from unionfs.branch import OpenBranch
 from unionfs.emptiness import open_list
-from unionfs.merge import POSITION_BITS, Copy, Snapshot, Stream
+from unionfs.merge import Copy, Snapshot, Stream, has_offset, is_ours
 from unionfs.nodes import Node
 from unionfs.records import Entry, entries_of
 from unionfs.union import Union
@@ -22,17 +22,16 @@ Place = tuple[OpenBranch, int]  # the branch, and a descriptor of the directory 
 class Listing:
     """The entries of one open directory."""
 
-    def __init__(
-        self, union: Union, node: Node, generation: int = 0, *, former: bool = False, borrow: bool = False
-    ) -> None:
+    def __init__(self, union: Union, node: Node, *, former: bool = False, borrow: bool = False) -> None:
         """Open every copy; if one cannot be opened none is, and its error is raised.
 
-        `generation`, below 1 << 23, gets into the offsets of a snapshot. `former`: go on listing the lowest copy, which was the
-        only one when the listing began; what the others have is newer, or has been listed under the same name. `borrow`: read
-        through the node's descriptors if they are new, until `part` is called.
+        `former`: go on listing the lowest copy, which was the only one when the listing began; what the others have is newer, or
+        has been listed under the same name. `borrow`: read through the node's descriptors if they are new, until `part`.
         """
         self._layers: list[tuple[OpenBranch, int]] = []
         self._source: Stream | Snapshot | None = None
+        self._former: Stream | None = None  # the lowest copy, for who began when it was the only one
+        self._union = union
         self._node = node
         dirs: tuple[Place, ...] = ()
         self._borrowed = False
@@ -51,7 +50,7 @@ class Listing:
         else:
             self._open(dirs[-1:] if former else dirs)
         if len(self._layers) > 1:
-            self._source = Snapshot(union, node, self._layers, generation << POSITION_BITS)
+            self._source = Snapshot(union, node, self._layers)
         else:
             self._source = Stream(Copy(union, node, *self._layers[0]))
 
@@ -69,11 +68,9 @@ class Listing:
             return
         borrowed, self._layers, self._borrowed = self._layers, [], False
         source = self._source
-        if source is None or source.finished:
-            return
-        for branch, fd in borrowed:
-            self._layers.append((branch, os.dup(fd)))  # which has the same position
-        source.use([fd for _, fd in self._layers])
+        if isinstance(source, Stream) and not source.finished:
+            self._layers = [(branch, os.dup(fd)) for branch, fd in borrowed]  # which have the same position
+            source.use([fd for _, fd in self._layers])
 
     @property
     def end(self) -> int:
@@ -82,7 +79,7 @@ class Listing:
 
     @property
     def is_snapshot(self) -> bool:
-        """Tell whether offsets mean something in this listing only; else they are those of the only copy."""
+        """Tell whether there are several copies."""
         return isinstance(self._source, Snapshot)
 
     @property
@@ -98,35 +95,53 @@ class Listing:
 
     @property
     def size(self) -> int:
-        """Return how many bytes of entries a snapshot has, in memory or on disk."""
+        """Return how many bytes of entries a snapshot holds."""
         return self._source.size if isinstance(self._source, Snapshot) else 0
 
-    def spool(self) -> None:
-        """Hold no entries in memory any more."""
-        if self._source is not None:
-            self._source.spool()
+    def is_next(self, offset: int) -> bool:
+        """Tell whether an offset is where the only copy has been read to."""
+        return isinstance(self._source, Stream) and self._source.offset == offset
 
-    def finish(self) -> bool:
-        """Make a snapshot independent of the copies, which are closed; False for what is no snapshot."""
-        if not isinstance(self._source, Snapshot):
-            return False
-        self._source.finish()
-        self._close_layers()
-        return True
+    def has(self, offset: int) -> bool:
+        """Tell whether an offset is that of an entry in a snapshot, and what follows is known."""
+        return isinstance(self._source, Snapshot) and self._source.has(offset)
 
-    def close_finished(self) -> None:
-        """Close the copies if a snapshot has all of their entries."""
-        if self._layers and isinstance(self._source, Snapshot) and self._source.finished:
+    def covers(self, offset: int) -> bool:
+        """Tell whether what follows an offset is known by a snapshot."""
+        return isinstance(self._source, Snapshot) and self._source.covers(offset)
+
+    def release(self) -> None:
+        """Close the copies of a snapshot, which is read from what it holds."""
+        if isinstance(self._source, Snapshot):
             self._close_layers()
+
+    def spool(self) -> None:
+        """Hold nothing in memory that was read of an only copy."""
+        if isinstance(self._source, Stream):
+            self._source.spool()
 
     @property
     def descriptors(self) -> list[tuple[OpenBranch, int]]:
         """Return the (branch, descriptor) pairs that are open."""
         return self._layers
 
-    def packed(self, offset: int, size: int) -> bytes:
-        """Return records from `offset`, which is 0 or what an earlier one carried, in at most `size` bytes; none at the end."""
-        return self._source.packed(offset, size) if self._source is not None else b""
+    def packed(self, offset: int, size: int, *, placed: bool = False) -> bytes:
+        """Return records from `offset`, which is 0 or what an earlier one carried, in at most `size` bytes; none at the end.
+
+        `placed`: `copies` will be asked for. The offset may also be one of the lowest copy's, from when it was the only one.
+        """
+        source = self._source
+        if source is None or self._node.removed:
+            return b""
+        if isinstance(source, Stream):
+            return source.packed(offset, size)
+        if offset and not source.has(offset) and self._layers:
+            source.is_new = False  # the lowest copy's position moves
+            if began_alone(self._layers[-1][1], offset):
+                if self._former is None:
+                    self._former = Stream(Copy(self._union, self._node, *self._layers[-1]))
+                return self._former.packed(offset, size)
+        return source.packed(offset, size, placed=placed)
 
     def copies(self, offset: int) -> Iterator[Place] | None:
         """Return, for each entry from `offset` that `packed` has just returned, where it is; None if that may have changed.
@@ -138,13 +153,12 @@ class Listing:
         source = self._source
         if isinstance(source, Stream):
             return repeat(self.dirs[0])
-        if source is None or len(self.dirs) > 256:
-            return None
-        return map(self.dirs.__getitem__, source.copies(offset))
+        where = source.copies(offset) if source is not None else None
+        return map(self.dirs.__getitem__, where) if where is not None else None
 
     def read(self, offset: int) -> Iterator[tuple[Entry, Place | None]]:
         """Yield the entries from `offset`, and where each is if that is known (`copies`)."""
-        while chunk := self.packed(offset, _CHUNK):
+        while chunk := self.packed(offset, _CHUNK, placed=True):
             places: Iterator[Place | None] | None = self.copies(offset)
             if places is None:
                 places = repeat(None)
@@ -163,3 +177,8 @@ class Listing:
         for _, fd in () if self._borrowed else self._layers:
             os.close(fd)
         self._layers = []
+
+
+def began_alone(fd: int, offset: int) -> bool:
+    """Tell whether an offset is of a listing that began when the directory's copy `fd`, open for listing, was the only one."""
+    return not is_ours(offset) or has_offset(fd, offset)

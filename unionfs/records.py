@@ -31,6 +31,11 @@ class Entry(NamedTuple):
         return self.kind not in (0, DT_DIR)
 
 
+def name_of(record: bytes) -> bytes:
+    """Return the name in one record."""
+    return record[24 : 24 + RECORD.unpack_from(record)[2]]
+
+
 def entries_of(packed: bytes) -> Iterator[Entry]:
     """Yield the entries of packed records."""
     position, end, unpack = 0, len(packed), RECORD.unpack_from

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.errnos import refused
-from tests.support.syscalls import DirectoryStream
+from tests.support.syscalls import DirectoryStream, raw_entries
 from tests.support.union import Union, Workshop, eventually, unionfs
 
 pytestmark = pytest.mark.parametrize("copies", [1, 2])
@@ -355,3 +355,85 @@ def test_reader_goes_on_when_the_directory_gets_a_copy(union: Workshop, copies: 
         names += stream.rest()
     old = [name for name in names if name != "new"]
     assert len(old) == len(set(old)) == SOME + 2
+
+
+def _rest_of(fd: int, offset: int) -> list[str]:
+    """Read a directory from an offset to its end with a small buffer."""
+    os.lseek(fd, offset, os.SEEK_SET)
+    names = []
+    while entries := raw_entries(fd, 1000):
+        names += [name for name, _ in entries]
+    return names
+
+
+@pytest.mark.parametrize("udba", ["none", "notify", "reval"])
+def test_offset_holds_when_the_directory_is_opened_again(union: Workshop, copies: int, udba: str) -> None:
+    """As an NFS server needs it: after changes, other readers, and the removal of the entry that was listed last."""
+    u = _mount(union, copies, SOME, f"udba={udba}")
+    (u / "d/first").touch()
+    fd = os.open(u / "d", os.O_RDONLY | os.O_DIRECTORY)
+    begun = [entry for _ in range(20) for entry in raw_entries(fd, 1000)]
+    os.close(fd)
+    last, offset = begun[-1]
+    (u / "d" / last).unlink()
+    (u / "d/more").touch()
+    assert len(os.listdir(u / "d")) == SOME + 1
+    for _ in range(2):
+        fd = os.open(u / "d", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            names = [name for name, _ in begun] + [name for name in _rest_of(fd, offset) if name != "more"]
+        finally:
+            os.close(fd)
+        assert len(names) == len(set(names)) == SOME + 3
+
+
+@pytest.mark.parametrize("udba", ["none", "notify", "reval"])
+def test_readers_of_a_changing_directory_see_what_stays_once(union: Workshop, copies: int, udba: str) -> None:
+    """Several processes list it, one makes and removes names: no error, no other name, and every one that stays once."""
+    u = _mount(union, copies, 500, f"udba={udba}")
+    for number in range(200):
+        (u / f"d/up{'y' * (number % 40)}{number}").touch()
+    stay = sorted(os.listdir(u / "d"))
+    wrong: list[str] = []
+
+    def read() -> None:
+        for _ in range(25):
+            names = os.listdir(u / "d")
+            if sorted(name for name in names if not name.startswith("other")) != stay:
+                wrong.append(f"{len(names)} names")
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    number = 0
+    while any(reader.is_alive() for reader in readers):
+        number += 1
+        path = u / f"d/other{'x' * (number % 60)}"
+        path.touch()
+        if number % 3:
+            path.unlink()
+    for reader in readers:
+        reader.join()
+    assert not wrong
+
+
+def test_listing_that_began_on_one_copy_goes_on_when_there_are_two(union: Workshop, copies: int) -> None:
+    """The offsets that it was given are the branch's own: they hold also when the directory is opened again."""
+    u = _mount(union, copies, SOME)
+    fd = os.open(u / "d", os.O_RDONLY | os.O_DIRECTORY)
+    begun = [entry for _ in range(20) for entry in raw_entries(fd, 1000)]
+    (u / "d/name0000003").chmod(0o600)
+    (u / "d/new").touch()
+    os.listdir(u / "d")
+    offset = begun[-1][1]
+    try:
+        rest = _rest_of(fd, offset)
+    finally:
+        os.close(fd)
+    again = os.open(u / "d", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        assert {*rest, "new"} == {*_rest_of(again, offset), "new"}
+    finally:
+        os.close(again)
+    names = [name for name, _ in begun] + [name for name in rest if name != "new"]
+    assert len(names) == len(set(names)) == SOME + 2
