@@ -93,6 +93,13 @@ class PlinkTable:
         plink.origins.add(identity)
         self._by_identity[identity] = plink
 
+    def lose_origin(self, identity: Identity) -> None:
+        """Note that the inode of a file that was copied is another file's now: its names were taken away directly."""
+        plink = self._by_identity.get(identity)
+        if plink is not None and identity != plink.copy:
+            plink.origins.discard(identity)
+            del self._by_identity[identity]
+
     def has_recovered(self) -> bool:
         """Tell whether some pseudo-link was found after a crash."""
         return any(plink.recovered for plink in self._plinks.values())

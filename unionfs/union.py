@@ -270,7 +270,9 @@ class Union(Copies):
                 self.directories.set_first_layers(fresh, found)
             return fresh
         plink = None
-        if self.plinks and kind != stat.S_IFDIR and not made:
+        if made:
+            self.plinks.lose_origin(identity)
+        elif self.plinks and kind != stat.S_IFDIR:
             plink = self.plink_of(ino, found, identity)
         if plink is not None:
             ino = plink.ino

@@ -133,3 +133,29 @@ def test_number_of_a_plink_is_not_given_to_another_file(tmp_path: Path) -> None:
         filesystem.release(holder)
     finally:
         filesystem.close()
+
+
+def test_new_file_with_the_number_of_a_copied_one_is_no_name_of_its_copy(tmp_path: Path) -> None:
+    """Both names of a copied lower file are removed directly and a new file gets its inode: it is not the pseudo-link."""
+    (tmp_path / "B0").mkdir()
+    (tmp_path / "B1").mkdir()
+    (tmp_path / "B1/a").write_bytes(b"old")
+    (tmp_path / "B1/b").hardlink_to(tmp_path / "B1/a")
+    filesystem = _open(tmp_path)
+    try:
+        _write(filesystem, b"a", b"COPY")
+        ino = (tmp_path / "B1/a").stat().st_ino
+        for lower in (tmp_path / "B1/a", tmp_path / "B1/b"):
+            lower.unlink()
+        root = filesystem.node(1)
+        for name in (b"new%d" % number for number in range(300)):
+            attributes, handle = filesystem.create(root, name, 0o644, os.O_WRONLY, ROOT)
+            filesystem.write(handle, 0, b"own")
+            filesystem.release(handle)
+            filesystem.union.nodes.release(attributes.node)
+            assert _read(filesystem, name) == b"own"
+            if attributes.status.st_ino == ino:
+                break
+        assert _read(filesystem, b"a") == b"COPY"
+    finally:
+        filesystem.close()
