@@ -2,10 +2,12 @@
 """Records appended to a file whose last page another process changes through a mapping."""
 
 import mmap
+import multiprocessing
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,48 @@ def test_write_at_the_end_beside_a_changed_mapping_of_a_file_that_was_read(
 ) -> None:
     """With passthrough also who does not append by flag, and whatever a reader from before the copy-up has open."""
     _check(union.mount("udba=none", B0={}, B1=LOWER), flags, held=True)
+
+
+def _write_at_end(path: Path, flags: int) -> None:
+    fd = os.open(path, flags)
+    for number, record in enumerate(RECORDS):
+        os.pwrite(fd, record, SIZE + number * len(record))
+    os.close(fd)
+
+
+def _change_by_mapping(path: Path, _: int) -> None:
+    fd = os.open(path, os.O_RDWR)
+    with mmap.mmap(fd, SIZE) as pages:
+        for place in range(0, SIZE, 8):
+            pages[place : place + 8] = b"M" * 8
+    os.close(fd)
+
+
+def _for_all(call: Callable[[Path, int], None], u: Union, flags: int, barrier: Barrier) -> None:
+    for name in LOWER:
+        barrier.wait()
+        call(u / name, flags)
+
+
+@pytest.mark.parametrize("union", ["direct"], indirect=True)
+@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR], ids=["w", "rw"])
+def test_write_at_the_end_beside_a_changed_mapping_of_a_lower_file(union: Workshop, flags: int) -> None:
+    """With passthrough also who opened the file before it was copied up, which with AUFS' promise is at the first write."""
+    u = union.mount("coherence=aufs", B0={}, B1=LOWER)
+    fork = multiprocessing.get_context("fork")  # two processes, so that both open the file at once
+    barrier = fork.Barrier(2)
+    processes = [
+        fork.Process(target=_for_all, args=(call, u, flags, barrier))
+        for call in (_write_at_end, _change_by_mapping)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    for name in LOWER:
+        assert (u / name).read_bytes() == b"M" * SIZE + b"".join(RECORDS)
+        assert (u.branch(0) / name).read_bytes() == (u / name).read_bytes()
 
 
 def test_write_past_the_pages_comes_back_in_no_page(union: Workshop) -> None:

@@ -88,15 +88,12 @@ class FileRequests:
         zeros. Not so where the kernel decides on the size itself (the writeback cache).
 
         Reading such a handle comes to the server too, so not all do: those that only append, and where files mostly pass
-        through the few that do not, as a reader had them open before they were copied up.
+        through the few that do not: a reader had them open before they were copied up, or the writer had (with AUFS' promise).
         """
         replies, access = self._replies, handle.flags & os.O_ACCMODE
         if replies.writeback or not (replies.direct_mappings or access == os.O_WRONLY):
             return False
-        branch = handle.node.branch
-        return bool(handle.flags & os.O_APPEND) or (
-            self._passthrough.on and branch is not None and branch.writable
-        )
+        return bool(handle.flags & os.O_APPEND) or self._passthrough.on
 
     def _access(self, flags: int) -> int:
         """Return the flags to open the branch file with.
