@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.model.operations import Operation
 from tests.support import syscalls
 
-READING = frozenset({"pread", "next", "seek", "map", "peek"})
+MAPPING = frozenset({"map", "peek"})
 
 
 class Runner:
@@ -254,17 +254,25 @@ def _facts(status: os.stat_result) -> tuple[int, ...]:
 
 
 class Past(Runner):
-    """Keeps what files held when a descriptor was opened for reading: coherence=overlay may go on showing that."""
+    """Keeps what files held when a descriptor was opened for reading: with coherence=overlay mappings may go on showing that."""
 
     def run(self, operation: Operation) -> object:
-        """Return what a descriptor that kept the old file would answer; None where that is no question."""
+        """Return what a mapping that kept the old pages would answer; None where that is no question."""
         if operation[0] in ("open", "tmpfile", "close"):
             self._close(operation[1])
-        return super().run(operation) if operation[0] in READING and self.has(operation[1]) else None
+        return super().run(operation) if operation[0] in MAPPING and self.has(operation[1]) else None
 
     def has(self, slot: object) -> bool:
         """Tell whether the slot may be such a descriptor."""
         return slot in self._descriptors
+
+    def is_shorter(self, slot: object, outcome: object) -> bool:
+        """Tell whether it has less than `outcome` of a read: to touch a mapping behind its end would be SIGBUS."""
+        return self.has(slot) and os.fstat(self._descriptors[slot]).st_size < len(_bytes(outcome))
+
+    def shows(self, former: object, outcome: object) -> bool:
+        """Tell whether `outcome` of a peek is the beginning of what the old pages hold."""
+        return former is not None and _bytes(former).startswith(_bytes(outcome))
 
     def keep(self, operation: Operation) -> None:
         """After a successful open: copy the file if it was opened for reading."""
@@ -273,3 +281,9 @@ class Past(Runner):
             fd = self._descriptors[slot] = os.open(self.root, os.O_TMPFILE | os.O_RDWR)
             with open(self.path(str(path)), "rb") as file:
                 os.pwrite(fd, file.read(), 0)
+
+
+def _bytes(outcome: object) -> bytes:
+    """Return what an outcome read; nothing where it is an error."""
+    value = outcome[1] if isinstance(outcome, tuple) else b""
+    return value if isinstance(value, bytes) else b""
