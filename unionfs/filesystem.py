@@ -85,6 +85,9 @@ class UnionFilesystem:
         # surgery, or one name).
         self.passes_through = False
         self.invalidate_all: Callable[[], None] = lambda: None
+        self.discarded = (
+            False  # set by a caller that deletes the writable branches next: `close` flushes nothing
+        )
         self.settled: Callable[[], Awaitable[None]] | None = None  # waits until the kernel has been told
         self.open_inodes: Callable[[], Iterable[tuple[int, int]]] = (
             tuple  # (pid, number) of directories, or more
@@ -464,8 +467,12 @@ class UnionFilesystem:
         return self._inspect.busy(branch, self.open_inodes())
 
     def flush_plinks(self) -> int:
-        """Turn pseudo-links into real links; return how many names were linked."""
+        """Turn pseudo-links into real links; return how many names were linked. EINTR if `end_flush` was called."""
         return self._flusher.flush()
+
+    def end_flush(self) -> None:
+        """End a flush that is at work, for good: the next mount takes the pseudo-links up. May be called by a signal handler."""
+        self._flusher.end()
 
     def which(self, path: bytes) -> list[dict[str, Any]]:
         """Return per branch what it has at `path` (relative to the union's root) and why it shows or not."""
@@ -497,11 +504,14 @@ class UnionFilesystem:
         self._remove.delete_later = delete_later
 
     def close(self) -> None:
-        """Flush pseudo-links and close every descriptor."""
+        """Flush pseudo-links, unless the branches are discarded, and close every descriptor."""
         self.copyups.inline_limit = None
         self._remove.delete_later = leftovers.discard
         try:
-            self.flush_plinks()
+            if not self.discarded:
+                self.flush_plinks()
+        except InterruptedError:
+            log.warning("pseudo-links are not flushed, as a signal came; the next mount takes them up")
         except OSError as error:
             log.error("pseudo-links are not flushed: %s", error)
         if self.options.whiteout == "overlay":

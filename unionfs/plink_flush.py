@@ -32,16 +32,33 @@ class PlinkFlusher:
     def __init__(self, union: Union, copyups: CopyUps) -> None:
         self._union = union
         self._copyups = copyups
+        self._running = False
+        self._ended = False
+
+    def end(self) -> None:
+        """End the flush that is at work, if there is one, and let no other begin; for signal handlers.
+
+        Pseudo-links that are left stay on their branch, and the next mount takes them up.
+        """
+        self._ended = self._ended or self._running
 
     def flush(self) -> int:
         """Make real links for all names that are still on lower branches; return how many were made.
 
         A name that cannot be linked keeps its pseudo-link, and the first error is raised in the end. One found after a crash
-        whose lower file is on no branch of this mount is kept too: it is needed where that branch is.
+        whose lower file is on no branch of this mount is kept too: it is needed where that branch is. EINTR if `end` was called.
         """
         if not self._union.plinks and not self._union.plinks.leftovers:
             return 0
-        return self._flush()
+        self._running = True
+        try:
+            return self._flush()
+        finally:
+            self._running = False
+
+    def _check_end(self) -> None:
+        if self._ended:
+            raise InterruptedError(errno.EINTR, "ended by a signal")
 
     def _flush(self) -> int:
         union = self._union
@@ -52,6 +69,7 @@ class PlinkFlusher:
             plink = union.plinks[ino]
             for parent, name in names:
                 try:
+                    self._check_end()
                     fd = self._copyups.directory_on(parent, plink.branch)
                     status = os.fstat(fd)
                     materialize(union, plink, parent, fd, name)
@@ -109,13 +127,16 @@ class PlinkFlusher:
         pending = [union.root]
         while pending:
             directory = pending.pop()
-            if not directory.removed:
-                try:
+            try:
+                self._check_end()
+                if not directory.removed:
                     pending.extend(self._scan(directory, result))
-                except OSError as error:
-                    if error.errno not in _GONE:  # a directory taken away directly has no names
-                        self._release(result)
-                        raise
+            except OSError as error:
+                if error.errno not in _GONE:  # a directory taken away directly has no names
+                    self._release(result)
+                    for waiting in (directory, *pending):
+                        union.nodes.release(waiting)
+                    raise
             union.nodes.release(directory)
             union.trim()
         return result

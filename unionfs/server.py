@@ -20,7 +20,7 @@ from typing import Any
 import trio
 
 from unionfs import control as channel
-from unionfs import remount
+from unionfs import ending, remount
 from unionfs.branch import Branch
 from unionfs.committing import Committing
 from unionfs.errors import UserError
@@ -83,12 +83,13 @@ def run(
 class Server:
     """Serves mounts in this process, each with its own session and control socket, until the last one is gone.
 
-    SIGTERM, SIGINT and SIGHUP unmount them all.
+    SIGTERM, SIGINT and SIGHUP unmount them all, and end a flush of pseudo-links that is at work.
     """
 
     def __init__(self) -> None:
         self._mounts: list[_Mount] = []
         self._nursery: trio.Nursery | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
         self._failures: list[Exception] = []
 
     def add(
@@ -100,14 +101,16 @@ class Server:
         on_ready: Callable[[], None] = lambda: None,
         control: bool = True,
         session: str = "auto",
+        on_gone: Callable[[], object] = lambda: None,
     ) -> None:
         """Take over a mount: its filesystem and device are closed when it is gone. Also from a task while `run` is at work.
 
-        `on_ready` is called when requests are being answered. With `mountpoint` None the mount lives in another mount
-        namespace (a container's): nothing is unmounted here, the end of the namespace ends the mount. UserError if the
-        session cannot run, or not beside the others.
+        `on_ready` is called when requests are being answered, `on_gone` before pseudo-links are flushed at the end. With
+        `mountpoint` None the mount lives in another mount namespace (a container's): nothing is unmounted here, the end of the
+        namespace ends the mount, or `end_when_idle`. UserError if the session cannot run, or not beside the others.
         """
         mount = _Mount(filesystem, device_fd, mountpoint, on_ready, control, session)
+        mount.on_gone = on_gone
         if self._mounts and "pyfuse3" in (mount.session, self._mounts[0].session):
             raise UserError("the pyfuse3 session serves one mount in a process", "use the direct session")
         self._mounts.append(mount)
@@ -131,7 +134,8 @@ class Server:
 
     async def _main(self) -> None:
         # Before anything can be asked of a mount, so that a signal never finds its default action.
-        with trio.open_signal_receiver(*_SIGNALS) as signals:
+        with trio.open_signal_receiver(*_SIGNALS) as signals, ending.calling(self._end_flushes, _SIGNALS):
+            self._token = trio.lowlevel.current_trio_token()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._unmount_on_signal, signals)
                 async with trio.open_nursery() as self._nursery:
@@ -139,6 +143,26 @@ class Server:
                         self._nursery.start_soon(self._serve, mount)
                 self._nursery = None
                 nursery.cancel_scope.cancel()
+
+    def _end_flushes(self) -> bool:
+        """Return whether the signal is to do more than that: a mount is left."""
+        for mount in self._mounts:
+            mount.filesystem.end_flush()
+        return not all(mount.gone.is_set() for mount in self._mounts)
+
+    def end_when_idle(self, patience: float) -> None:
+        """End mounts in other namespaces of which nothing is asked for `patience` seconds; from any thread.
+
+        For the end of a container whose mount namespace somebody else has entered: the mount would stay as long as they do.
+        """
+        if self._token is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._start_ending, patience)
+
+    def _start_ending(self, patience: float) -> None:
+        for mount in self._mounts:
+            if self._nursery is not None and mount.mountpoint is None:
+                self._nursery.start_soon(mount.end_when_idle, patience)
 
     async def _serve(self, mount: _Mount) -> None:
         """Serve one mount; if its session fails, the others go on."""
@@ -177,6 +201,7 @@ class _Mount:
         self.device_fd = device_fd
         self.mountpoint = mountpoint
         self.on_ready = on_ready
+        self.on_gone: Callable[[], object] = lambda: None
         self.control = control
         self.session, self.why = choose_session(session)
         self.statistics = Statistics()
@@ -184,11 +209,14 @@ class _Mount:
         self.directory: RunDirectory | None = None
         self.ready = False
         self.closed = False
+        self.session_scope = trio.CancelScope()
+        self.gone = trio.Event()
 
     def close(self) -> None:
         """Close the filesystem."""
         if not self.closed:
             self.closed = True
+            self.on_gone()
             self.filesystem.close()
 
     async def serve(self, announced: Callable[[], None]) -> None:
@@ -208,8 +236,15 @@ class _Mount:
                     )
                     await listening.wait()
                 nursery.start_soon(self._announce, announced)
-                await session.serve(self.filesystem, self.device_fd, self.statistics)
+                with ending.announced(self.gone), self.session_scope:
+                    await session.serve(self.filesystem, self.device_fd, self.statistics)
                 nursery.cancel_scope.cancel()
+
+    async def end_when_idle(self, patience: float) -> None:
+        """End the session once nothing is asked of it for `patience` seconds, unless it ends before."""
+        if await ending.is_idle(self.statistics.requests, self.gone, patience):
+            log.info("another process keeps the mount of a namespace that has ended")
+            self.session_scope.cancel()
 
     async def _settled(self) -> None:
         """Wait until the kernel knows what commands have changed."""

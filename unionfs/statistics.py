@@ -39,6 +39,10 @@ class Statistics:
         """Record one request of `kind` that took `seconds`."""
         self.histogram(kind).count(seconds)
 
+    def requests(self) -> int:
+        """Return how many requests there were."""
+        return int(sum(sum(histogram.values[:_BUCKETS]) for histogram in list(self._kinds.values())))
+
     def snapshot(self) -> dict[str, dict[str, Any]]:
         """Return per kind: count, total seconds, and the 50th, 90th and 99th percentile in microseconds (upper bounds)."""
         return {

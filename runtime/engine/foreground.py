@@ -38,6 +38,7 @@ _LOCAL = {
     signal.SIGSYS,
     signal.SIGABRT,
 }
+_ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
 _CHUNK = 65536
 
 
@@ -56,7 +57,7 @@ def run(request: Request, container: Container) -> int:
     supervisor_side.close()
     if container_side is not None:
         container_side.close()
-    client = _Client(request, control, terminal)
+    client = _Client(request, control, terminal, pid)
     try:
         status = client.attend()
     finally:
@@ -82,12 +83,13 @@ class _Client:
     """Moves signals, terminal bytes and messages until the container has ended."""
 
     def __init__(
-        self, request: Request, control: messages.Channel, terminal: messages.Channel | None
+        self, request: Request, control: messages.Channel, terminal: messages.Channel | None, supervisor: int
     ) -> None:
         self.problem = ""
         self._request = request
         self._control = control
         self._terminal = terminal
+        self._supervisor = supervisor
         self._status: int | None = None
         self._pidfd = -1
         self._pending: list[int] = []
@@ -145,7 +147,8 @@ class _Client:
                 self._send_signal(number)
         elif word == "error":
             status, _, self.problem = text.partition(" ")
-            self._status = int(status)
+            if self._status is None:
+                self._status = int(status)
         elif word == "warning":
             self.problem = self.problem or text
         elif word == "exit" and self._status is None:
@@ -163,10 +166,13 @@ class _Client:
         return True
 
     def _send_signal(self, number: int) -> None:
-        try:
-            signal.pidfd_send_signal(self._pidfd, number)
-        except ProcessLookupError:
-            pass
+        if self._status is None:
+            try:
+                signal.pidfd_send_signal(self._pidfd, number)
+            except ProcessLookupError:
+                pass
+        elif number in _ENDING:  # what the supervisor still does may be left undone
+            os.kill(self._supervisor, signal.SIGTERM)
 
     def _resize(self) -> None:
         if self._master >= 0 and os.isatty(1):

@@ -21,13 +21,15 @@ _SPARE_IDS = IdMap(0, 0x7FFF0000 - 65536, 65536)
 class Request:
     """A container to run: what init does (`spec`) and what the supervisor serves (`branches`).
 
-    `hold` is a descriptor that keeps others from the rw branch as long as client or supervisor lives.
+    `hold` is a descriptor that keeps others from the rw branch as long as client or supervisor lives. A `private` rw branch
+    goes with the container.
     """
 
     spec: ContainerSpec
     branches: tuple[Branch, ...]
     options: Options
     hold: int
+    private: bool
 
 
 def prepare(
@@ -53,10 +55,21 @@ def prepare(
         except OSError as error:
             raise UserError(f"cannot write to {top}: {error.strerror}", "give another --rw") from None
     permission = Branch(top, "rw")
-    whiteouts = frozenset({"wh"})
-    branches = [Branch(path, "ro", whiteouts if path != "/" else frozenset()) for path in lower]
+    branches = [Branch(path, "ro", _attributes(path)) for path in lower]
     hidden = {inside for path in lower for secret in (top, root) if (inside := _seen_in(path, secret))}
-    return Request(replace(spec, hidden=tuple(sorted(hidden))), (permission, *branches), Options(), hold)
+    spec = replace(spec, hidden=tuple(sorted(hidden)))
+    return Request(spec, (permission, *branches), Options(), hold, private=rw is None)
+
+
+def _attributes(layer: str) -> frozenset[str]:
+    """Return what a layer may have: whiteouts, unless it is the machine's root or a union itself, which refuses their names."""
+    try:
+        os.lstat(os.path.join(layer, ".wh.x"))
+    except PermissionError:
+        return frozenset()
+    except OSError:
+        pass
+    return frozenset({"wh"} if layer != "/" else ())
 
 
 def _refuse_reachable(directory: str) -> None:

@@ -3,7 +3,9 @@
 
 Who notices whose death: init dies with the supervisor (PR_SET_PDEATHSIG); the supervisor sees init end on a pidfd and the
 client end on the control socket; the client sees the supervisor end on the same socket. The client hears over `control`:
-"init" + pidfd, "error STATUS TEXT", "exit STATUS".
+"init" + pidfd, "error STATUS TEXT", "exit STATUS". The first status counts, and it goes out as soon as init has ended: what
+comes then (pseudo-links of a directory that is kept become real links, for which the whole root is walked) can take long, and
+SIGTERM ends it.
 """
 
 import logging
@@ -14,6 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 from runtime.engine import init, namespaces
@@ -164,17 +167,15 @@ class _Supervisor:
         except BaseException:
             # A container that dies while the server starts, or in mid-request, is no failure of the server.
             if not watch.ended.wait(_SERVER_PATIENCE):
+                watch.tells = False
                 raise
             log.debug("the server of a dead container ended badly", exc_info=True)
         finally:
-            signal.signal(
-                signal.SIGTERM, signal.SIG_IGN
-            )  # see _end_server; from here on there is only cleaning
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from here on there is only cleaning
             _kill(self._pidfd)  # a server that ended by itself leaves a container without a root
             watch.ended.wait()
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         self._tell_of_oom()
-        return code if code >= 0 else 128 - code
+        return _exit_status(os.waitid(os.P_PID, pid, os.WEXITED))
 
     def _tell_of_oom(self) -> None:
         kills = self._container.group.oom_kills()
@@ -199,12 +200,13 @@ class _Supervisor:
         filesystem = UnionFilesystem.open(
             request.branches, request.options, overlap_ok=True, held=request.hold
         )
-        device = self._device
-
-        def serve() -> None:
-            server.run(filesystem, device, mountpoint=None, on_ready=_nothing, control=False)
-
-        return serve
+        filesystem.discarded = request.private
+        served = server.Server()
+        told = partial(watch.ended.wait, _SERVER_PATIENCE)
+        served.add(filesystem, self._device, mountpoint=None, control=False, on_gone=told)
+        # A mount outlives the container when somebody else has entered its mount namespace.
+        watch.on_end = lambda: served.end_when_idle(_SERVER_PATIENCE)
+        return served.run
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -212,12 +214,8 @@ def _is_news(record: logging.LogRecord) -> bool:
     return "fuse_reply_* failed" not in record.getMessage()
 
 
-def _nothing() -> None:
-    pass
-
-
 class _Watch(threading.Thread):
-    """Waits beside the server for the end of init or of the client, and hands init's report on."""
+    """Waits beside the server for the end of init or of the client, and hands init's report and status on."""
 
     def __init__(
         self,
@@ -228,6 +226,8 @@ class _Watch(threading.Thread):
     ) -> None:
         super().__init__(daemon=True)
         self.ended = threading.Event()
+        self.tells = True  # the client of the status; not when it was us that ended init
+        self.on_end: Callable[[], None] = lambda: None
         self._pidfd = pidfd
         self._channel = channel
         self._control = control
@@ -253,13 +253,21 @@ class _Watch(threading.Thread):
                 poll.unregister(self._control)
             if self._pidfd in ready:
                 break
+        if self.tells:
+            messages.send(self._control, "exit", str(_status_behind(self._pidfd)))
         self.ended.set()
-        threading.Timer(_SERVER_PATIENCE, _end_server).start()
+        self.on_end()
 
 
-def _end_server() -> None:
-    """End a server whose mount outlives the container: somebody else has joined its mount namespace."""
-    os.kill(os.getpid(), signal.SIGTERM)
+def _status_behind(pidfd: int) -> int:
+    """Return the exit status of a child that has ended, and leave it to be reaped."""
+    return _exit_status(os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT))
+
+
+def _exit_status(result: os.waitid_result | None) -> int:
+    """Return the status of an ended process as a shell gives it."""
+    assert result is not None  # only with WNOHANG
+    return result.si_status if result.si_code == os.CLD_EXITED else 128 + result.si_status
 
 
 def _kill(pidfd: int) -> None:
