@@ -58,6 +58,7 @@ class BranchLocks:
     def __init__(self, held: int = -1) -> None:
         self._given = held
         self._held: dict[int, int] = {}
+        self._since: dict[int, int] = {}
         self._shared: set[int] = set()
 
     def take(self, branch: OpenBranch, *, share: bool = False, wait: bool = True) -> None:
@@ -73,6 +74,8 @@ class BranchLocks:
             os.close(fd)
             raise
         self._held[branch.id] = fd
+        if not share:
+            self._since[branch.id] = time.time_ns()
         if not alone:
             self._shared.add(branch.id)
 
@@ -80,9 +83,14 @@ class BranchLocks:
         """Tell whether no other union wrote to the branch when it was locked, so that what lies there is nobody else's."""
         return branch.id not in self._shared
 
+    def alone_since(self, branch: OpenBranch) -> int:
+        """Return the time (in ns) since when all stages in the branch are this union's; 0: it is not locked, or shared."""
+        return self._since.get(branch.id, 0)
+
     def drop(self, branch: OpenBranch) -> None:
         """Unlock a branch that goes or becomes read-only."""
         fd = self._held.pop(branch.id, -1)
+        self._since.pop(branch.id, None)
         self._shared.discard(branch.id)
         if fd >= 0:
             os.close(fd)

@@ -14,7 +14,7 @@ from bisect import bisect_left, bisect_right
 from itertools import accumulate, compress, islice
 from operator import eq
 
-from unionfs import whiteout
+from unionfs import stage, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.emptiness import is_device_mark
 from unionfs.identity import INO_MASK
@@ -50,8 +50,20 @@ class Copy:
     def shows(self, name: bytes, kind: int) -> bool:
         """Tell whether an entry is none of the union's marks: the reserved prefix, also with nothing behind it, or a device."""
         if name[:4] == whiteout.PREFIX:
-            return self.union.options.shwh and not name.startswith(whiteout.META_PREFIX)
+            if name.startswith(whiteout.META_PREFIX):
+                self._sweep(name)
+                return False
+            return self.union.options.shwh
         return not (self.branch.overlay and is_device_mark(self.fd, name, kind))
+
+    def _sweep(self, name: bytes) -> None:
+        """Remove what a killed server left here, where nothing that takes longer than one operation is staged."""
+        union, node = self.union, self.node
+        since = union.locks.alone_since(self.branch)
+        if not since or node is union.root or os.fstat(self.fd).st_dev != self.branch.device:
+            return
+        if stage.sweep_left(self.fd, name, since):
+            union.times_moved(node)
 
     def hides(self, name: bytes, kind: int) -> bytes | None:
         """Return the name that an entry hides on lower branches."""

@@ -3,17 +3,22 @@
 
 Stages lie in the branch's `.wh..wh.orph` directory (in its root where overlayfs' form is written), so users' directories
 never hold a half-made entry, their times do not move, and the sweep at mount reads one directory and not the branch.
+What takes the place of an overlayfs' whiteout lies beside it, though: ACLs, set-group-ID and quotas come from the directory.
 Owns naming and the sweep of what a killed server left; `leftovers` removes single ones. Knows nothing of what is staged.
 """
 
 import contextlib
 import itertools
+import logging
 import os
 import re
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.leftovers import remove_tree
+from unionfs.metadata import restore_times
+
+log = logging.getLogger(__name__)
 
 _counter = itertools.count(int.from_bytes(os.urandom(2), "little"))
 # NAME.XXXX after the prefix; the bookkeeping names and `.opq` do not look like this.
@@ -40,6 +45,25 @@ def sweep_directory(fd: int) -> int:
             remove_tree(fd, name)
             count += 1
     return count
+
+
+def sweep_left(fd: int, name: bytes, since: int) -> bool:
+    """Remove a stage that lies beside users' entries, in the listable directory `fd`; tell whether that was done.
+
+    Entries are staged there where overlayfs' form takes a name's whiteout away: by operations that end before anything is
+    listed. `since`: when (time_ns) the branch was locked for us; what is younger may be of somebody who shares the directory,
+    whatever the lock says. For requests that only come across it: it raises nothing.
+    """
+    try:
+        if not is_stage(name) or os.stat(name, dir_fd=fd, follow_symlinks=False).st_ctime_ns >= since:
+            return False
+        before = os.fstat(fd)
+        remove_tree(fd, name)
+        restore_times(fd, before)
+    except OSError as error:
+        log.warning("%s, left by a killed server, stays: %s", os.fsdecode(name), error.strerror)
+        return False
+    return True
 
 
 def sweep_root(branch: OpenBranch) -> int:

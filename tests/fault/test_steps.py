@@ -7,7 +7,7 @@ what a change that succeeded left, or what was there before, as the change said.
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,7 @@ _KILLED = {
         "rename of a directory over an emptied one",
         "rename of a directory over a whiteout",
         "link over a whiteout",
+        "create over a whiteout",
         "mkdir over a whiteout",
         "rmdir of an emptied directory",
     ],
@@ -194,7 +195,7 @@ def test_change_with_a_failing_call_is_done_or_not(union: Workshop, name: str, f
     indirect=["union"],
 )
 def test_change_with_a_killed_server_is_done_or_not(union: Workshop, name: str, form: str) -> None:
-    """Killed at any call: the next mount shows what was before or what was to be, and nothing else."""
+    """Killed at any call: the next mount shows what was before or what was to be, and no stage is left that was listed."""
     u = _world(union, name, form, 30)
     u.start()
     old = _seen(u / "d0")
@@ -208,3 +209,46 @@ def test_change_with_a_killed_server_is_done_or_not(union: Workshop, name: str, 
         u.kill()
         u.start()
         assert _seen(directory) in (old, new), f"{call} #{nth}"
+    u.stop()
+    found = unionfs("check", u.branch(0), check=False).stdout.splitlines()
+    assert [line for line in found if "leftover" in line or "orphan" in line] == []
+
+
+_MAKERS: dict[str, Callable[[int], object]] = {
+    "file": lambda fd: os.close(os.open("new", os.O_CREAT | os.O_WRONLY, dir_fd=fd)),
+    "directory": lambda fd: os.mkdir("new", dir_fd=fd),
+    "link": lambda fd: os.symlink("to", "new", dir_fd=fd),
+    "fifo": lambda fd: os.mkfifo("new", dir_fd=fd),
+}
+
+
+@pytest.mark.parametrize("kind", _MAKERS)
+def test_creation_by_a_user_whose_owner_cannot_be_set_leaves_nothing(union: Workshop, kind: str) -> None:
+    """Neither an entry of the server's, nor another time of the directory."""
+    u = union.mount("udba=none", B0={"d": Dir(mode=0o777, mtime=_OLD)}, B1={"d/low": "low"})
+    u.allowed_log = _LOG
+    directory = os.open(u / "d", os.O_RDONLY)
+    try:
+        with (
+            traced(u.pid, "chown,fchownat,lchown", "error=EIO") as trace,
+            _as_user(1000),
+            pytest.raises(OSError, match="Input/output"),
+        ):
+            _MAKERS[kind](directory)
+        assert trace.was_injected
+        assert os.listdir(directory) == ["low"]
+        assert os.stat(u / "d").st_mtime == _OLD == os.stat(u.branch(0) / "d").st_mtime
+        with _as_user(1000):
+            _MAKERS[kind](directory)
+        assert os.lstat(u.branch(0) / "d/new").st_uid == 1000
+    finally:
+        os.close(directory)
+
+
+@contextlib.contextmanager
+def _as_user(uid: int) -> Iterator[None]:
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)

@@ -276,3 +276,23 @@ def test_check_repairs_no_branch_that_is_written_to(place: Place, second: Path) 
     os.close(fd)
     unionfs("check", "-r", place.rw)
     assert not (place.rw / ".wh.a").exists()
+
+
+@pytest.mark.parametrize("options", ["udba=none", "whiteout=overlay,udba=notify", "share_rw"])
+def test_listing_of_a_directory_with_an_old_stage_removes_it(union: Workshop, options: str) -> None:
+    """A stage that a killed server left beside users' entries goes; the directory's time stays; a shared branch is left alone."""
+    stages = {"d/.wh..wh.f.00a1": "staged", "d/.wh..wh.s.00a2/deep/x": "staged", "d/.wh.odd": "", "d/e": "e"}
+    u = union.mount(f"{options},br:{{B0}}=rw:{{B1}}=ro", B0=stages, B1={"d/low": "low"})
+    before = os.stat(u.branch(0) / "d").st_mtime_ns
+    assert sorted(os.listdir(u / "d")) == ["e", "low"]
+    kept = [] if options != "share_rw" else [".wh..wh.f.00a1", ".wh..wh.s.00a2"]
+    assert sorted(os.listdir(u.branch(0) / "d")) == [*kept, ".wh.odd", "e"]
+    assert os.stat(u.branch(0) / "d").st_mtime_ns == before == os.stat(u / "d").st_mtime_ns
+
+
+def test_listing_of_a_directory_with_a_young_stage_leaves_it(union: Workshop) -> None:
+    """What appeared since the mount is not a killed server's: a union inside the branch may be at work with it."""
+    u = union.mount("whiteout=overlay,udba=reval", B0={"d/e": "e"}, B1={"d/low": "low"})
+    (u.branch(0) / "d/.wh..wh.f.00a1").touch()
+    assert sorted(os.listdir(u / "d")) == ["e", "low"]
+    assert sorted(os.listdir(u.branch(0) / "d")) == [".wh..wh.f.00a1", "e"]
