@@ -57,7 +57,7 @@ class Creator:
         hidden = union.is_hidden(parent, branch, fd, name)
         if hidden and union.options.whiteout == "overlay":
             return self._file_over_device(parent, branch, fd, name, mode, caller)
-        times = os.fstat(fd) if hidden else None
+        before = None if not hidden and _is_server(caller) else os.fstat(fd)
         if mode & caller.umask:
             previous = os.umask(caller.umask)
             try:
@@ -67,15 +67,15 @@ class Creator:
         else:
             created = os.open(name, _NEW_FILE, mode & 0o7777, dir_fd=fd)
         try:
-            if caller.uid != _SERVER_UID or caller.gid != _SERVER_GID:
-                self._give(created, fd, mode, caller)
+            if before is not None:
+                self._give(created, before, caller)
             attributes = self._enter(parent, branch, fd, name, os.fstat(created), hidden=hidden)
             if union.trust:
                 attributes.node.bare = NO_CAPABILITIES
             return attributes, created
         except BaseException:
             os.close(created)
-            _undo(fd, name, times)
+            _undo(fd, name, before)
             raise
 
     def unnamed(self, parent: Node, mode: int, caller: Caller) -> tuple[Attributes, int]:
@@ -90,7 +90,7 @@ class Creator:
         finally:
             os.umask(previous)
         try:
-            self._give(created, fd, mode, caller)
+            self._give(created, os.fstat(fd), caller)
             return union.unnamed(branch, created), created
         except BaseException:
             os.close(created)
@@ -104,15 +104,15 @@ class Creator:
         if hidden and self._union.options.whiteout == "overlay":
             attributes = self._directory_over_device(parent, branch, fd, name, mode, caller)
         else:
-            times = os.fstat(fd) if hidden else None
+            before = os.fstat(fd) if opaque or not _is_server(caller) else None
             self._masked(caller, lambda: os.mkdir(name, stat.S_IMODE(mode), dir_fd=fd))
             try:
-                if opaque or not _is_server(caller):
-                    self._finish_directory(branch, fd, name, mode, caller, opaque=opaque)
+                if before is not None:
+                    self._finish_directory(branch, fd, name, before, caller, opaque=opaque)
                 status = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 attributes = self._enter(parent, branch, fd, name, status, hidden=hidden)
             except BaseException:
-                _undo(fd, name, times)
+                _undo(fd, name, before)
                 raise
         self._union.directories.know_empty(attributes.node)
         return attributes
@@ -121,27 +121,34 @@ class Creator:
         self, parent: Node, branch: OpenBranch, fd: int, name: bytes, mode: int, caller: Caller
     ) -> Attributes:
         """No directory can replace the device that is the whiteout: the two change places, then the device goes."""
-        staged, times = stage.stage_name(name), os.fstat(fd)
+        staged, before = stage.stage_name(name), os.fstat(fd)
         self._masked(caller, lambda: os.mkdir(staged, stat.S_IMODE(mode), dir_fd=fd))
         try:
-            self._finish_directory(branch, fd, staged, mode, caller, opaque=True)
+            self._finish_directory(branch, fd, staged, before, caller, opaque=True)
             status = os.stat(staged, dir_fd=fd, follow_symlinks=False)
             attributes = self._publish(
                 parent, branch, fd, name, status, lambda: syscalls.exchange(staged, name, fd, fd)
             )
         except BaseException:
-            _undo(fd, staged, times)
+            _undo(fd, staged, before)
             raise
         leftovers.discard(fd, staged)  # the device
         return attributes
 
     def _finish_directory(
-        self, branch: OpenBranch, fd: int, name: bytes, mode: int, caller: Caller, *, opaque: bool
+        self,
+        branch: OpenBranch,
+        fd: int,
+        name: bytes,
+        parent: os.stat_result,
+        caller: Caller,
+        *,
+        opaque: bool,
     ) -> None:
         """Give a new directory its owner and its mark."""
         created = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
         try:
-            self._give(created, fd, mode, caller)
+            self._give(created, parent, caller)
             if opaque:
                 whiteout.make_opaque(branch, created, self._union.options.whiteout)
         finally:
@@ -161,7 +168,7 @@ class Creator:
             raise OSError(errno.EPERM, "a 0:0 character device is a whiteout here")
         return self._special(
             parent, branch, fd, name, caller,
-            lambda entry: self._masked(caller, lambda: os.mknod(entry, mode, rdev, dir_fd=fd)), mode,
+            lambda entry: self._masked(caller, lambda: os.mknod(entry, mode, rdev, dir_fd=fd)),
         )  # fmt: skip
 
     # -- parts --------------------------------------------------------------------------------------------------
@@ -189,11 +196,11 @@ class Creator:
         finally:
             os.umask(previous)
 
-    def _give(self, created: int, parent_fd: int, mode: int, caller: Caller) -> None:
-        """Make the caller the owner; the group stays the directory's where that has the set-group-ID bit."""
+    def _give(self, created: int, parent: os.stat_result, caller: Caller) -> None:
+        """Make the caller the owner; the group stays that of the directory `parent` where it has the set-group-ID bit."""
         if _is_server(caller) or _SERVER_UID != 0:
             return  # an unprivileged server cannot give files away; docs/semantics.md
-        inherits = os.fstat(parent_fd).st_mode & stat.S_ISGID
+        inherits = parent.st_mode & stat.S_ISGID
         path = whiteout.proc_path(created)
         status = os.fstat(created)
         os.chown(path, caller.uid, -1 if inherits else caller.gid)
@@ -208,20 +215,16 @@ class Creator:
         name: bytes,
         caller: Caller,
         make: Callable[[bytes], None],
-        mode: int = 0,
     ) -> Attributes:
         hidden = self._union.is_hidden(parent, branch, fd, name)
         over_device = hidden and self._union.options.whiteout == "overlay"
         entry = stage.stage_name(name) if over_device else name
-        times = os.fstat(fd) if hidden else None
+        before = None if not hidden and _is_server(caller) else os.fstat(fd)
         make(entry)
         try:
-            created = os.open(entry, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-            try:
-                self._give(created, fd, mode, caller)
-                status = os.fstat(created)
-            finally:
-                os.close(created)
+            if before is not None:
+                self._give_special(entry, fd, before, caller)
+            status = os.stat(entry, dir_fd=fd, follow_symlinks=False)
             if over_device:
                 return self._publish(
                     parent, branch, fd, name, status,
@@ -229,21 +232,28 @@ class Creator:
                 )  # fmt: skip
             return self._enter(parent, branch, fd, name, status, hidden=hidden)
         except BaseException:
-            _undo(fd, entry, times)
+            _undo(fd, entry, before)
             raise
+
+    def _give_special(self, entry: bytes, fd: int, parent: os.stat_result, caller: Caller) -> None:
+        created = os.open(entry, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        try:
+            self._give(created, parent, caller)
+        finally:
+            os.close(created)
 
     def _file_over_device(
         self, parent: Node, branch: OpenBranch, fd: int, name: bytes, mode: int, caller: Caller
     ) -> tuple[Attributes, int]:
         """Overlayfs' whiteout has the name itself: the new file replaces it by one rename."""
-        staged, times = stage.stage_name(name), os.fstat(fd)
+        staged, before = stage.stage_name(name), os.fstat(fd)
         previous = os.umask(caller.umask)
         try:
             created = os.open(staged, _NEW_FILE, stat.S_IMODE(mode), dir_fd=fd)
         finally:
             os.umask(previous)
         try:
-            self._give(created, fd, mode, caller)
+            self._give(created, before, caller)
             attributes = self._publish(
                 parent, branch, fd, name, os.fstat(created),
                 lambda: os.rename(staged, name, src_dir_fd=fd, dst_dir_fd=fd),
@@ -251,7 +261,7 @@ class Creator:
             return attributes, created
         except BaseException:
             os.close(created)
-            _undo(fd, staged, times)
+            _undo(fd, staged, before)
             raise
 
     def _enter(
@@ -298,8 +308,11 @@ def _is_server(caller: Caller) -> bool:
     return caller.uid == _SERVER_UID and caller.gid == _SERVER_GID
 
 
-def _undo(fd: int, name: bytes, times: os.stat_result | None) -> None:
-    """Remove what was made in a directory and cannot stay, and give it the times that it had, where they were asked for."""
+def _undo(fd: int, name: bytes, before: os.stat_result | None) -> None:
+    """Remove what was made in a directory and cannot stay, and give it the times that it had `before`, where that is known.
+
+    It is not where a step could hardly fail, for the price of asking each time.
+    """
     leftovers.discard(fd, name)
-    if times is not None:
-        try_to_restore_times(fd, times)
+    if before is not None:
+        try_to_restore_times(fd, before)
