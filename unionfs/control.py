@@ -93,7 +93,7 @@ def answer(line: bytes, commands: dict[str, Command]) -> dict[str, Any]:
     except UserError as error:
         return {"ok": False, "errno": errno.EINVAL, "message": error.line()}
     except OSError as error:
-        name = os.fsdecode(error.filename) if error.filename else ""
+        name = os.fsdecode(error.filename) if error.filename not in (None, "", ".", b".") else ""
         text = error.strerror or str(error)
         return {"ok": False, "errno": error.errno, "message": f"{name}: {text}" if name else text}
     except (ValueError, KeyError, TypeError) as error:

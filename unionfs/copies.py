@@ -84,8 +84,15 @@ class Copies:
         assert node.parent is not None
         fd = self.fd_on(node.parent, node.branch)
         if fd is None:
-            raise stale(node)
+            raise self._gone(node)
         return fd, node.name
+
+    def _gone(self, node: Node) -> OSError:
+        """Return the error for a file that is no more where it was."""
+        lost = self.directories.lost
+        if lost and node.branch is not None and lost.reason(node.branch) is not None:
+            return lost.error(node.branch)
+        return stale(node)
 
     def plink_dir(self, branch: OpenBranch) -> int:
         """Return the descriptor of a branch's pseudo-link directory, made if it is missing."""

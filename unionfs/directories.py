@@ -2,7 +2,7 @@
 """Directories of the union as descriptors of their copies on the branches, of which so many stay open at a time.
 
 Opens them one component at a time from the parent's, never through a symbolic link, and closes those that were not used for
-longest. Knows the branch list, and which branches a directory is on; knows nothing of files.
+longest. Knows the branch list, which branches a directory is on, and which are lost; knows nothing of files.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import resource
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
+from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.contents import KnownNames, empty
 from unionfs.identity import Identities, Identity
 from unionfs.lookup import LIST_DIRECTORY, PATH_DIRECTORY, Found, find
+from unionfs.lost import LostBranches
 from unionfs.nodes import UNKNOWN, Node, stale
 from unionfs.redirects import Stack
 
@@ -39,6 +41,7 @@ class Directories:
         self.known = KnownNames()
         self.on_open: Callable[[Node, OpenBranch, int], None] | None = None
         self.stack = Stack(())  # what marks of overlayfs may lead to
+        self.lost = LostBranches()
         self._open_root()
 
     def __len__(self) -> int:
@@ -47,15 +50,16 @@ class Directories:
 
     def _open_root(self) -> None:
         root = self._root
-        root.layers = self._branches
-        root.branch = self._branches[0]
-        root.dirs = tuple((branch, branch.root) for branch in self._branches)
+        living = self.lost.living(self._branches)
+        root.layers = living
+        root.branch = living[0]
+        root.dirs = tuple((branch, branch.root) for branch in living)
         self.stack = self.stack._replace(roots=root.dirs)
         self.known.forget(root)
         root.finds = 0
         root.links = -1
         root.protected = -1
-        root.identity = self._identities.of_inode(self._branches[0].device, self._branches[0].root_ino)
+        root.identity = self._identities.of_inode(living[0].device, living[0].root_ino)
         root.impure = None
         root.epoch = self._epoch
 
@@ -63,6 +67,7 @@ class Directories:
         """Replace the branch list; every directory is looked up again at its next use."""
         self.close_all()
         self._branches = tuple(branches)
+        self.lost.keep(branches)
         self._epoch += 1
         self._open_root()
 
@@ -110,6 +115,8 @@ class Directories:
         if node.epoch != self._epoch:
             found = find(parents, node.name, stack=self.stack)
             if found is None or not found.is_directory:
+                assert node.parent is not None
+                self.check_known(node.parent, node.name)
                 raise stale(node)
             self.set_layers(node, found)
         opened: list[tuple[OpenBranch, int]] = []
@@ -225,6 +232,31 @@ class Directories:
             if candidate is branch:
                 return fd
         return None
+
+    def in_doubt(self, node: Node, name: bytes = b"") -> OpenBranch | None:
+        """Return the lost branch that may have `name` in a directory, or any name; None if all there is can be seen."""
+        lost = self.lost.first(self._branches)
+        if lost is None or node.removed:
+            return None
+        above = self._branches[: self._branches.index(lost)]
+        current: Node | None = node
+        while current is not None:
+            for branch, fd in self.dirs(current):
+                if branch in above and whiteout.is_opaque(branch, fd):
+                    return None
+            current = current.parent
+        if name and any(
+            branch in above and whiteout.is_whited_out(branch, fd, name) for branch, fd in self.dirs(node)
+        ):
+            return None
+        return lost
+
+    def check_known(self, node: Node, name: bytes = b"") -> None:
+        """Raise BranchLost if a lost branch may have `name` in a directory, or any name."""
+        if self.lost:
+            lost = self.in_doubt(node, name)
+            if lost is not None:
+                raise self.lost.error(lost)
 
     def close_all(self) -> None:
         """Close every directory but the root, whose descriptors are the branches'."""

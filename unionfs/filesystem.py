@@ -468,11 +468,25 @@ class UnionFilesystem:
 
     def flush_plinks(self) -> int:
         """Turn pseudo-links into real links; return how many names were linked. EINTR if `end_flush` was called."""
+        try:
+            return self._flusher.flush()
+        except OSError as error:
+            if not self.notice(error):
+                raise
         return self._flusher.flush()
 
     def end_flush(self) -> None:
         """End a flush that is at work, for good: the next mount takes the pseudo-links up. May be called by a signal handler."""
         self._flusher.end()
+
+    def notice(self, error: OSError) -> bool:
+        """After an error look whether branches are lost, or back; tell whether what was asked is worth another try."""
+        changed = self.union.look_for_lost(error)
+        for branch in changed:
+            self.listings.abandon(branch)
+        if changed:
+            self.invalidate_all()
+        return bool(changed)
 
     def which(self, path: bytes) -> list[dict[str, Any]]:
         """Return per branch what it has at `path` (relative to the union's root) and why it shows or not."""

@@ -38,7 +38,7 @@ class Inspector:
 
     def statfs(self) -> os.statvfs_result:
         """Return the first branch's numbers, or with `sum` totals over distinct filesystems in the smallest block size."""
-        branches = self._union.branches
+        branches = self._union.directories.lost.living(self._union.branches)
         if not self._union.options.sum:
             return self._result([os.statvfs(branches[0].root)])
         distinct = {branch.device: branch for branch in reversed(branches)}
@@ -97,8 +97,10 @@ class Inspector:
             if not node.is_directory:
                 raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fsdecode(path))
         if not names:
+            roots = dict(self._union.dirs(node))
             return [
-                self._row(branch, branch.root, b"", path, visible=True) for branch in self._union.branches
+                self._row(branch, roots.get(branch), b"", path, visible=branch in roots)
+                for branch in self._union.branches
             ]
         name = names[-1]
         self._union.check_name(name)
@@ -138,6 +140,7 @@ class Inspector:
             "whiteout": hides,
             "opaque": opaque,
             "visible": visible,
+            "lost": self._union.directories.lost.reason(branch),
         }
 
     # -- nodirperm1: every copy of a directory must allow what the caller wants ----------------------------------

@@ -276,6 +276,12 @@ class Listings:
             if any(candidate.id == branch.id for candidate, _ in kept.listing.descriptors):
                 self._close(key)
 
+    def abandon(self, branch: OpenBranch) -> None:
+        """Drop what is read from a branch that cannot be read, or that could not before."""
+        for key, kept in list(self._kept.items()):
+            if any(candidate.id == branch.id for candidate, _ in kept.listing.descriptors):
+                self._close(key)
+
     def give_back(self) -> None:
         """Give memory back: nobody lists anything just now."""
         for key, kept in list(self._kept.items()):

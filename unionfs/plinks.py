@@ -223,11 +223,15 @@ def drop_leftovers(union: Union) -> None:
 
 
 def is_elsewhere(union: Union, plink: Plink) -> bool:
-    """Tell whether a pseudo-link found after a crash has names on branches that this union lacks, so that it has to stay."""
-    if not (plink.recovered and plink.counted) or plink.origins or plink.seen:
+    """Tell whether a pseudo-link has names that this union does not see, so that it has to stay.
+
+    One found after a crash may have them on branches that this union lacks, any on a branch that is lost.
+    """
+    in_doubt = bool(union.directories.lost)
+    if not in_doubt and (not (plink.recovered and plink.counted) or plink.origins or plink.seen):
         return False
     copy = whiteout.exists(union.plink_dir(plink.branch), plink.name)
-    return copy is not None and copy.st_nlink - 1 < plink.nlink
+    return copy is not None and (not plink.counted or copy.st_nlink - 1 < plink.nlink)
 
 
 def _clear(union: Union, plink: Plink) -> None:

@@ -91,6 +91,7 @@ class Remover:
             if self._remove_bare(node, parent, source, fd, name):
                 union.touched(parent, source, fd)
                 return node
+        union.directories.check_known(node)
         if not is_empty(union.dirs(node)):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
         target = self._target(parent, source)

@@ -130,8 +130,10 @@ class Renamer:
             return
         if node.is_directory != new.node.is_directory:
             raise _error(errno.ENOTDIR if node.is_directory else errno.EISDIR)
-        if node.is_directory and not is_empty(self._union.dirs(new.node)):
-            raise _error(errno.ENOTEMPTY)
+        if node.is_directory:
+            self._union.directories.check_known(new.node)
+            if not is_empty(self._union.dirs(new.node)):
+                raise _error(errno.ENOTEMPTY)
 
     def _target(self, old: _Side, branch: OpenBranch, new: _Side) -> OpenBranch:
         """Return the branch to rename on: the source's, or a higher one if the new place would be hidden there."""
@@ -150,6 +152,7 @@ class Renamer:
 
         AUFS lets logically empty ones pass; overlayfs (without redirects) refuses whatever has a lower copy.
         """
+        self._union.directories.check_known(node)
         layers = self._union.dirs(node)
         if self._union.options.whiteout == "overlay" and (len(layers) > 1 or layers[0][0] is not target):
             raise _error(errno.EXDEV)

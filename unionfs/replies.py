@@ -28,7 +28,7 @@ class Maybe:
 
 
 # A shape is a type, [shape of the elements], (shapes of the elements), {name: shape of the value}, Each or Maybe.
-_BRANCH = {"index": int, "id": int, "branch": str}
+_BRANCH = {"index": int, "id": int, "branch": str, "lost": Maybe(str)}
 _PASSTHROUGH = {"on": bool, "reason": str, "opens": int, "fallbacks": int, "registered": int}
 _STATUS = {
     "mountpoint": str,
@@ -52,6 +52,7 @@ _ROW = {
     "whiteout": bool,
     "opaque": bool,
     "visible": bool,
+    "lost": Maybe(str),
 }
 _NOTHING = type(None)
 _SHAPES: dict[str, Any] = {

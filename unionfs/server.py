@@ -322,7 +322,16 @@ class Commands:
             "folded",
             "commit_ended",
         )
-        return {name: getattr(self, f"do_{name}") for name in names}
+        return {name: functools.partial(self._run, getattr(self, f"do_{name}")) for name in names}
+
+    def _run(self, command: channel.Command, **arguments: Any) -> Any:
+        """Run a command; once more if it failed because a branch was lost, without which it may be done."""
+        try:
+            return command(**arguments)
+        except OSError as error:
+            if not self._filesystem.notice(error):
+                raise
+        return command(**arguments)
 
     def do_status(self) -> dict[str, Any]:
         """Return everything that `unionfs status` shows."""
@@ -337,7 +346,12 @@ class Commands:
             **self._filesystem.session_state(),
             "options": shown(self._filesystem.options, server.directory.id if server.directory else ""),
             "branches": [
-                {"index": index, "id": branch.id, "branch": str(branch)}
+                {
+                    "index": index,
+                    "id": branch.id,
+                    "branch": str(branch),
+                    "lost": self._filesystem.union.directories.lost.reason(branch),
+                }
                 for index, branch in enumerate(self._filesystem.branches)
             ],
             "counters": self._filesystem.counters(),

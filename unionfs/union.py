@@ -68,6 +68,14 @@ class Union(Copies):
         for node in self.nodes:
             node.bare = UNKNOWN
 
+    def look_for_lost(self, error: OSError) -> list[OpenBranch]:
+        """After an error look which branches are lost, and go on without them; return those of which that has changed."""
+        changed = self.directories.lost.look(self.branches, error)
+        if changed:
+            self._absent = None
+            self.directories.use_branches(self.branches)
+        return changed
+
     def set_branches(self, branches: Sequence[OpenBranch]) -> None:
         """Replace the branch list; every cached directory is looked up again at its next use."""
         self.branches = tuple(branches)
@@ -99,17 +107,22 @@ class Union(Copies):
             check_name(name, self.name_max, shwh=self.options.shwh)
 
     def find(self, parent: Node, name: bytes) -> Found | None:
-        """Return where `name` is visible in `parent`."""
+        """Return where `name` is visible in `parent`; BranchLost if nobody knows."""
         dirs = self.dirs(parent)
         trust = self.trust
+        found: Found | None
         if trust and len(dirs) == 1 and (branch := dirs[0][0]).writable and not branch.overlay:
             # What `find` would come to: a new directory's only copy, where a whiteout hides nothing.
             try:
-                return Found([(branch, os.stat(name, dir_fd=dirs[0][1], follow_symlinks=False))])
+                found = Found([(branch, os.stat(name, dir_fd=dirs[0][1], follow_symlinks=False))])
             except (FileNotFoundError, NotADirectoryError):
-                return None
-        known = self.known.of(parent, dirs, trust)
-        return find(dirs, name, last_mark=not trust, contents=known, stack=self.directories.stack)
+                found = None
+        else:
+            known = self.known.of(parent, dirs, trust)
+            found = find(dirs, name, last_mark=not trust, contents=known, stack=self.directories.stack)
+        if found is None and self.directories.lost:
+            self.directories.check_known(parent, name)
+        return found
 
     def find_new(self, parent: Node, name: bytes) -> Found | None:
         """Return what is at a name that something is about to be given.
@@ -164,10 +177,13 @@ class Union(Copies):
         return True
 
     def shows_below(self, parent: Node, name: bytes, branch: OpenBranch) -> bool:
-        """Tell whether a branch below `branch` still shows `name` (any type), so that hiding it needs a whiteout."""
+        """Tell whether a branch below `branch` still shows `name` (any type), so that hiding it needs a whiteout.
+
+        A branch that is lost may.
+        """
         layers = self.dirs(parent)
         if layers[-1][0] is branch:
-            return False
+            return bool(self.directories.lost) and self.directories.in_doubt(parent, name) is not None
         child = self.known_directory(parent, name)
         if (
             child is not None
@@ -188,6 +204,8 @@ class Union(Copies):
             contents=known[start:],
             stack=self.directories.stack,
         )
+        if below is None and self.directories.lost:
+            return self.directories.in_doubt(parent, name) is not None
         return below is not None
 
     def make_whiteout(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> None:

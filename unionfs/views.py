@@ -38,8 +38,13 @@ def branch_list(arguments: argparse.Namespace) -> int:
         print(json.dumps(branches))
         return 0
     for row in branches:
-        _show(f"{row['index']:>3}  {row['branch']}")
+        _show(f"{row['index']:>3}  {row['branch']}{_loss(row)}")
     return 0
+
+
+def _loss(row: dict[str, Any]) -> str:
+    """Say that a branch cannot be reached."""
+    return f"  (lost: {row['lost']})" if row.get("lost") else ""
 
 
 def busy(arguments: argparse.Namespace) -> int:
@@ -90,7 +95,7 @@ def status(arguments: argparse.Namespace) -> int:
         _show(f"data      {_data_path(state['passthrough'])}")
     _show(f"options   {','.join(state['options'])}")
     for row in state["branches"]:
-        _show(f"br{row['index']:<7} {row['branch']}  (brid {row['id']})")
+        _show(f"br{row['index']:<7} {row['branch']}  (brid {row['id']}){_loss(row)}")
     for name, value in state["counters"].items():
         _show(f"{name:<12} {value}")
     return 0
@@ -132,7 +137,7 @@ def which(arguments: argparse.Namespace) -> int:
 
 
 def _show_rows(path: str, rows: list[dict[str, Any]]) -> None:
-    shown = [row for row in rows if row["present"] or row["whiteout"] or row["opaque"]]
+    shown = [row for row in rows if row["present"] or row["whiteout"] or row["opaque"] or row.get("lost")]
     for row in shown:
         _show(_row(row), "32" if row["visible"] else "")
     if not shown:
@@ -140,6 +145,8 @@ def _show_rows(path: str, rows: list[dict[str, Any]]) -> None:
 
 
 def _row(row: dict[str, Any]) -> str:
+    if row.get("lost"):
+        return f"  {row['index']:>3}  {row['path']}  (not known, the branch is lost: {row['lost']})"
     notes = [str(row["kind"])] if row["kind"] else []
     notes += ["whiteout: hides what is below"] if row["whiteout"] else []
     notes += ["opaque: hides what is below"] if row["opaque"] else []

@@ -30,6 +30,7 @@ from unionfs.fuse.handshake import negotiate
 from unionfs.fuse.notify import Notifier
 from unionfs.fuse.pyfuse3_wait import short_poll
 from unionfs.handles import FileHandle
+from unionfs.lost import shown_errno
 from unionfs.nodes import Attributes, Node
 
 if TYPE_CHECKING:
@@ -56,11 +57,14 @@ def answered(method: F) -> F:
     ) -> Any:  # Any: arguments and results differ by request
         start = time.perf_counter()
         try:
-            return await method(self, *arguments)
+            while True:
+                try:
+                    return await method(self, *arguments)
+                except OSError as error:
+                    if not self.filesystem.notice(error):
+                        raise FUSEError(shown_errno(error)) from None
         except FUSEError:
             raise
-        except OSError as error:
-            raise FUSEError(error.errno or errno.EIO) from None
         except Exception:
             log.exception("%s failed", kind)
             raise FUSEError(errno.EIO) from None
@@ -332,7 +336,9 @@ class Operations(pyfuse3.Operations):
         """Answer with attributes: pyfuse3 knows READDIRPLUS only, so each entry is looked up."""
         filesystem, union = self.filesystem, self.filesystem.union
         directory = filesystem.handles[fh].node
+        at_end = True
         for listed, place in filesystem.read_directory(fh, start_id):
+            at_end = False
             if listed.name in (b".", b".."):
                 entry = EntryAttributes()
                 entry.st_ino = listed.ino
@@ -360,6 +366,8 @@ class Operations(pyfuse3.Operations):
                 union.nodes.release(attributes.node)
                 break
             attributes.node.lookups += 1
+        if at_end:
+            union.directories.check_known(directory)  # a listing is not taken for whole
 
     @answered
     async def releasedir(self, fh: int) -> None:

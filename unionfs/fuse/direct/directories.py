@@ -52,16 +52,20 @@ class DirectoryRequests:
         self, header: Header, fh: int, offset: int, size: int, *, placed: bool = False
     ) -> tuple[bytes, Iterator[Place] | None]:
         filesystem = self._filesystem
+        node = self._replies.node(header.nodeid)
         if fh:
             listing = filesystem.listing(filesystem.directory(fh), offset)
             records = listing.packed(offset, size)
+            if not records:
+                filesystem.union.directories.check_known(node)
             return records, listing.copies(offset) if placed else None
-        node = self._replies.node(header.nodeid)
         if offset == 0:
             filesystem.begin_listing(node, Caller(header.uid, header.gid, header.pid))
         found = filesystem.listings.read(node, offset, size, placed=placed)
-        if not found[0] and not self._replies.keeps_listings:
-            self.doubt(header.nodeid)
+        if not found[0]:
+            filesystem.union.directories.check_known(node)  # a listing is not taken for whole
+            if not self._replies.keeps_listings:
+                self.doubt(header.nodeid)
         return found
 
     def readdir(self, header: Header, body: memoryview) -> Reply:

@@ -29,6 +29,7 @@ from unionfs.fuse.direct.requests import Requests
 from unionfs.fuse.direct.workers import Workers
 from unionfs.fuse.notify import Notifier
 from unionfs.fuse.shortpoll import ShortPoll
+from unionfs.lost import shown_errno
 
 if TYPE_CHECKING:
     from unionfs.statistics import Statistics
@@ -226,7 +227,9 @@ class DirectSession:
         except Deferred as deferred:
             return deferred.job  # alone: with its traceback it would keep whoever holds it
         except OSError as error:
-            self._reply(header, -(error.errno or errno.EIO), b"")
+            if self.requests.filesystem.notice(error):
+                return self._attempt(handler, header, body)
+            self._reply(header, -shown_errno(error), b"")
         except Exception:
             self._fail(header)
         else:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from unionfs.descriptor import Descriptor
 from unionfs.fuse import abi, threads
 from unionfs.fuse.place import be_ordinary
+from unionfs.lost import shown_errno
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def _outcome(unique: int, work: Work, held: tuple[Descriptor, ...], buffer: memo
             for descriptor in held:
                 descriptor.drop()
     except OSError as error:
-        return -(error.errno or errno.EIO), b""
+        return -shown_errno(error), b""
     except Exception:
         log.exception("request %d failed in a thread", unique)
         return -errno.EIO, b""
