@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from html import escape
 
-from bench import bars, curveplot, dotplot, plots, terminal, text
+from bench import bars, curveplot, dotplot, page_table, plots, terminal, text
 from bench.estimate import middle_ratio
 from bench.page_style import style_sheet
-from bench.page_table import table
 from bench.results import Cell, Results, by_suite, latency_quantiles, summarize
 from bench.workloads import SUITES
 
@@ -97,22 +96,33 @@ def _overview(results: Results, groups: list[tuple[str, list[list[Cell]]]]) -> l
         if any(c.ratio for _, rows in groups for row in rows for c in row if c.target == n)
     ]
     relative = escape("; ".join([terminal.baselines(results), *terminal.other_baselines(results)]))
-    head = "".join(f'<th class="t{results.targets.index(n)}">{escape(n)}</th>' for n in names)
-    lines = [
-        f'<tr><td><a href="#{_anchor(suite)}">{_name(suite)}</a></td>'
-        + "".join(_overview_cell(results, rows, name) for name in names)
-        + "</tr>"
-        for suite, rows in groups
-        if any(cell.ratio for row in rows for cell in row)
-    ]
     return [
         '<h2 id="overview">At a glance</h2>',
         (
             f'<p class="sub">The middle one of the ratios of all figures of a suite, and below it the smallest and the largest: '
             f"times as slow as {relative}. For orientation; the figures themselves follow.</p>"
         ),
-        f'<div class="wide"><table><thead><tr><th>suite</th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>',
+        *(
+            _overview_table(results, groups, [n for n in members if n in names and n != baseline])
+            for baseline, members in page_table.groups(results).items()
+        ),
     ]
+
+
+def _overview_table(results: Results, groups: list[tuple[str, list[list[Cell]]]], names: list[str]) -> str:
+    """Return the table of targets with the same baseline; nothing where there are none."""
+    lines = [
+        f'<tr><td><a href="#{_anchor(suite)}">{_name(suite)}</a></td>'
+        + "".join(_overview_cell(results, rows, name) for name in names)
+        + "</tr>"
+        for suite, rows in groups
+        if any(cell.ratio for row in rows for cell in row if cell.target in names)
+    ]
+    if not lines:
+        return ""
+    head = "".join(f'<th class="t{results.targets.index(n)}">{escape(n)}</th>' for n in names)
+    start = f'<div class="wide"><table><thead><tr><th>suite</th>{head}</tr></thead><tbody>'
+    return f"{start}{''.join(lines)}</tbody></table></div>"
 
 
 def _overview_cell(results: Results, rows: list[list[Cell]], name: str) -> str:
@@ -131,7 +141,7 @@ def _section(results: Results, suite: str, rows: list[list[Cell]]) -> str:
         f'<p class="sub">{escape(_TITLES.get(suite) or SUITES.get(suite, ""))}</p>',
         *_bars(results, rows),
         *_dots(results, suite, rows),
-        table(results, rows),
+        page_table.tables(results, rows),
         *_curves(results, suite, rows),
         *_latencies(results, suite, rows),
         "</section>",

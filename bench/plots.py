@@ -16,6 +16,7 @@ Drawing = Any  # a matplotlib figure, axes or ticker: its types are those of an 
 # Okabe and Ito's colours, which the colour-blind can tell apart, and two more. As many marks as are coprime to the
 # colours: a pair comes again after 99 targets only.
 COLOURS = ("#1f1f1f", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7b4fa3", "#7a7a7a")
+_VARIANTS = frozenset({"rootless", "userxattr", "nopassthrough", "pyfuse3"})
 MARKS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "p", "h")
 MARK_TEXTS = "●■◆▲▼✚✖◀▶⬟⬢"
 INK, MUTED, GRID, BAND, PAPER, ALARM = "#1a1a1b", "#66666a", "#dddde1", "#f4f4f6", "#fffffe", "#b3261e"
@@ -40,9 +41,20 @@ _COLOUR = re.compile("|".join(_THEMED))
 
 
 def styles(results: Results) -> dict[str, tuple[str, str]]:
-    """Return a colour and a mark for each target, the same in all pictures of a report."""
-    names = results.targets
-    return {n: (COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)]) for i, n in enumerate(names)}
+    """Return a colour and a mark for each target, the same in all pictures of a report; variants share a colour."""
+    families = list(dict.fromkeys(map(family, results.targets)))
+    return {
+        name: (COLOURS[families.index(family(name)) % len(COLOURS)], MARKS[number % len(MARKS)])
+        for number, name in enumerate(results.targets)
+    }
+
+
+def family(target: str) -> str:
+    """Return what a target is a variant of: `unionfs-pyfuse3-rootless` is `unionfs`, `unionfs-fuse` itself."""
+    words = target.partition(":")[0].split("-")
+    while len(words) > 1 and words[-1] in _VARIANTS:
+        words.pop()
+    return "-".join(words)
 
 
 def styled() -> Drawing:
