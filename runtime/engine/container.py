@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 
 from runtime.engine import cgroup
+from runtime.oci import files
 from unionfs.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ _PATIENCE = 10.0  # seconds until processes that do not die are given up
 def default_root() -> str:
     """Return where containers keep their state: $UNIONBOX_ROOT, else by user."""
     if root := os.environ.get("UNIONBOX_ROOT"):
-        return os.path.abspath(root)
+        return files.absolute(root)
     if os.geteuid() == 0:
         return "/var/lib/unionbox"
     data = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local/share")

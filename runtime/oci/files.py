@@ -8,6 +8,11 @@ import os
 _PART = 65536
 
 
+def absolute(path: str) -> str:
+    """Return the absolute path for `path`; a `..` behind a symbolic link leads where the kernel goes, it is not cut as text."""
+    return os.path.realpath(path) if ".." in path.split("/") else os.path.abspath(path)
+
+
 def read(path: str) -> str:
     """Return the text of a file, however long; OSError carries its path."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -13,7 +13,7 @@ import select
 import time
 
 from runtime.oci import seal
-from runtime.oci.failure import Failure
+from runtime.oci.failure import Failure, describe
 from runtime.oci.process import environment as variables
 from runtime.oci.process import launch, signals
 from runtime.oci.signals import signal
@@ -42,6 +42,10 @@ def check(hooks: dict[str, Any]) -> None:
             timeout = hook.get("timeout")
             if timeout is not None and (type(timeout) is not int or timeout <= 0):
                 raise Failure(f"{key}.timeout: {timeout!r} is not a positive number of seconds")
+            if hook.get("args") and not hook["args"][0]:
+                raise Failure(
+                    f"{key}.args: the first is empty", "it is what the program is told to be called"
+                )
             variables.lower(hook.get("env"), f"{key}.env")
 
 
@@ -125,7 +129,19 @@ class _Run:
         state_reader, state_writer = os.pipe2(os.O_CLOEXEC)
         output_reader, output_writer = os.pipe2(os.O_CLOEXEC)
         report_reader, report_writer = os.pipe2(os.O_CLOEXEC)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            for fd in (
+                state_reader,
+                state_writer,
+                output_reader,
+                output_writer,
+                report_reader,
+                report_writer,
+            ):
+                os.close(fd)
+            return f"cannot be started: {describe(error)}; raise linux.resources.pids.limit"
         if pid == 0:
             self._be_hook(state_reader, output_writer, report_writer)
         for fd in (state_reader, output_writer, report_writer):

@@ -62,6 +62,11 @@ def warning(text: str) -> None:
     _write("warning", " ".join(text.split()))
 
 
+def info(text: str) -> None:
+    """Say what is worth knowing when somebody asks why, in one line."""
+    _write("info", " ".join(text.split()))
+
+
 def debug(text: str) -> None:
     """Say what is being done, for --debug."""
     _write("debug", text)

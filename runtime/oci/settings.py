@@ -48,7 +48,7 @@ class Settings:
     def __init__(self, options: Options) -> None:
         self.debug = options.flag("debug") or options.text("log-level") == "debug"
         self.rootless = _is_rootless(options.text("rootless", "auto"))
-        self.root = os.path.abspath(options.text("root") or _default_root(rootless=self.rootless))
+        self.root = files.absolute(options.text("root") or _default_root(rootless=self.rootless))
         self.manager = (
             "systemd" if options.flag("systemd-cgroup") else options.text("cgroup-manager", "cgroupfs")
         )

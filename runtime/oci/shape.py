@@ -74,7 +74,7 @@ PROCESS: dict[str, Any] = {
     "rlimits": [Whole("type hard soft", {"type": str, "hard": int, "soft": int})],
     "noNewPrivileges": bool,
     "apparmorProfile": str,
-    "oomScoreAdj": int,
+    "oomScoreAdj": Number(-1000, 1000),
     "selinuxLabel": str,
     "scheduler": Whole(
         "policy",

@@ -20,7 +20,7 @@ import errno
 import os
 
 from runtime.oci import channel as messages
-from runtime.oci import importer, init, namespaces, state, syscalls
+from runtime.oci import importer, init, log, namespaces, state, syscalls
 from runtime.oci.failure import Failure, Step, describe
 from runtime.oci.process.prepared import set_oom_score
 
@@ -77,9 +77,9 @@ def _be_child(job: Job, new: int) -> NoReturn:
     except Failure as failure:
         text = failure.line()
     except OSError as error:
-        text = f"{describe(error)} {_place(error)}"
+        text = f"{describe(error)}{_place(error)}"
     except BaseException as error:
-        text = f"internal error: {type(error).__name__}: {error} {_place(error)}"
+        text = f"internal error: {type(error).__name__}: {error}{_place(error)}"
     finally:
         try:
             if text:
@@ -99,14 +99,16 @@ def _open_gate(job: Job) -> None:
 
 
 def _place(error: BaseException) -> str:
-    """Return where an error that nobody foresaw was raised; the package `traceback` would read files by their path."""
+    """Return where an error that nobody foresaw was raised, for --debug; `traceback` would read files by their path."""
+    if not log.is_debug():
+        return ""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     if trace is None:
         return ""
     code = trace.tb_frame.f_code
-    return f"({code.co_filename.rpartition('/')[2]}:{trace.tb_lineno} {code.co_name})"
+    return f" ({code.co_filename.rpartition('/')[2]}:{trace.tb_lineno} {code.co_name})"
 
 
 def _stage(job: Job) -> None:
@@ -127,7 +129,8 @@ def _stage(job: Job) -> None:
         syscalls.unshare(new)
     if wanted.makes("time") and job.config["linux"].get("timeOffsets"):
         messages.ask(job.channel, "offsets")
-    pid = syscalls.fork_sibling()
+    with Step("start the container's first process", "raise linux.resources.pids.limit"):
+        pid = syscalls.fork_sibling()
     if pid:
         messages.send(job.channel, "init", str(pid))
         os._exit(0)
@@ -146,7 +149,8 @@ def _become_root() -> None:
         os.setresuid(0, 0, 0)
     except OSError as error:
         raise Failure(
-            f"become root of the user namespace: {describe(error)}", "map the container's id 0"
+            f"become root of the user namespace: {describe(error)}",
+            "map the container's id 0 in linux.uidMappings and gidMappings",
         ) from None
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     _die_with_parent()  # a change of ids clears it

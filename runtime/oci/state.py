@@ -202,11 +202,19 @@ def reserve(root: str, identity: str) -> Container:
         try:
             os.mkdir(container.directory, 0o700)
         except FileExistsError:
-            raise Failure(
-                f"container with given ID already exists: {identity}", "delete it or give another ID"
-            ) from None
+            raise _taken(identity) from None
     container.acquire()
     return container
+
+
+def check_free(root: str, identity: str) -> None:
+    """Raise the Failure that `reserve` would; nothing is made."""
+    if os.path.lexists(Container(root, check_id(identity), {"id": identity, "pid": 0}).directory):
+        raise _taken(identity)
+
+
+def _taken(identity: str) -> Failure:
+    return Failure(f"container with given ID already exists: {identity}", "delete it or give another ID")
 
 
 def open_container(root: str, identity: str) -> Container:

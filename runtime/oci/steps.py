@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from runtime.oci import config as configuration
-from runtime.oci import hooks, log, netdevices, process
+from runtime.oci import hooks, log, netdevices, process, state
 from runtime.oci.cgroups import devices, open_group, resources
 from runtime.oci.rootfs.plan import plan
 from runtime.oci.seccomp import filter as seccomp
@@ -22,6 +22,7 @@ _ENTRIES = ("enter ", "change the root directory ")
 def of_run(settings: Settings, request: Request) -> list[str]:
     """Return the steps of `run`, numbered. Raises what `run` would say of the configuration."""
     config = configuration.load(request.config)
+    state.check_free(settings.root, request.id)
     _check(settings, request, config)
     return [f"{number:3} {step}" for number, step in enumerate(_steps(settings, request, config), 1)]
 

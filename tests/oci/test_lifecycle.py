@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.support.oci import Bundle, has_ended, wait_for_end, wait_until
 
 
@@ -279,6 +281,42 @@ def test_dry_run_tells_the_steps_and_does_nothing(bundle: Bundle) -> None:
     assert [int(line.split()[0]) for line in lines] == list(range(1, len(lines) + 1))
     assert any("mount proc on /proc" in line for line in lines)
     assert not bundle.state.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda bundle: bundle.config["root"].update(path="nosuch"), "nosuch is no directory; see root.path"),
+        (lambda bundle: bundle.mount("/mnt", type="bind", source="/no/such"), "/no/such: no such file"),
+        (lambda bundle: setattr(bundle, "id", "a/b"), "invalid container ID"),
+        (lambda bundle: bundle.state.joinpath(bundle.id).mkdir(parents=True), "already exists"),
+    ],
+)
+def test_dry_run_refuses_what_a_run_refuses(
+    bundle: Bundle, change: Callable[[Bundle], object], words: str
+) -> None:
+    """What is not there, or is there already, is told with the words and the status of `run`."""
+    change(bundle)
+    dry = bundle.run("--dry-run", check=False)
+    real = bundle.run(args=["true"], check=False)
+    assert words in dry.stderr
+    assert (dry.returncode, dry.stdout, dry.stderr) == (1, "", real.stderr)
+    if bundle.state.joinpath(bundle.id).is_dir():
+        bundle.state.joinpath(bundle.id).rmdir()
+
+
+def test_paths_with_dots_behind_a_link_lead_where_the_kernel_goes(bundle: Bundle) -> None:
+    """`LINK/..` is the directory above the link's target, for --root and --bundle, not the one that the link is in."""
+    (bundle.directory / "there/below").mkdir(parents=True)
+    (bundle.directory / "there/state").mkdir()
+    (bundle.directory / "link").symlink_to("there/below")
+    (bundle.directory / "there/bundle").symlink_to("..")
+    bundle.save()
+    here = bundle.directory / "link/.."
+    result = bundle.call("--root", f"{here}/state", "create", "--bundle", f"{here}/bundle", bundle.id)
+    assert result.stderr == ""
+    assert (bundle.directory / "there/state" / bundle.id).is_dir()
+    bundle.call("--root", str(bundle.directory / "there/state"), "delete", "--force", bundle.id)
 
 
 def test_pidfd_socket_gets_a_pidfd(bundle: Bundle) -> None:

@@ -179,6 +179,16 @@ def test_capabilities_each_set(bundle: Bundle) -> None:
     assert found == {"Bnd": KILL | CHOWN | SYS_ADMIN, "Prm": CHOWN, "Eff": CHOWN, "Inh": CHOWN, "Amb": CHOWN}
 
 
+def test_ambient_capabilities_that_cannot_be_are_told_to_who_asks(bundle: Bundle) -> None:
+    """Every step of a build with podman, and each bundle of `runc spec`, asks for some: standard error stays empty."""
+    bundle.process["capabilities"] = {kind: ["CAP_KILL"] for kind in SETS if kind != "inheritable"}
+    assert bundle.run(args=["true"]).stderr == ""
+    bundle.options = ["--log-level", "info"]
+    assert bundle.run(args=["true"]).stderr == (
+        "unionrt: info: ambient capabilities that are not permitted and inheritable are ignored: CAP_KILL\n"
+    )
+
+
 def test_capabilities_inheritable_are_empty_unless_asked_for(bundle: Bundle) -> None:
     """Nothing inheritable by default (CVE-2022-24769)."""
     found = capabilities(status_of(bundle))

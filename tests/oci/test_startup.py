@@ -45,6 +45,27 @@ def _names(*arguments: str, cwd: Path) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in lines[1:]}
 
 
+@pytest.mark.parametrize(
+    "way", ["{0}//unionrt", "{0}/./unionrt", "{0}/../runtime/unionrt", "{1}/unionrt", "{1}//unionrt"]
+)
+def test_program_finds_its_package_however_it_is_called(tmp_path: Path, way: str) -> None:
+    """Two slashes (a PATH that ends in one), dots, and a link to the directory: the words of the path need not tell."""
+    link = tmp_path / "link"
+    link.symlink_to(PROGRAM.parent)
+    program = way.format(PROGRAM.parent, link)
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_program_is_found_by_a_path_that_ends_in_a_slash() -> None:
+    """As shells and execvp(3) join it."""
+    path = f"{PROGRAM.parent}/:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["env", f"PATH={path}", "unionrt", "--version"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_run_imports_little(bundle: Bundle) -> None:
     """No argparse, json, re, enum, typing, signal, socket, ctypes, subprocess …; and not much of our own."""
     bundle.process["args"] = ["true"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 
+from runtime.oci import files
 from runtime.oci.create import create
 from runtime.oci.job import Request
 from runtime.oci.options import Command, Option, Options
@@ -36,7 +37,7 @@ def run(settings: Settings, options: Options) -> int:
 
 def request(options: Options) -> Request:
     """Return what the options of `create` and `run` ask for."""
-    bundle = os.path.abspath(options.text("bundle"))
+    bundle = files.absolute(options.text("bundle"))
     asked = Request(options.arguments[0], bundle, os.path.join(bundle, options.text("config", "config.json")))
     asked.console_socket = options.text("console-socket")
     asked.pid_file = options.text("pid-file")

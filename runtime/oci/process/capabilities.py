@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 
+from runtime.oci import log
 from runtime.oci.process import syscalls
 
 TYPE_CHECKING = False
@@ -60,9 +61,12 @@ def lower(wanted: dict[str, Any] | None, warnings: list[str]) -> Sets:
         ("ambient", ambient, permitted & inheritable, "permitted and inheritable"),
     ):
         if mask & ~limit:
-            warnings.append(
-                f"{kind} capabilities that are not {within} are ignored: {_listed(mask & ~limit)}"
-            )
+            text = f"{kind} capabilities that are not {within} are ignored: {_listed(mask & ~limit)}"
+            # `runc spec` and every step of a build with podman or buildah ask for ambient ones that cannot be.
+            if kind == "ambient":
+                log.info(text)
+            else:
+                warnings.append(text)
     inheritable &= bounding
     return Sets(bounding, effective & permitted, inheritable, permitted, ambient & permitted & inheritable)
 

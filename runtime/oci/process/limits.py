@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 
-from runtime.oci.failure import Failure
+from runtime.oci.failure import Failure, describe
 from runtime.oci.process import syscalls
 
 TYPE_CHECKING = False
@@ -88,5 +88,7 @@ def set_oom_score(score: int) -> None:
             f"cannot set process.oomScoreAdj to {score}: permission denied",
             "a value below the caller's takes CAP_SYS_RESOURCE",
         ) from None
+    except OSError as error:
+        raise Failure(f"cannot set process.oomScoreAdj to {score}: {describe(error)}") from None
     finally:
         os.close(fd)

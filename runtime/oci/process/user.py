@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _LARGEST_FILE = 1 << 20  # /etc/passwd of a container is foreign input
 _LARGEST_ID = 0xFFFFFFFE  # the one above means "leave as it is"
+_MOST_GROUPS = 65536  # NGROUPS_MAX
 _NULL_DEVICE = os.makedev(1, 3)
 
 
@@ -37,6 +38,11 @@ class User:
 def lower(user: dict[str, Any]) -> User:
     """Check `process.user`."""
     groups = [_id(gid, "additionalGids") for gid in user.get("additionalGids") or ()]
+    if len(groups) > _MOST_GROUPS:
+        raise Failure(
+            f"process.user.additionalGids: {len(groups)} groups are too many",
+            f"the kernel takes {_MOST_GROUPS}",
+        )
     umask = user.get("umask", 0o022)
     if not isinstance(umask, int) or not 0 <= umask <= 0o777:
         raise Failure(f"process.user.umask: {umask!r} is not a mask of permission bits")
@@ -77,7 +83,7 @@ def become(user: User) -> None:
     except OSError as error:
         if error.errno == errno.EINVAL:
             raise Failure(
-                f"user {user.uid}:{user.gid} has no id in the user namespace",
+                f"process.user: {user.uid}:{user.gid} has no id in the user namespace",
                 "map it in linux.uidMappings and linux.gidMappings",
             ) from None
         raise
@@ -92,7 +98,8 @@ def _set_groups(groups: list[int]) -> None:
         # Denied for a user's own map of one id: nobody could add or drop a group there.
         if error.errno == errno.EINVAL:
             raise Failure(
-                "an additional group has no id in the user namespace", "map it in linux.gidMappings"
+                "process.user.additionalGids: a group has no id in the user namespace",
+                "map it in linux.gidMappings",
             ) from None
         if error.errno != errno.EPERM or groups or may_set_groups():
             raise

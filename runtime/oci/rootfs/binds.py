@@ -32,6 +32,10 @@ class Bind(Mount):
         """Return what it is, for people."""
         return f"bind {self.source} on {self.where}"
 
+    def check_source(self) -> None:
+        """Raise OSError if there is no source."""
+        os.stat(self.source, follow_symlinks=not (self.options.source_nofollow or self.options.copy_symlink))
+
     def open_source(self) -> int:
         """Return a detached copy of the source."""
         options = self.options

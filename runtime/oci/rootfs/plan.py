@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from runtime.oci.rootfs.prepare import Prepared, checked_sysctl
+from runtime.oci.failure import Step
+from runtime.oci.rootfs.binds import Bind
+from runtime.oci.rootfs.prepare import Prepared, check, checked_sysctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
 def plan(config: Config, bundle: str) -> list[str]:
     """Return what `build`, `enter` and `finish` will do, in order. Raises `Failure` for a config that says nonsense."""
     prepared = Prepared(config, bundle)
+    check(prepared)
+    for mount in prepared.mounts:
+        if isinstance(mount, Bind):
+            with Step(mount.title()):
+                mount.check_source()
     checked_sysctl(prepared.sysctl, config)
     lines = [f"bind {prepared.root} on itself"]
     lines += [

@@ -77,7 +77,7 @@ def namespaces(linux: dict[str, Any]) -> dict[str, str]:
 def prepare(config: Config, bundle: str, *, rootless: bool) -> Prepared:
     """Check the root and its mounts, and open what needs the parent's rights. Raises `Failure`."""
     prepared = Prepared(config, bundle)
-    _check(prepared)
+    check(prepared)
     linux = config.get("linux") or {}
     if prepared.sysctl:
         prepared.set_sysctls = checked_sysctl(prepared.sysctl, config)
@@ -97,7 +97,8 @@ def prepare(config: Config, bundle: str, *, rootless: bool) -> Prepared:
     return prepared
 
 
-def _check(prepared: Prepared) -> None:
+def check(prepared: Prepared) -> None:
+    """Raise a Failure for what the root cannot be; warn of what is not done."""
     if not os.path.isdir(prepared.root):
         raise Failure(f"the root {prepared.root} is no directory", "see root.path of config.json")
     if not prepared.has_namespace and (prepared.mounts or prepared.masked or prepared.read_only_paths):
