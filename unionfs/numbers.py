@@ -6,7 +6,6 @@ The numbers of inodes are made in identity.py; docs/formats.md describes the two
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 
@@ -19,6 +18,7 @@ from unionfs.nodes import Node
 from unionfs.plink_table import Plink
 
 _PRIVILEGED = os.geteuid() == 0
+_NO_MARKS = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES)
 ORIGIN_XATTR = ("trusted" if _PRIVILEGED else "user") + ".unionfs.origin"
 IMPURE_XATTR = ("trusted" if _PRIVILEGED else "user") + ".unionfs.impure"
 
@@ -75,13 +75,18 @@ class Numbers:
         return known
 
     def record(self, node_ino: int, fd: int, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
-        """Record on the copy behind `fd` (and on its directory that there is such a child) the number the union shows."""
+        """Record on the copy behind `fd` (and on its directory that there is such a child) the number the union shows.
+
+        Where that cannot be, it is known until umount. OSError if the number can be neither kept nor taken back.
+        """
         if branch.id in self._refusing or not self._recorded(node_ino, fd, branch):
             self.origins[self._identities.of(os.fstat(fd))] = node_ino
             return
         try:
             self._mark_impure(parent, branch, parent_fd)
         except OSError:
+            # Names in marked directories would have it, and this one not: after a remount they would be two files.
+            os.removexattr(whiteout.proc_path(fd), ORIGIN_XATTR)
             self.origins[self._identities.of(os.fstat(fd))] = node_ino
 
     def _recorded(self, node_ino: int, fd: int, branch: OpenBranch) -> bool:
@@ -103,15 +108,21 @@ class Numbers:
             parent.impure[branch.id] = True
 
     def mark(self, plink: Plink, parent: Node, parent_fd: int) -> None:
-        """Before a link of a pseudo-linked copy is made in `parent`: let lookups there read the recorded number."""
-        with contextlib.suppress(OSError):
-            self._mark_impure(parent, plink.branch, parent_fd)
+        """Before a link of a pseudo-linked copy is made in `parent`: let lookups there read the recorded number; OSError."""
+        self._mark_if_possible(parent, plink.branch, parent_fd)
 
     def keep(self, node: Node, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
         """Before a rename or link into `parent`: mark it if the node's number is not the one its inode would give.
 
-        After it would be too late: killed between the two, names of one file would have two numbers.
+        After it would be too late: killed between the two, names of one file would have two numbers. OSError for that reason.
         """
         if number_of(node.identity) != node.ino:
-            with contextlib.suppress(OSError):
-                self._mark_impure(parent, branch, parent_fd)
+            self._mark_if_possible(parent, branch, parent_fd)
+
+    def _mark_if_possible(self, parent: Node, branch: OpenBranch, parent_fd: int) -> None:
+        """Mark a directory; OSError, but not where the filesystem has no such marks or lets nobody like us make one."""
+        try:
+            self._mark_impure(parent, branch, parent_fd)
+        except OSError as error:
+            if error.errno not in _NO_MARKS:
+                raise

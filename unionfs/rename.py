@@ -194,9 +194,9 @@ class Renamer:
         place = Places(old_fd, old.name, new_fd, new.name, target)
         there = whiteout.exists(new_fd, new.name) if new.node is not None else None
         hide = union.shows_below(old.parent, old.name, target)
+        union.numbers.keep(node, new.parent, target, new_fd)
         if new.node is not None:
             self._remover.bury(new.node)
-        union.numbers.keep(node, new.parent, target, new_fd)
         try:
             with losing(union, new.node, new.parent, new.name, target, new_fd):
                 if union.options.whiteout == "overlay":
