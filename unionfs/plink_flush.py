@@ -12,7 +12,6 @@ from unionfs.copyup import CopyUps
 from unionfs.emptiness import open_list, raw_entries
 from unionfs.identity import number_of
 from unionfs.lookup import find
-from unionfs.metadata import restore_times
 from unionfs.nodes import Node
 from unionfs.plinks import drop_entry, drop_leftovers, is_elsewhere, materialize
 from unionfs.redirects import Refused
@@ -71,10 +70,7 @@ class PlinkFlusher:
                 try:
                     self._check_end()
                     fd = self._copyups.directory_on(parent, plink.branch)
-                    status = os.fstat(fd)
                     materialize(union, plink, parent, fd, name)
-                    restore_times(fd, status)
-                    union.times_moved(parent)
                     made += 1
                 except OSError as error:
                     failed.setdefault(ino, error)

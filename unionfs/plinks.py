@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
+from unionfs.metadata import try_to_restore_times
 from unionfs.nodes import Node
 from unionfs.plink_records import GONE, MADE, parse_record, record_name, write_note
 from unionfs.plink_recovery import take_up
@@ -249,18 +250,16 @@ def _unlink(union: Union, branch: OpenBranch, name: bytes) -> None:
 
 
 def materialize(union: Union, plink: Plink, parent: Node, parent_fd: int, name: bytes) -> None:
-    """Make `name` a real hard link of a pseudo-linked file's copy; one that is there already is fine."""
-    union.numbers.mark(
-        plink, parent, parent_fd
-    )  # first: after a kill the name is to have the number of the others
-    with contextlib.suppress(FileExistsError):
-        os.link(
-            plink.name,
-            name,
-            src_dir_fd=union.plink_dir(plink.branch),
-            dst_dir_fd=parent_fd,
-            follow_symlinks=False,
-        )
+    """Make `name` a real hard link of a pseudo-linked file's copy, without moving times; one that is there already is fine."""
+    # First: after a kill the name is to have the number of the others.
+    union.numbers.mark(plink, parent, parent_fd)
+    directory, times = union.plink_dir(plink.branch), os.fstat(parent_fd)
+    try:
+        os.link(plink.name, name, src_dir_fd=directory, dst_dir_fd=parent_fd, follow_symlinks=False)
+    except FileExistsError:
+        return
+    try_to_restore_times(parent_fd, times)
+    union.times_moved(parent)
 
 
 def is_entry_of(union: Union, node: Node, dirfd: int, name: bytes) -> bool:
