@@ -320,7 +320,8 @@ class CopyUps:
             self._switch(node, target, copy, descriptors, follows=follows)
         if place is not None:
             node.make_home(parent, name)
-        try_to_restore_times(parent_fd, parent_status)
+        else:
+            try_to_restore_times(parent_fd, parent_status)
         union.times_moved(parent)
         if finish is not None and follows:
             # Not before, as who reads the file sees it: if it cannot be published they must not read another one than the name's.
@@ -429,7 +430,8 @@ class CopyUps:
         self._switch(node, target, copy, [])
         if place is not None:
             node.make_home(parent, final)
-        try_to_restore_times(parent_fd, parent_status)
+        else:
+            try_to_restore_times(parent_fd, parent_status)
         union.times_moved(parent)
 
     def leave(self, job: CopyJob) -> None:

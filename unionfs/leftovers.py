@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 
 from unionfs import whiteout
+from unionfs.metadata import try_to_restore_times
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +29,22 @@ _lock = threading.Lock()
 
 
 def remove_tree(dirfd: int, name: bytes) -> None:
-    """Remove a staged entry, whatever it is, following no link; a missing one is fine."""
+    """Remove a staged entry, whatever it is, following no link; fine if it is missing, or somebody else removes it as well."""
     status = whiteout.exists(dirfd, name)
     if status is None:
         return
     if stat.S_ISDIR(status.st_mode):
-        shutil.rmtree(name, dir_fd=dirfd)
+        shutil.rmtree(name, dir_fd=dirfd, onerror=_raise_unless_missing)
     else:
-        os.unlink(name, dir_fd=dirfd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=dirfd)
+
+
+def _raise_unless_missing(
+    _call: object, _path: object, failure: tuple[object, BaseException, object]
+) -> None:
+    if not isinstance(failure[1], FileNotFoundError):
+        raise failure[1]
 
 
 def discard(dirfd: int, name: bytes) -> None:
@@ -87,8 +96,9 @@ def retry() -> None:
     for fd, name, is_left in entries:
         try:
             if is_left(fd):
-                with contextlib.suppress(FileNotFoundError):
-                    remove_tree(fd, name)
+                times = os.fstat(fd)
+                remove_tree(fd, name)
+                try_to_restore_times(fd, times)  # they moved when the operation was done
         except OSError as error:
             log.warning("%s stays: %s", os.fsdecode(name), error.strerror)
         finally:

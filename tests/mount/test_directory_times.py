@@ -84,3 +84,36 @@ def test_times_do_not_move_by_themselves(union: Workshop, options: str) -> None:
             if shown[u.mnt].st_mtime_ns != root:
                 wrong.append(f"{change}: mtime of the root")
     assert not wrong
+
+
+NEW_NAMES: dict[str, Callable[[Path], object]] = {
+    "link": lambda d: (d / "new").hardlink_to(d / "x"),
+    "link of a symlink": lambda d: os.link(d / "s", d / "new", follow_symlinks=False),
+    "link of a hard link": lambda d: (d / "new").hardlink_to(d / "h"),
+    "rename": lambda d: (d / "x").rename(d / "new"),
+    "rename of a hard link": lambda d: (d / "h").rename(d / "new"),
+    "exchange": lambda d: renameat2(str(d / "x"), str(d / "y"), RENAME_EXCHANGE),
+    "create": lambda d: (d / "new").touch(),
+    "symlink": lambda d: (d / "new").symlink_to("x"),
+    "mkfifo": lambda d: os.mkfifo(d / "new"),
+    "mkdir": lambda d: (d / "new").mkdir(),
+    "unlink": lambda d: (d / "x").unlink(),
+}
+
+
+@pytest.mark.parametrize("options", ["", "udba=none", "whiteout=overlay"])
+def test_change_of_names_moves_the_time_of_its_directory(union: Workshop, options: str) -> None:
+    """POSIX: whatever enters, removes or replaces a name marks the directory's mtime, a copy under a new name as well."""
+    old = 1_600_000_000
+    lower: dict[str, Node] = {}
+    for d in NEW_NAMES:
+        lower |= {f"{d}/{name}": name for name in ("x", "y", "h")}
+        lower |= {f"{d}/h2": HardLink(f"{d}/h"), f"{d}/s": Symlink("x")}
+    u = union.mount(options, B0={}, B1=lower)
+    still = []
+    for change, make in NEW_NAMES.items():
+        os.utime(u / change, (old, old))
+        make(u / change)
+        if (u / change).stat().st_mtime == old or (u.branch(0) / change).stat().st_mtime == old:
+            still.append(change)
+    assert not still
