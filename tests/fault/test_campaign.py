@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CAN_MOUNT
-from tests.faults import strace
+from tests.faults import injector
 from tests.faults.__main__ import run
 from tests.faults.plan import KILL, Plan
 from tests.faults.report import Tally
@@ -20,7 +20,7 @@ from tests.support.union import SESSIONS
 @pytest.fixture
 def place() -> Iterator[Path]:
     """Give a directory that other users can get through."""
-    reason = strace.why_not()
+    reason = injector.why_not()
     if reason or not CAN_MOUNT:
         pytest.skip(reason or "mounting needs root and /dev/fuse")
     root = Path(tempfile.mkdtemp(prefix="unionfs-faults-"))

@@ -12,9 +12,11 @@ import os
 import shutil
 import sys
 import tempfile
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
-from tests.faults import strace
+from tests.faults import injector
 from tests.faults.commands import Commands
 from tests.faults.errors import Errors
 from tests.faults.kills import Kills
@@ -23,6 +25,7 @@ from tests.faults.report import Tally, show
 from tests.faults.world import Configuration
 from tests.support import syscalls
 
+_PARTS = 4  # of the operations, for each of those at work: what takes long is not all in one
 SESSIONS, FORMS, UDBAS = ("direct", "pyfuse3"), ("aufs", "overlay"), ("default", "none")
 
 
@@ -39,6 +42,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--call", default=".", metavar="REGEX", help="system calls that fail")
     parser.add_argument("--number", type=int, default=0, help="fail the n-th of them only")
     parser.add_argument("--share", type=int, default=1, metavar="N", help="try every N-th point only")
+    parser.add_argument("--jobs", type=int, default=4, metavar="N", help="at a time (%(default)s)")
     parser.add_argument(
         "--directory", default=None, help="where branches are made (default: the temporary directory)"
     )
@@ -51,7 +55,7 @@ def run(tally: Tally, plan: Plan, directory: Path) -> None:
     numbers = itertools.count()
 
     def place() -> Path:
-        path = directory / f"{configuration.session}{next(numbers)}"
+        path = directory / f"{os.getpid()}.{next(numbers)}"
         path.mkdir()
         return path
 
@@ -64,10 +68,29 @@ def run(tally: Tally, plan: Plan, directory: Path) -> None:
         tally.end()
 
 
+def run_together(tally: Tally, plan: Plan, directory: Path, jobs: int) -> None:
+    """Do the same by several processes, each with some of the operations."""
+    count = jobs * _PARTS if jobs > 1 else 1
+    parts = [plan.part(index, count) for index in range(count)]
+    with get_context("fork").Pool(jobs) as pool:
+        for part in pool.imap_unordered(partial(_run_part, tally.configuration, directory), parts):
+            tally.add(part)
+            print(
+                f"{tally.configuration}: {tally.failed} calls failed, {tally.killed} kills so far", flush=True
+            )
+    tally.end()
+
+
+def _run_part(configuration: Configuration, directory: Path, plan: Plan) -> Tally:
+    tally = Tally(configuration)
+    run(tally, plan, directory)
+    return tally
+
+
 def main() -> int:
     """Run the campaign; 1 if anything is violated."""
     arguments = _parse()
-    reason = strace.why_not()
+    reason = injector.why_not()
     if reason or os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
         print(f"faults cannot be tried: {reason or 'mounting needs root and /dev/fuse'}", file=sys.stderr)
         return 0
@@ -89,7 +112,7 @@ def main() -> int:
                 arguments.share,
             )
             tallies.append(Tally(Configuration(session, form, udba)))
-            run(tallies[-1], plan, directory)
+            run_together(tallies[-1], plan, directory, arguments.jobs)
     except KeyboardInterrupt:
         print("interrupted")
     finally:

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tests.faults import strace
+from tests.faults.calls import Fault
+from tests.faults.forked import run
+from tests.faults.injector import Trace
 from tests.faults.kills import mend_pairs
 from tests.faults.operations import OPERATIONS, Act
 from tests.faults.plan import KILL, Plan, traced
 from tests.faults.report import Tally, Wrong
-from tests.faults.strace import Fault, Trace
 from tests.faults.view import NOW, View, differences, look, without_times
 from tests.faults.world import Configuration, World, act, settled
-from tests.support.union import eventually, is_mounted, program
+from tests.support.union import eventually, is_mounted
 
 _PATIENCE = 30.0
 
@@ -48,7 +49,7 @@ class Command:
 
     def argv(self, world: World) -> list[str]:
         """Return it for a world."""
-        return [*program(), *self.words.format(U=world.mnt, **world.branches).split()]
+        return self.words.format(U=world.mnt, **world.branches).split()
 
 
 COMMANDS = {
@@ -126,7 +127,7 @@ class Commands:
             outcome, trace = _run(world, command, [fault.call], fault)
             if fault.error:
                 self._tally.failed += 1
-                self._tally.missed += not trace.hit()
+                self._tally.missed += not trace.hit
             else:
                 self._tally.killed += 1
             if outcome.hangs:
@@ -140,19 +141,17 @@ def _run(world: World, command: Command, calls: Sequence[str], fault: Fault | No
     argv = command.argv(world)
     try:
         if command.client:
-            done, trace = strace.run(argv, world.trace, calls, fault, _PATIENCE)
+            status, said, trace = run(argv, _PATIENCE, calls, fault)
         else:
-            with strace.attached(world.pid, world.trace, calls, fault) as trace:
-                done = subprocess.run(
-                    argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PATIENCE, check=False
-                )  # fmt: skip
+            with world.watching(calls, fault) as trace:
+                status, said, _ = run(argv, _PATIENCE)
     except subprocess.TimeoutExpired:
         return Outcome(-1, "it does not end"), Trace()
-    return Outcome(abs(done.returncode), (done.stdout + done.stderr).strip()[-300:]), trace
+    return Outcome(abs(status), said.strip()[-300:]), trace
 
 
 def _is_pythons(call: str, arguments: str, root: Path) -> bool:
-    """Tell whether a call is one by which the command's interpreter starts."""
+    """Tell whether a call is one by which the command's interpreter imports."""
     return call.startswith("open") and arguments.startswith("AT_FDCWD") and str(root) not in arguments
 
 

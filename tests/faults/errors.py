@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from tests.faults.calls import Fault
+from tests.faults.injector import Trace
 from tests.faults.operations import OPERATIONS, Operation
 from tests.faults.plan import ERRORS, Plan, traced
 from tests.faults.report import Tally, Wrong
-from tests.faults.strace import Fault, Trace, attached
 from tests.faults.view import View, differences, look, without_times
 from tests.faults.world import Configuration, World, act, settled
 
@@ -83,10 +84,10 @@ class Errors:
         directory = world.take()
         _prepare(operation, directory, warm=ERRORS[fault.error + "+" * fault.persistent])
         before, position = world.descriptors(), world.union.log.stat().st_size
-        with attached(world.pid, world.trace, [fault.call], fault) as trace:
+        with world.watching([fault.call], fault) as trace:
             result = act(operation.act, directory)
         self._tally.failed += 1
-        self._tally.missed += not trace.hit()
+        self._tally.missed += not trace.hit
         wrong = partial(self._tally.report, name, fault, call=arguments)
         if not world.is_alive():
             wrong("the server died", world.log_since(position)[-600:])
@@ -166,7 +167,7 @@ def _expect(world: World, operation: Operation, calls: tuple[str, ...], *, warm:
     old = look(directory)
     directory = world.take()
     _prepare(operation, directory, warm=warm)
-    with attached(world.pid, world.trace, calls) as trace:
+    with world.watching(calls) as trace:
         result = act(operation.act, directory)
     return Expected(result, old, look(directory), trace.calls())
 

@@ -1,98 +1,129 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kill the server at calls of an operation, and judge what the next mount shows."""
+"""Kill the server at calls of an operation, and judge what the next mount shows, and the one after several kills."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from tests.faults.calls import CHANGING, Fault
 from tests.faults.operations import OPERATIONS, Operation
 from tests.faults.plan import KILL, Plan
-from tests.faults.report import Tally
-from tests.faults.strace import CHANGING, Fault, attached
+from tests.faults.report import Tally, Wrong
 from tests.faults.view import View, differences, look, without_times
 from tests.faults.world import Configuration, World, act
 from tests.support.union import eventually
 from unionfs.check import check_branch, repair
 
+# Kills in the branches of one world, each in a directory of its own, with a server of its own.
+_COPIES = 10
+
 
 class Kills:
-    """The kills of one configuration; each needs a server of its own."""
+    """The kills of one configuration."""
 
     def __init__(
         self, place: Callable[[], Path], configuration: Configuration, plan: Plan, tally: Tally
     ) -> None:
         self._place, self._configuration, self._plan, self._tally = place, configuration, plan, tally
+        self._world: World | None = None
+        self._tried: list[tuple[Wrong, str, View]] = []  # what is to be seen again
 
     def run(self) -> None:
         """Try everything that the plan wants."""
-        for name, operation in OPERATIONS.items():
-            if self._plan.wants(name):
-                old, new, calls = self._expect(operation)
-                for fault, arguments in self._plan.points(KILL, calls):
-                    self._try(name, operation, old, new, fault, arguments)
-
-    def _expect(self, operation: Operation) -> tuple[View, View, dict[str, list[str]]]:
-        world = World(self._place(), self._configuration, 2)
         try:
-            views = []
-            for number in range(2):
-                directory = world.take()
-                if operation.before is not None:
-                    act(operation.before, directory)
-                views.append(look(directory) if number == 0 else {})
-            with attached(world.pid, world.trace, CHANGING) as trace:
-                act(operation.act, directory)
-            return views[0], look(directory), trace.calls()
+            for name, operation in OPERATIONS.items():
+                if self._plan.wants(name):
+                    old, new, calls = _expect(self._room(2), operation)
+                    for fault, arguments in self._plan.points(KILL, calls):
+                        wrong = partial(self._tally.report, name, fault, call=arguments)
+                        self._try(self._room(1), operation, (old, new), fault, wrong)
+            self._finish()
         finally:
-            world.close()
+            if self._world is not None:
+                self._world.close()
+
+    def _room(self, copies: int) -> World:
+        """Return a world with so many fresh directories and a living server."""
+        world = self._world
+        if world is None or world.left < copies:
+            self._finish()
+            world = self._world = World(self._place(), self._configuration, _COPIES)
+        return world
 
     def _try(
-        self, name: str, operation: Operation, old: View, new: View, fault: Fault, arguments: str
+        self, world: World, operation: Operation, views: tuple[View, View], fault: Fault, wrong: Wrong
     ) -> None:
-        world = World(self._place(), self._configuration, 1)
-        try:
-            directory = world.take()
-            if operation.before is not None:
-                act(operation.before, directory)
-            with attached(world.pid, world.trace, [fault.call], fault):
-                act(operation.act, directory)
-            self._tally.killed += 1
-            self._judge(world, name, (old, new), fault, arguments)
-        finally:
-            world.close()
-
-    def _judge(self, world: World, name: str, views: tuple[View, View], fault: Fault, arguments: str) -> None:
-        wrong = partial(self._tally.report, name, fault, call=arguments)
-        try:
-            eventually(lambda: not world.is_alive(), deadline=2)
-        except AssertionError:  # the call was not made
+        directory = world.take()
+        if operation.before is not None:
+            act(operation.before, directory)
+        with world.watching([fault.call], fault) as trace:
+            act(operation.act, directory)
+        self._tally.killed += 1
+        if not trace.hit:
             self._tally.missed += 1
             world.stop()
-        world.kill()
+        else:
+            eventually(lambda: not world.is_alive(), "the server's end")
+            world.kill()
+        self._judge(world, directory, views, wrong)
+
+    def _judge(self, world: World, directory: str, views: tuple[View, View], wrong: Wrong) -> None:
         problems = world.problems(swept=True)
         if problems and not all(text.startswith("pair ") for text in problems):
             wrong("check after a kill", problems)
         mend_pairs(world)
         world.union.start()
-        seen = look(f"{world.mnt}/d0")
+        seen = look(directory)
+        self._tried.append((wrong, directory, seen))
         # A directory's time moves with every entry, and is put back in another step.
-        if without_times(seen, of_directories=True) not in [
+        if without_times(seen, of_directories=True) in [
             without_times(view, of_directories=True) for view in views
         ]:
-            nearest = min((differences(view, seen) for view in views), key=len)
-            only_times = without_times(seen) in [without_times(view) for view in views]
-            wrong(
-                "times after a kill" if only_times else "neither old nor new after a kill",
-                [problems, *nearest],
-            )
-        if problem := world.stop():
-            wrong("umount fails", problem)
-        if problems := world.problems():
-            wrong("check after the next mount", problems)
-        if touched := world.lower_changes():
-            wrong("a lower branch is touched", touched)
+            return
+        nearest = min((differences(view, seen) for view in views), key=len)
+        only_times = without_times(seen) in [without_times(view) for view in views]
+        kind = "times after a kill" if only_times else "neither old nor new after a kill"
+        wrong(kind, [problems, *nearest])
+
+    def _finish(self) -> None:
+        """End the present world in order: nothing is left, below nothing is touched, and another mount shows the same."""
+        world, self._world = self._world, None
+        tried, self._tried = self._tried, []
+        if world is None:
+            return
+        try:
+            problems = [world.stop(), *world.problems(), *world.lower_changes()]
+            if any(problems):
+                for wrong, directory, _ in tried:
+                    mine = [text for text in problems if f"/{os.path.basename(directory)}/" in f"/{text}/"]
+                    if mine:
+                        wrong("left after kills", mine)
+                self._tally.report("all", None, "left after kills", problems)
+            world.union.start()
+            for wrong, directory, seen in tried:
+                now = look(directory)
+                if now != seen:
+                    wrong("other view after kills and a remount", differences(seen, now))
+            if problem := world.stop():
+                self._tally.report("all", None, "umount fails", problem)
+        finally:
+            world.close()
+
+
+def _expect(world: World, operation: Operation) -> tuple[View, View, dict[str, list[str]]]:
+    """Do an operation twice: return what is seen before and after it, and the calls."""
+    for attempt in range(2):
+        directory = world.take()
+        if operation.before is not None:
+            act(operation.before, directory)
+        if attempt == 0:
+            old = look(directory)
+    with world.watching(CHANGING) as trace:
+        act(operation.act, directory)
+    return old, look(directory), trace.calls()
 
 
 def mend_pairs(world: World) -> None:

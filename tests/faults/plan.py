@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from tests.faults.strace import CHANGING, OPENING, Fault
+from tests.faults.calls import CHANGING, OPENING, Fault
 
 # The error, and whether names were looked up before: then other calls are made.
 ERRORS = {"ENOSPC": False, "EIO": True, "EDQUOT": False, "EMFILE": True, "EINTR": True, "EIO+": False}
@@ -23,11 +24,17 @@ class Plan:
     call: str = "."
     number: int = 0
     share: int = 1
+    which: tuple[int, int] = (0, 1)  # the part, and how many there are
     _count: int = field(default=0)
+
+    def part(self, index: int, count: int) -> Plan:
+        """Return a plan for one of `count` parts of the operations."""
+        return replace(self, which=(index, count))
 
     def wants(self, operation: str) -> bool:
         """Tell whether an operation is to be tried."""
-        return re.search(self.operations, operation) is not None
+        index, count = self.which
+        return zlib.crc32(operation.encode()) % count == index and bool(re.search(self.operations, operation))
 
     def errors(self) -> list[str]:
         """Return the errors that are to be tried."""

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.faults.strace import Fault
+from tests.faults.calls import Fault
 from tests.faults.world import Configuration
 
 Wrong = Callable[[str, object], None]  # takes the kind of a violation and its details
@@ -56,6 +56,13 @@ class Tally:
         violation = Violation(self.configuration, operation, fault, kind, str(detail), call)
         self.violations.append(violation)
         print(f"!! {violation}", flush=True)
+
+    def add(self, part: Tally) -> None:
+        """Take over the figures of a part."""
+        self.failed += part.failed
+        self.killed += part.killed
+        self.missed += part.missed
+        self.violations += part.violations
 
     def end(self) -> None:
         """Stop the clock."""

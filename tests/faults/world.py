@@ -13,11 +13,14 @@ import signal
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults import layout
+from tests.faults.calls import Fault
+from tests.faults.forked import Forked
+from tests.faults.injector import Trace
 from tests.faults.view import OLD, View, differences, look
 from tests.support import syscalls
 from tests.support.union import Union, is_mounted
@@ -47,19 +50,41 @@ class Configuration:
         return f"{self.session} {self.form} {self.udba}"
 
 
+class ForkedUnion(Union):
+    """A union whose server's calls are decided over."""
+
+    def start(self) -> None:
+        """Start the server and wait until the mount answers."""
+        words = [
+            "mount",
+            "-o",
+            self.options,
+            "--foreground",
+            "--session",
+            self.session,
+            "none",
+            str(self.mnt),
+        ]
+        with self.log.open("ab") as log:
+            self.server = Forked(words, log.fileno())
+        self.process = self.server
+        self.server.go()
+        self._wait_until_ready()
+
+
 class World:
-    """The branches, the mount over them, and a place for traces; `lower` is the lower branch's permission."""
+    """The branches and the mount over them; `lower` is the lower branch's permission."""
 
     def __init__(self, root: Path, configuration: Configuration, copies: int, lower: str = "") -> None:
         self.root, self.configuration = root, configuration
         self.branches = {name: root / name for name in ("B0", "B1", "B2")}
-        self.mnt, self.trace = root / "U", root / "trace"
+        self.mnt = root / "U"
         self.options = ",".join(self._branch_words(lower) + configuration.options)
         self._next = 0
         self.copies = copies
         self._build()
         self._low = look(str(self.branches["B1"]), private=True)
-        self.union = Union(self.mnt, self.branches, self.options, root / "log", configuration.session)
+        self.union = ForkedUnion(self.mnt, self.branches, self.options, root / "log", configuration.session)
         self.union.allowed_log = ["."]
         self.union.start()
 
@@ -80,6 +105,12 @@ class World:
     def pid(self) -> int:
         """Return the server's process id."""
         return self.union.pid
+
+    def watching(
+        self, calls: Sequence[str], fault: Fault | None = None
+    ) -> contextlib.AbstractContextManager[Trace]:
+        """See the server's calls for the length of a block, and let a fault happen."""
+        return self.union.server.injector.watching(calls, fault)
 
     @property
     def left(self) -> int:

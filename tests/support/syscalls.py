@@ -3,6 +3,7 @@
 
 import ctypes
 import os
+import signal
 import struct
 
 CLONE_NEWNS = 0x20000
@@ -16,6 +17,10 @@ RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 RENAME_WHITEOUT = 4
 AT_FDCWD = -100
+_PR_SET_PDEATHSIG = 1
+_SECCOMP_SET_MODE_FILTER = 1
+_SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
+_SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 32
 FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2
 FALLOC_FL_ZERO_RANGE = 16
@@ -156,3 +161,23 @@ def raw_entries(fd: int, size: int) -> list[tuple[str, int]]:
 
 
 _GETDENTS64 = {"x86_64": 217}.get(os.uname().machine, 61)
+
+
+def die_with_parent() -> None:
+    """Let this process be killed when the thread that forked it ends."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
+
+
+def call_number(name: str) -> int:
+    """Return the number of a system call on this machine; below zero if it has none of that name."""
+    return int(ctypes.CDLL("libseccomp.so.2").seccomp_syscall_resolve_name(name.encode()))
+
+
+def seccomp_listener(program: bytes) -> int:
+    """Filter this thread's system calls by `program` (struct sock_filter[]); return who is asked, a descriptor."""
+    code = ctypes.create_string_buffer(program)
+    header = ctypes.create_string_buffer(struct.pack("=HxxxxxxQ", len(program) // 8, ctypes.addressof(code)))
+    flags = _SECCOMP_FILTER_FLAG_NEW_LISTENER | _SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+    listener = _libc.syscall(call_number("seccomp"), _SECCOMP_SET_MODE_FILTER, flags, header)
+    _check(listener)
+    return int(listener)

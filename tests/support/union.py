@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -64,6 +64,18 @@ def is_mounted(path: Path) -> bool:
     return any(line.split()[4] == str(path) for line in table.splitlines())
 
 
+class Process(Protocol):
+    """What is needed of a server's process: subprocess.Popen, or the like."""
+
+    pid: int
+    returncode: int | Any
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def kill(self) -> None: ...
+
+
 class Union:
     """A mounted union: its mount point, its branches and its server process."""
 
@@ -78,7 +90,7 @@ class Union:
         self.dropped: list[str] = []  # capabilities that the server is started without
         self.launcher: list[str] = []  # words before its command
         self.allowed_log: list[str] = []  # more patterns of lines that the test expects
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
 
     def __truediv__(self, name: str) -> Path:
         return self.mnt / name
