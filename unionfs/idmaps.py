@@ -2,8 +2,8 @@
 """Other user and group ids in the union than on its branches: fuse-overlayfs' uidmapping= and gidmapping=.
 
 Branches keep their ids; owners, ACLs and the callers of creating requests are translated on the way in and out. An id that has
-none on the other side is shown as the kernel's overflow id, as in fuse-overlayfs, and cannot be given to a file (EOVERFLOW, as
-with idmapped mounts).
+none on the other side is shown as the kernel's overflow id, as in fuse-overlayfs, or as the mount wants it, and cannot be given
+to a file (EOVERFLOW, as with idmapped mounts).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from unionfs.option_table import IdRange, Options
 
-_OVERFLOW = 65534
 _MOST = 1 << 32
 _ACL_ENTRY = struct.Struct("=HHI")  # tag, permissions, id
 _ACL_HEADER = 4
@@ -26,6 +25,7 @@ class IdMap(NamedTuple):
     """Ranges of ids: the first on branches, the first in the union, how many. None at all: every id is the same."""
 
     ranges: tuple[IdRange, ...]
+    unmapped: int
 
     def shown(self, number: int) -> int:
         """Return the union's id of one on a branch."""
@@ -34,7 +34,7 @@ class IdMap(NamedTuple):
         for on_branch, in_union, count in self.ranges:
             if on_branch <= number < on_branch + count:
                 return in_union + number - on_branch
-        return _OVERFLOW
+        return self.unmapped
 
     def kept(self, number: int) -> int:
         """Return the branches' id of one in the union; EOVERFLOW if there is none."""
@@ -57,7 +57,7 @@ class IdMaps(NamedTuple):
         """Return the maps that a mount was given, None if ids are the same everywhere."""
         if not (options.uid_map or options.gid_map):
             return None
-        return cls(IdMap(options.uid_map), IdMap(options.gid_map))
+        return cls(IdMap(options.uid_map, options.unmapped), IdMap(options.gid_map, options.unmapped))
 
     def status(self, status: os.stat_result) -> os.stat_result:
         """Return a stat with the union's ids."""

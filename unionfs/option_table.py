@@ -46,6 +46,7 @@ class Options:
     # Ids that differ between the branches (first) and the union (second); empty: none do.
     uid_map: tuple[IdRange, ...] = ()
     gid_map: tuple[IdRange, ...] = ()
+    unmapped: int = 65534  # what both maps show for other ids; containers of ordinary users have but one
 
 
 Change = Callable[[Options], Options]

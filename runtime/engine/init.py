@@ -23,7 +23,7 @@ from typing import NoReturn
 
 from runtime.engine import mounts, namespaces, process
 from runtime.engine.cgroup import Layout
-from runtime.engine.spec import ContainerSpec
+from runtime.engine.spec import ContainerSpec, IdMap
 from runtime.engine.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, clone_mount, mount, move_mount_fd
 from runtime.oci import channel as messages
 from runtime.oci import console, privileges, syscalls
@@ -292,6 +292,14 @@ def _prepare_program(spec: ContainerSpec) -> tuple[privileges.User, dict[str, st
         user = privileges.resolve_user(spec.process.user)
     except KeyError as error:
         raise _Failure(SETUP_FAILED, f"{error.args[0]}; give --user UID:GID") from None
+    if not (_has_id(spec.uid_map, user.uid) and _has_id(spec.gid_map, user.gid)):
+        hint = (
+            "an ordinary user's has root alone"
+            if len(spec.uid_map) == 1 == spec.uid_map[0].size
+            else "it ends before that"
+        )
+        text = f"user {spec.process.user} ({user.uid}:{user.gid}) has no id in the container's user namespace; {hint}"
+        raise _Failure(SETUP_FAILED, text)
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if not os.path.isdir(spec.process.directory):
@@ -300,6 +308,10 @@ def _prepare_program(spec: ContainerSpec) -> tuple[privileges.User, dict[str, st
     finally:
         os.close(root)
     return user, process.environment(spec.process, user, spec.hostname)
+
+
+def _has_id(maps: tuple[IdMap, ...], number: int) -> bool:
+    return not maps or any(entry.inside <= number < entry.inside + entry.size for entry in maps)
 
 
 def _start_program(

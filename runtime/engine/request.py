@@ -58,7 +58,19 @@ def prepare(
     branches = [Branch(path, "ro", _attributes(path)) for path in lower]
     hidden = {inside for path in lower for secret in (top, root) if (inside := _seen_in(path, secret))}
     spec = replace(spec, hidden=tuple(sorted(hidden)))
-    return Request(spec, (permission, *branches), Options(), hold, private=rw is None)
+    return Request(spec, (permission, *branches), _options(), hold, private=rw is None)
+
+
+def _options() -> Options:
+    """Return the union's options.
+
+    An ordinary user's container has one id. All files are shown as its, its root may then do with them what the server may,
+    which has the user's rights; a file of an id that has no number inside could not be changed, nor anything made in a directory.
+    """
+    if os.geteuid() == 0:
+        return Options()
+    user, group = ((os.geteuid(), 0, 1),), ((os.getegid(), 0, 1),)
+    return Options(uid_map=user, gid_map=group, unmapped=0, warn_perm=False)
 
 
 def _attributes(layer: str) -> frozenset[str]:
