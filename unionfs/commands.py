@@ -35,7 +35,7 @@ def mount(arguments: argparse.Namespace) -> int:
     raise_descriptor_limit()
     if arguments.foreground:
         return serve(plan, lambda: None)
-    mount_in_background(plan)
+    mount_in_background(plan, ends=True)
     return 0
 
 

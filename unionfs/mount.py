@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from unionfs.filesystem import UnionFilesystem
 
 _READY = b"\0"
+_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_GLANCE = 0.05  # seconds between two looks whether we are told to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +45,40 @@ class MountPlan:
     overlap_ok: bool = False
 
 
-def mount_in_background(*plans: MountPlan) -> int:
+def mount_in_background(*plans: MountPlan, ends: bool = False) -> int:
     """Mount, all plans in one server, and return its pid when every mount answers; UserError with the reason otherwise.
 
-    The server is forked before anything heavy is imported, and twice, so that it belongs to init.
+    The server is forked before anything heavy is imported, and twice, so that it belongs to init. Told to stop (SIGTERM, SIGINT,
+    SIGHUP) before it knows that the mount answers this process leaves none; of one that `ends` now signals change nothing any
+    more after that.
     """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    try:
+        pid = _start(plans, before)
+        if _is_told_to_stop():  # after the server answered, but nobody has been told yet
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            wait_for_end(pid)
+            ends = False
+    except BaseException:
+        ends = False
+        raise
+    finally:
+        if not ends:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pid
+
+
+def _is_told_to_stop() -> bool:
+    return not signal.sigpending().isdisjoint(_STOP)
+
+
+def _start(plans: Sequence[MountPlan], mask: set[int]) -> int:
+    """Start the server, with the signal `mask` of the caller, and return its pid when it answers."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(reading)
         os.setsid()
         if os.fork() != 0:
@@ -58,8 +86,17 @@ def mount_in_background(*plans: MountPlan) -> int:
         _exit(_background(plans, writing))
     os.close(writing)
     os.waitpid(child, 0)
-    with open(reading, "rb") as stream:
-        report = stream.read()
+    with open(reading, "rb", buffering=0) as stream:
+        report = b""
+        while True:
+            if select.select([stream], [], [], _GLANCE)[0]:
+                if not (part := stream.read(1 << 16)):
+                    break
+                report += part
+            elif _is_told_to_stop():
+                raise UserError(
+                    "told to stop before the mount answered"
+                )  # which the server finds out by the pipe
     if not report.startswith(_READY):
         raise UserError(os.fsdecode(report) or "the server died before the mount answered")
     return int(report[1:])

@@ -96,7 +96,7 @@ def _mount(source: str, target: str, text: str) -> int:
     )
     clear_dead(target, ask=True)
     raise_descriptor_limit()
-    mount_in_background(plan)
+    mount_in_background(plan, ends=True)
     return 0
 
 

@@ -119,7 +119,7 @@ def _mount(line: _CommandLine) -> int:
     raise_descriptor_limit()
     if line.foreground:
         return serve(plan, lambda: None)
-    mount_in_background(plan)
+    mount_in_background(plan, ends=True)
     return 0
 
 

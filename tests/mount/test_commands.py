@@ -175,6 +175,25 @@ def test_mount_told_to_stop_leaves_no_mount(place: Place) -> None:
     eventually(lambda: not is_mounted(place.mnt), "the mount to go")
 
 
+def test_mount_told_to_stop_when_it_has_just_answered_leaves_no_mount(place: Place) -> None:
+    """SIGTERM after the server has said that it answers, and before that is read: the mount goes again too."""
+    argv = [*program(), "mount", "-o", place.options, str(place.mnt)]
+    client = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    eventually(lambda: is_mounted(place.mnt), "the mount")
+    client.send_signal(signal.SIGSTOP)
+    server = int(json.loads(unionfs("status", "--json", place.mnt).stdout)["pid"])
+    # It lets go of the standard streams when it has told that it answers.
+    eventually(lambda: os.readlink(f"/proc/{server}/fd/2") == os.devnull, "the server's word")
+    client.terminate()
+    client.send_signal(signal.SIGCONT)
+    assert client.communicate(timeout=60)[1] == ""
+    if client.returncode == 0:  # it had been quicker than the first signal
+        unionfs("umount", place.mnt)
+    else:
+        assert client.returncode == -signal.SIGTERM
+        assert not is_mounted(place.mnt)  # it waited for that
+
+
 def test_commands_read_any_mount_table(place: Place) -> None:
     """Mounts of others with odd names do not disturb, and a union may be at such a place itself."""
     with odd_mounts(place.root) as others:
