@@ -7,6 +7,8 @@ that are null are removed, so that a key that is there has its type.
 
 from __future__ import annotations
 
+import os
+
 from runtime.oci import files, jsontext, shape
 from runtime.oci.failure import Failure, Step
 
@@ -32,6 +34,7 @@ _PROPAGATIONS = (
     "runbindable",
 )
 _DEVICE_TYPES = ("c", "b", "u", "p")
+_CALLED = "config.json: "
 _WORDS = {str: "a string", bool: "true or false"}
 
 
@@ -44,9 +47,27 @@ def load(path: str, terminal_check: Callable[[bool], None] | None = None) -> Con
         "read the configuration", "give --bundle the directory that holds it, or make one with `unionrt spec`"
     ):
         text = files.read(path)
-    config = parse(text, path, terminal_check)
-    check(config)
+    with naming(path):
+        config = parse(text, path, terminal_check)
+        check(config)
     return config
+
+
+class naming:
+    """Around checks of what was read from the file `path`: failures name it, whatever it is called."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, path: str) -> None:
+        self._name = "standard input" if path == "-" else os.path.basename(path)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
+        if isinstance(error, Failure) and error.message.startswith(_CALLED):
+            message = f"{self._name}: {error.message.removeprefix(_CALLED)}"
+            raise Failure(message, error.hint, status=error.status) from None
 
 
 def parse(text: str, path: str, terminal_check: Callable[[bool], None] | None = None) -> Config:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from runtime.oci import options, shape, steps
-from runtime.oci.commands import spec
+from runtime.oci import config, options, shape, steps
+from runtime.oci.commands import exec_, spec, update
 from runtime.oci.failure import Failure
 from runtime.oci.job import Request
 from runtime.oci.settings import GLOBAL, Settings
@@ -335,3 +335,19 @@ def test_extreme_values_leave_nothing(bundle: Bundle) -> None:
             assert not list(bundle.state.glob("[!.]*")), (place, value)
         bundle.delete("--force")
         assert bundle.leftovers() == [], (place, value)
+
+
+def test_failure_names_the_file_that_was_given(tmp_path: Path) -> None:
+    """A configuration, a process and resources are called as on the command line, not config.json."""
+    bad = tmp_path / "bad.json"
+    reads: list[tuple[Callable[[str], Any], Any, str]] = [
+        (config.load, {"ociVersion": 7}, "bad.json: ociVersion is not a string"),
+        (config.load, {"ociVersion": "1.0"}, "bad.json: root.path is missing"),
+        (exec_._read_process, {"args": "x"}, "bad.json: process.args is not a list"),
+        (update._read, {"memory": 7}, "bad.json: linux.resources.memory is not an object"),
+    ]
+    for read, content, told in reads:
+        bad.write_text(json.dumps(content))
+        with pytest.raises(Failure) as caught:
+            read(str(bad))
+        assert caught.value.line() == told

@@ -134,7 +134,8 @@ def _read_process(path: str) -> dict[str, Any]:
         process = jsontext.loads(text)
     except ValueError as error:
         raise Failure(f"read the process: {path}: {error}") from None
-    configuration.conform(process, shape.PROCESS, "process")
+    with configuration.naming(path):
+        configuration.conform(process, shape.PROCESS, "process")
     result: dict[str, Any] = process
     return result
 

@@ -91,7 +91,8 @@ def from_options(options: Options) -> dict[str, Any]:
             elif kind == "size":
                 value = size(name, text)
             resources.setdefault(section, {})[key] = value
-    configuration.conform(resources, shape.RESOURCES, "linux.resources")
+    with configuration.naming("the options"):
+        configuration.conform(resources, shape.RESOURCES, "linux.resources")
     return resources
 
 
@@ -124,5 +125,6 @@ def _read(path: str) -> dict[str, Any]:
         raise Failure(
             f"the resources in {path} are no JSON object", "give what linux.resources holds in config.json"
         )
-    configuration.conform(resources, shape.RESOURCES, "linux.resources")
+    with configuration.naming(path):
+        configuration.conform(resources, shape.RESOURCES, "linux.resources")
     return resources
