@@ -190,6 +190,7 @@ def open_branch(branch: Branch, *, index: int, id: int, union_read_only: bool = 
     path = absolute(branch.path)
     root, alone = _open_root(path)
     try:
+        _check_readable(root, branch.path)
         magic = syscalls.filesystem_magic(root)
         if magic in _REFUSED_KINDS:
             raise OSError(errno.EINVAL, f"{_REFUSED_KINDS[magic]} cannot be a branch", branch.path)
@@ -212,6 +213,18 @@ def open_branch(branch: Branch, *, index: int, id: int, union_read_only: bool = 
     except BaseException:
         os.close(root)
         raise
+
+
+def _check_readable(root: int, path: str) -> None:
+    """Raise EACCES, which says whose permission is missing, for a directory that this process can only see from outside."""
+    try:
+        os.close(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root))
+    except PermissionError as error:
+        status = os.fstat(root)
+        mode = stat.S_IMODE(status.st_mode)
+        whose = f"its owner is user {status.st_uid}, its mode {mode:04o}"
+        reason = f"user {os.geteuid()} may not read it: {whose}"
+        raise OSError(error.errno, reason, path) from None
 
 
 def _open_root(path: str) -> tuple[int, bool]:

@@ -72,6 +72,7 @@ def remount(mountpoint: str, text: str) -> None:
     What was applied before an error stays, as in AUFS. A bare remount drops what the kernel cached.
     """
     wanted = parse(text, remount=True)
+    _check_flags(mountpoint, wanted)
     for step in wanted.surgery:
         _operate(mountpoint, step)
     if "ro" in wanted.mount_flags:
@@ -82,6 +83,17 @@ def remount(mountpoint: str, text: str) -> None:
         _set_flags(mountpoint, wanted)
     if not wanted.surgery and not wanted.changes:
         request(mountpoint, "refresh")
+
+
+def _check_flags(mountpoint: str, wanted: MountRequest) -> None:
+    """Refuse flags that this user may not change, before anything is done; those that the mount has are no change."""
+    from unionfs.fuse import device
+
+    if not device.may_mount() and device.would_change(mountpoint, wanted.flag_words):
+        words = ",".join(wanted.flag_words)
+        raise UserError(
+            f"{mountpoint}: only root may change the flags of a mount ({words})", "leave them out"
+        )
 
 
 def _set_flags(mountpoint: str, wanted: MountRequest) -> None:

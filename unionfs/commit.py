@@ -35,6 +35,7 @@ def commit(mountpoint: str, target: str, *, keep_top: bool = False) -> Summary:
     """
     _check_owner(mountpoint)
     with Conversation(mountpoint) as server:
+        _check_freezing(mountpoint)
         status = server.request("status")
         branches = [Branch.parse(row["branch"]) for row in status["branches"]]
         index = _check(mountpoint, branches, target, status["options"])
@@ -50,6 +51,16 @@ def _check_owner(mountpoint: str) -> None:
     mounted = mount_table.containing(mount_table.canonical(mountpoint))
     if mounted is not None and mounted.user != os.geteuid():
         raise UserError(f"{mountpoint} was mounted by another user", "commit as that user")
+
+
+def _check_freezing(mountpoint: str) -> None:
+    """UserError if the mount would have to be made read-only by somebody who may not do that."""
+    mounted = mount_table.find(mountpoint)
+    if mounted is not None and "ro" not in mounted.flags and not device.may_mount():
+        raise UserError(
+            f"{mountpoint}: a commit makes the mount read-only meanwhile, which only root may",
+            "mount it with -o ro for the commit",
+        )
 
 
 def _check(mountpoint: str, branches: list[Branch], target: str, options: Sequence[str]) -> int:

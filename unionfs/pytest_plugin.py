@@ -12,7 +12,11 @@ from unionfs.branch import Branch
 
 @pytest.fixture
 def union_mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Give a function that mounts branches (values of `unionfs.Branch` or "DIR=PERM" texts) and returns the mount point."""
+    """Give a function that mounts branches (values of `unionfs.Branch` or "DIR=PERM" texts) and returns the mount point.
+
+    The directories must exist. A relative path counts from the working directory, as on a command line, not from `tmp_path`:
+    make them there first, and give them as `tmp_path / "upper"` in a Branch or f"{tmp_path}/upper=rw". UserError else.
+    """
     from unionfs.api import mounted
 
     with ExitStack() as stack:

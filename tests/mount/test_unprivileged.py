@@ -90,3 +90,56 @@ def test_copies_in_a_user_namespace_keep_their_numbers(session: str) -> None:
         '
     """
     assert _run(script) == "low\nmore\n"
+
+
+def test_remount_by_a_user_with_the_flags_it_has_succeeds() -> None:
+    """What mount(8) says again for a `user` line of fstab is no change; one that is, is refused before anything is done."""
+    script = f"""
+        {USER} {UNIONFS} mount -o br:rw=rw,nosuid,nodev mnt
+        {USER} {UNIONFS} remount -o rw,nosuid,nodev,append:ro=ro mnt
+        {USER} cat mnt/file
+        {USER} {UNIONFS} remount -o ro,del:ro mnt 2>&1 || echo "exit $?"
+        {USER} cat mnt/file
+        {USER} {UNIONFS} umount mnt
+    """
+    lines = _run(script).splitlines()
+    assert lines[0] == lines[3] == "low"
+    assert "only root may change the flags of a mount (ro)" in lines[1]
+    assert lines[2] == "exit 1"
+
+
+def test_mount_by_a_user_with_an_unreadable_branch_is_refused() -> None:
+    """It says which branch and whose permission is missing, and mounts nothing; so does adding one."""
+    script = f"""
+        chown 0:0 ro; chmod 700 ro
+        {USER} {UNIONFS} mount -o br:rw=rw:ro=ro mnt 2>&1 || echo "exit $?"
+        grep -c /mnt/mnt /proc/self/mounts || :
+        {USER} {UNIONFS} mount -o br:rw=rw mnt
+        {USER} {UNIONFS} branch append mnt ro=ro 2>&1 || echo "exit $?"
+        {USER} {UNIONFS} umount mnt
+    """
+    lines = _run(script).splitlines()
+    reason = "ro: user 65534 may not read it: its owner is user 0, its mode 0700"
+    assert lines[0].endswith(reason) and "branch" in lines[0]
+    assert lines[1:3] == ["exit 1", "0"]
+    assert lines[3].endswith(reason)
+    assert lines[4] == "exit 1"
+
+
+def test_commit_by_a_user_says_what_is_roots() -> None:
+    """Making the mount read-only meanwhile is root's; of a mount that is read-only a user commits."""
+    script = f"""
+        echo new > rw/new; chown 65534:65534 rw/new
+        {USER} {UNIONFS} mount -o br:rw=rw:ro=rw mnt
+        {USER} {UNIONFS} commit mnt ro 2>&1 || echo "exit $?"
+        {USER} {UNIONFS} umount mnt
+        {USER} {UNIONFS} mount -o br:rw=rw:ro=rw,ro mnt
+        {USER} {UNIONFS} commit mnt ro
+        cat ro/new
+        {USER} {UNIONFS} umount mnt
+    """
+    lines = _run(script).splitlines()
+    assert (
+        "a commit makes the mount read-only meanwhile, which only root may; mount it with -o ro" in lines[0]
+    )
+    assert lines[1:] == ["exit 1", "new"]

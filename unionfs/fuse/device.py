@@ -144,21 +144,36 @@ def _receive(channel: socket.socket, target: str) -> int:
     raise UserError(f"cannot mount {target}: fusermount3 sent no descriptor")
 
 
-def remount(target: str, words: tuple[str, ...]) -> None:
-    """Change the mount's own flags (ro, nosuid, ...) and keep those that `words` do not name.
-
-    The kernel replaces all flags at a remount, so the present ones are read first. Must not run in the server process:
-    the kernel writes dirty pages back through it.
-    """
+def _flags(target: str, words: tuple[str, ...]) -> tuple[mount_table.Mount, set[str], set[str]]:
+    """Return a mount, its flags, and those that it has when `words` were applied to them."""
     mounted = mount_table.find(target)
     if mounted is None:
         raise UserError(f"{target} is not mounted")
-    kept = {word for word in mounted.flags if word in _MOUNT_FLAGS}
+    present = {word for word in mounted.flags if word in _MOUNT_FLAGS}
+    kept = set(present)
     for word in words:
         if word in _MOUNT_FLAGS:
             kept.add(word)
         else:
             kept.discard({"rw": "ro"}.get(word, f"no{word}"))
+    return mounted, present, kept
+
+
+def would_change(target: str, words: tuple[str, ...]) -> bool:
+    """Tell whether `remount` has something to do."""
+    _, present, kept = _flags(target, words)
+    return present != kept
+
+
+def remount(target: str, words: tuple[str, ...]) -> None:
+    """Change the mount's own flags (ro, nosuid, ...) and keep those that `words` do not name.
+
+    The kernel replaces all flags at a remount, so the present ones are read first; where they stay it is not asked, as it lets
+    nobody but root. Must not run in the server process: the kernel writes dirty pages back through it.
+    """
+    mounted, present, kept = _flags(target, words)
+    if kept == present:
+        return
     bits = syscalls.MS_REMOUNT
     for word in kept:
         bits |= _MOUNT_FLAGS[word]
