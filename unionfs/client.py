@@ -7,15 +7,19 @@ The server must never look at a path inside its own mount, as it would wait for 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+from typing import Any
 
-from unionfs import mount_table
+from unionfs import mount_table, questions, registry, replies
 from unionfs.branch import Branch
 from unionfs.control import request
 from unionfs.errors import UserError
 from unionfs.options import MountRequest, Surgery, parse
 from unionfs.paths import absolute
+
+_MOST_PAGES = 1000  # of an answer: branches and their paths, thousands of them
 
 
 def locate(path: str) -> tuple[str, str]:
@@ -25,6 +29,60 @@ def locate(path: str) -> tuple[str, str]:
     if mounted is None or not mounted.fstype.startswith("fuse"):
         raise UserError(f"{path} is not on a union mounted by unionfs", "see: findmnt -t fuse.unionfs")
     return mounted.target, os.path.relpath(full, mounted.target).removeprefix(".")
+
+
+def status(mountpoint: str) -> Any:  # Any: what JSON carries
+    """Return what the server says of itself: its owner's and root's question by the socket, anybody else's through the mount."""
+    try:
+        return request(mountpoint, "status")
+    except registry.NotOurs as refusal:
+        mounted = mount_table.containing(mount_table.canonical(mountpoint))
+        assert mounted is not None
+        try:
+            return _ask(mounted.target, "status", refusal, at_root=True)
+        except PermissionError:
+            raise refusal from None
+
+
+def which(path: str) -> list[dict[str, Any]]:
+    """Return per branch what is at a path; who is neither the union's owner nor root gets only what it shows.
+
+    OSError if such a user cannot go to the path.
+    """
+    mountpoint, inside = locate(path)
+    try:
+        rows: list[dict[str, Any]] = request(mountpoint, "which", path=inside)
+        return rows
+    except registry.NotOurs as refusal:
+        full = os.path.join(mountpoint, inside.lstrip("/")) if inside else mountpoint
+        try:
+            rows = _ask(full, "which", refusal, at_root=not inside.strip("/"))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from None
+    for row in rows:
+        directory = row["branch"].rpartition("=")[0]
+        row["path"] = os.path.join(directory, inside.lstrip("/")) if inside else directory
+    return rows
+
+
+def _ask(path: str, question: str, refusal: UserError, *, at_root: bool) -> Any:
+    """Ask through the mount; `refusal` if what is mounted there knows no such questions."""
+    answer = b""
+    for page in range(_MOST_PAGES):
+        try:
+            name = questions.attribute(question, page, at_root=at_root)
+            part = os.getxattr(path, name, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise refusal from None
+            raise
+        answer += part
+        if len(part) < questions.PAGE:
+            break
+    try:
+        return replies.read(question, b'{"ok": true, "result": %b}' % answer)
+    except ValueError as error:
+        raise UserError(f"{path}: its server answers nonsense: {error}") from None
 
 
 def add_branch(mountpoint: str, index: int | None, branch: Branch) -> None:
@@ -122,7 +180,6 @@ def _operate(mountpoint: str, step: Surgery) -> None:
 
 def unmount(target: str, *, lazy: bool) -> None:
     """Flush pseudo-links, unmount and wait for the server's end; a dead mount is detached."""
-    from unionfs import registry
     from unionfs.fuse import device
 
     mounted = mount_table.find(target)

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from unionfs import leftovers, protection, surgery, syscalls, whiteout
+from unionfs import leftovers, protection, questions, surgery, syscalls, whiteout
 from unionfs.attributes import AttributeChanger, Changes
 from unionfs.branch import Branch, OpenBranch
 from unionfs.branch_lock import BranchLocks
@@ -93,6 +93,7 @@ class UnionFilesystem:
             tuple  # (pid, number) of directories, or more
         )
         self.options_changed: Callable[[], None] = lambda: None
+        self.shown_status: Callable[[], dict[str, Any] | None] = lambda: None  # set by a server that has one
         self.session_state: Callable[[], dict[str, Any]] = dict  # what `status` shows of the session
 
     @classmethod
@@ -410,11 +411,20 @@ class UnionFilesystem:
         return self._inspect.statfs()
 
     def getxattr(self, node: Node, name: str) -> bytes:
-        """Return an extended attribute."""
+        """Return an extended attribute, or the answer to a question about the union."""
+        if name.startswith(questions.PREFIXES):
+            return self._answer(node, name)
         value = self._change.get_xattr(node, name)
         if self.ids is not None and name.startswith(_ACLS):
             return self.ids.shown_acl(value)
         return value
+
+    def _answer(self, node: Node, name: str) -> bytes:
+        question, page = questions.parse(name, at_root=node is self.union.root)
+        answer = self.shown_status() if question == "status" else questions.which(self.union, node)
+        if answer is None:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        return questions.page_of(answer, page)
 
     def listxattr(self, node: Node) -> list[str]:
         """Return the names of the extended attributes."""

@@ -30,6 +30,10 @@ _PATIENCE = 5.0  # seconds for a server that is mounted but has not said so yet
 _MOST = 1 << 16  # bytes of one file: a branch's path is the longest thing in there
 
 
+class NotOurs(UserError):
+    """The server answers its owner and root, and this user is neither."""
+
+
 def base() -> Path:
     """Return the directory that holds the si_<id> directories of this user."""
     if _is_root():
@@ -200,9 +204,7 @@ def _find(mounted: mount_table.Mount) -> tuple[Entry | None, bool]:
 
 def _unanswered(path: str, mounted: mount_table.Mount) -> UserError:
     if os.geteuid() not in (0, mounted.user):
-        return UserError(
-            f"{path}: the server of this union is another user's", "ask as that user, or as root"
-        )
+        return NotOurs(f"{path}: the server of this union is another user's", "ask as that user, or as root")
     return UserError(
         f"{path}: the server of this union does not answer", f"run: unionfs umount --lazy {mounted.target}"
     )
@@ -216,7 +218,7 @@ def _answers(entry: Entry, target: str) -> bool:
         except BlockingIOError:
             return True  # more wait for it than it has answered: it is stopped, or very busy
         except PermissionError:
-            raise UserError(
+            raise NotOurs(
                 f"{target}: the server of this union does not answer to this user",
                 "ask as the user who mounted it, or as root",
             ) from None

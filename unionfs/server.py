@@ -225,6 +225,7 @@ class _Mount:
         with contextlib.ExitStack() as stack:
             if self.control:
                 self.directory = stack.enter_context(RunDirectory())
+                self.filesystem.shown_status = Commands(self).do_status
                 self._show_branches()
             stack.callback(self.close)
             async with trio.open_nursery() as nursery:

@@ -31,9 +31,9 @@ def _show(text: str, code: str = "") -> None:
 
 def branch_list(arguments: argparse.Namespace) -> int:
     """List the branches."""
-    from unionfs.control import request
+    from unionfs import client
 
-    branches = request(arguments.mountpoint, "status")["branches"]
+    branches = client.status(arguments.mountpoint)["branches"]
     if arguments.json:
         print(json.dumps(branches))
         return 0
@@ -81,9 +81,9 @@ def _data_path(passthrough: dict[str, Any]) -> str:
 
 def status(arguments: argparse.Namespace) -> int:
     """Show everything about a mount."""
-    from unionfs.control import request
+    from unionfs import client
 
-    state = request(arguments.mountpoint, "status")
+    state = client.status(arguments.mountpoint)
     if arguments.json:
         print(json.dumps(state))
         return 0
@@ -120,12 +120,10 @@ def stats(arguments: argparse.Namespace) -> int:
 def which(arguments: argparse.Namespace) -> int:
     """Show where paths come from; exit 1 if one is not in the union."""
     from unionfs import client
-    from unionfs.control import request
 
     results: dict[str, list[dict[str, Any]]] = {}  # Any: what JSON carries
     for path in arguments.path:
-        mountpoint, inside = client.locate(path)
-        results[path] = request(mountpoint, "which", path=inside)
+        results[path] = client.which(path)
     if arguments.json:
         print(json.dumps(results))
     else:
