@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from runtime.engine import cgroup, foreground, request
 from runtime.engine import container as containers
@@ -29,9 +30,10 @@ _EXAMPLES = """\
 examples:
   unionbox run -it -- bash                         a shell on this machine's own root; its changes vanish
   mkdir -m 700 kept; mkdir kept/x                  a place for changes where no other user can go
-  unionbox run --rw kept/x -- apt-get install x    the same, but keep the changes there
-  unionbox run --rootfs layer2:layer1 -- /bin/sh   unpacked image layers, the top one first
-  unionbox run --memory 64m --cpus 0.5 --pids 100 -- make
+  unionbox run --rw kept/x -- touch /etc/mine      the same root, but keep the changes there
+  mkdir layer; echo new > layer/motd               a layer: an unpacked image, or some files for another one
+  unionbox run --rootfs layer:/ -- cat /motd       layers, the top one first
+  unionbox run --memory 64m --cpus 0.5 --pids 100 -- nproc
 
 exit status: the command's own, 128+N if signal N killed it, 125 if the container could not be started,
 126 if the command cannot be executed, 127 if it was not found.
@@ -46,6 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 class _Parser(Parser):
     wrong_usage = FAILED
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Complain of unknown short options too, and in the command that does not know them, whose help is to be seen."""
+        parsed, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unknown option {rest[0]}")
+        return parsed, rest
+
+    def error(self, message: str) -> NoReturn:
+        """Say of several letters behind one dash which of them is unknown."""
+        found = re.fullmatch(r"argument -.*: ignored explicit argument '(.).*'", message)
+        super().error(f"unknown option -{found[1]}" if found else message)
 
 
 def parse_size(text: str) -> int:
@@ -125,8 +139,11 @@ def _parser() -> Parser:
     run.add_argument("--workdir", "-w", type=parse_workdir, default="/", metavar="DIR")
     run.add_argument("--user", "-u", default="0", metavar="USER[:GROUP]", help="names or numbers; default: 0")
     run.add_argument("--no-new-privileges", action="store_true", help="setuid programs give nothing")
-    run.add_argument("-i", dest="stdin", action="store_true", help="connect standard input")
-    run.add_argument("-t", dest="terminal", action="store_true", help="give the command a terminal")
+    run.add_argument("-i", "--interactive", dest="stdin", action="store_true", help="connect standard input")
+    run.add_argument("-t", "--tty", dest="terminal", action="store_true", help="give the command a terminal")
+    # What people type from habit, and what holds in any case.
+    run.add_argument("--rm", action="store_true", help="always so: nothing of a container stays but --rw")
+    run.add_argument("--init", action="store_true", help="always so: pid 1 forwards signals and reaps")
     # For tests of the low level: a plain bind mount of DIR as root, without a union.
     run.add_argument("--plain-rootfs", metavar="DIR", help=argparse.SUPPRESS)
     run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="COMMAND")

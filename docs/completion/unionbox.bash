@@ -24,7 +24,7 @@ _unionbox() {
         --memory | -m | --cpus | --pids | --hostname | --env | -e | --user | -u) ;;
         *)
             mapfile -t COMPREPLY < <(compgen -W "--rootfs --rw --memory --cpus --pids --hostname --network --userns --env --workdir --user
-                --no-new-privileges --help --" -- "$current")
+                --no-new-privileges --interactive --tty --rm --init --help --" -- "$current")
             ;;
     esac
 }

@@ -4,8 +4,11 @@
 import hashlib
 import os
 import re
+import select
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,65 @@ def test_run_bad_request_exits_125_with_a_reason(box: Box, arguments: list[str],
     assert done.returncode == 125
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "unknown"),
+    [
+        (["-v", "/x:/y"], "-v"),
+        (["--rm", "-v", "/x:/y", "-d"], "-v"),
+        (["-d"], "-d"),
+        (["-itd"], "-d"),
+        (["-p", "80:80"], "-p"),
+        (["--name", "x"], "--name"),
+        (["--volume=/x:/y"], "--volume=/x:/y"),
+    ],
+)
+def test_run_option_of_others_is_refused_with_the_help_of_run(
+    box: Box, words: list[str], unknown: str
+) -> None:
+    """One line names the option and the page that lists those there are."""
+    done = box.run(*words, "--", "true")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr == f"unionbox: unknown option {unknown}; see unionbox run --help\n"
+
+
+def test_run_takes_what_holds_in_any_case(box: Box) -> None:
+    """Habits from other programs: a container always goes, and always has an init."""
+    done = box.run("--rm", "--init", "--interactive", "--", "cat", stdin="hello")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "hello", "")
+
+
+def test_examples_of_the_help_work_when_pasted(box: Box) -> None:
+    """Each line, in order, in an empty directory, at a terminal."""
+    help_text = box.run("--help").stdout
+    lines = [line.strip() for line in re.findall(r"^  \S.*$", help_text.partition("examples:")[2], re.M)]
+    assert len(lines) >= 6
+    for line in lines:
+        command = re.split(r"\s{3,}", line)[0]
+        status, shown = _paste(box, command)
+        assert status == 0, (command, shown)
+
+
+def _paste(box: Box, command: str) -> tuple[int, bytes]:
+    """Run a command at a terminal, where `exit` is typed whenever nothing is shown any more; return status and output."""
+    programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    master, slave = os.openpty()
+    shown = b""
+    deadline = time.monotonic() + 100
+    with subprocess.Popen(
+        ["sh", "-c", command], cwd=box.directory, env=box.environment() | {"PATH": programs},
+        stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+    ) as process:  # fmt: skip
+        while process.poll() is None and time.monotonic() < deadline:
+            if select.select([master], [], [], 1)[0]:
+                shown += os.read(master, 4096)
+            elif process.poll() is None:
+                os.write(master, b"exit\r")
+        process.kill()
+    os.close(slave)
+    os.close(master)
+    return process.returncode, shown
 
 
 def test_run_terminal_on_a_full_disk_says_what_is_full(box: Box) -> None:
