@@ -34,6 +34,12 @@ class Changes(NamedTuple):
     touch: bool = False  # both times become the present one, which an append-only file allows
     strip: bool = False  # clear what an ordinary write clears: set-id bits and file capabilities
 
+    @property
+    def is_of_owner(self) -> bool:
+        """Tell whether nothing but owner or group changes, beside what an ordinary write clears."""
+        chown = self.uid is not None or self.gid is not None
+        return chown and self == Changes(uid=self.uid, gid=self.gid, strip=self.strip)
+
 
 class AttributeChanger:
     """Changes attributes in one union."""
@@ -110,6 +116,11 @@ class AttributeChanger:
         if handle is not None and handle.writes:
             self._apply(handle.fd, changes)
             return self._union.attributes_now(node, os.fstat(handle.fd))
+        if changes.is_of_owner and self._union.is_surely_home(node):
+            # The name is as good as a descriptor, and saves opening one.
+            fd, name = self._union.home(node)
+            os.chown(name, _or_keep(changes.uid), _or_keep(changes.gid), dir_fd=fd, follow_symlinks=False)
+            return self._union.attributes_now(node, os.stat(name, dir_fd=fd, follow_symlinks=False))
         fd = self._union.open_path(node)
         try:
             self._apply(whiteout.proc_path(fd), changes)

@@ -183,10 +183,14 @@ class Copies:
             return os.dup(self.shown_fd(node))
         if node.parent is None:
             return os.dup(self.held_fd(node))
-        if self.trust and node.identity != GONE:
+        if self.is_surely_home(node):
             fd, name = self.home(node)
             return os.open(name, _PATH_FLAGS, dir_fd=fd)
         return self._open_home(node, _PATH_FLAGS)[0]
+
+    def is_surely_home(self, node: Node) -> bool:
+        """Tell whether `home` leads to a file's copy without a look: it has a name, and nobody else changes the branches."""
+        return self.trust and node.parent is not None and node.children is None and node.identity != GONE
 
     def open_copy(self, node: Node, flags: int) -> Opened:
         """Open the visible copy of a regular file that has a name, and look at it; ESTALE if something else is in its place.
