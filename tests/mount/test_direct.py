@@ -329,6 +329,8 @@ for n in range(150):
         os.write(fd, bytes(5000))
         for k in range(n % 12):
             os.path.exists(f"gone{n}-{k}")
+            os.chmod(fd, 0o600 + k % 8)
+            os.chown(fd, k, k)
         os.execv("/bin/true", ["true"])
     os.waitpid(pid, 0)
 """

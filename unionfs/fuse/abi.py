@@ -82,6 +82,7 @@ BATCH_FORGET_IN = Struct("=II")
 FORGET_ONE = Struct("=QQ")
 GETATTR_IN = Struct("=IIQ")
 # valid, fh, size, lock_owner, atime, mtime, ctime, three nsec, mode, uid, gid.
+SETATTR_VALID = Struct("=I")  # how a setattr_in begins
 SETATTR_IN = Struct("=I4xQQQqqqIIII4xII4x")
 MKNOD_IN = Struct("=III4x")  # mode, rdev, umask
 MKDIR_IN = Struct("=II")  # mode, umask

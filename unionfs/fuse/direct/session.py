@@ -50,8 +50,9 @@ _new_tuple = tuple.__new__
 _ENTERING = frozenset(
     {Opcode.LOOKUP, Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.LINK, Opcode.CREATE, Opcode.TMPFILE}
 )
-# What a thread asks for in calls that take a path or list a directory, and waits for. Others come also from within execve(2),
-# which closes files, or of the kernel itself.
+# What a thread asks for in calls that take a path, list a directory or are about attributes, and waits for. Others come also
+# from within execve(2), which closes files, or of the kernel itself. Without those on attributes whoever walks over a tree that
+# the kernel knows (a second `chown -R`) would never be followed: there is nothing else then.
 _OF_WAITING = frozenset(
     {
         Opcode.LOOKUP,
@@ -69,6 +70,12 @@ _OF_WAITING = frozenset(
         Opcode.CREATE,
         Opcode.READDIR,
         Opcode.READDIRPLUS,
+        Opcode.SETATTR,
+        Opcode.GETXATTR,
+        Opcode.LISTXATTR,
+        Opcode.SETXATTR,
+        Opcode.REMOVEXATTR,
+        Opcode.IOCTL,
     }
 )
 # A request was interrupted before we could read it.
@@ -200,10 +207,14 @@ class DirectSession:
             return
         fields = abi.IN_HEADER.unpack_from(self._buffer)
         header: Header = _new_tuple(Header, fields)
-        if self._poll.wants_client and header.opcode in _OF_WAITING:
-            self._poll.meet(header.pid)
         # What extends a request (in units of 8 bytes) comes last; nothing of the kind is asked for.
         body = self._view[_HEADER_SIZE : length - 8 * header.extensions if header.extensions else length]
+        if (
+            self._poll.wants_client
+            and header.opcode in _OF_WAITING
+            and not may_be_in_execve(header.opcode, body)
+        ):
+            self._poll.meet(header.pid)
         try:
             handler, count = self._table[header.opcode]
         except KeyError:
@@ -306,6 +317,20 @@ class DirectSession:
         with contextlib.suppress(KeyError):  # a thread may have finished it while we looked
             del self._long[unique]
             self._reply(header, -errno.EINTR, b"")
+
+
+def may_be_in_execve(opcode: int, body: memoryview) -> bool:
+    """Tell whether a request on attributes may come from where execve(2) closes files: not one that a system call asks for.
+
+    Such hand over the times that the kernel held back (writeback cache), or are of a security module that looks at the files.
+    """
+    if opcode == Opcode.SETATTR:
+        (valid,) = abi.SETATTR_VALID.unpack_from(body)
+        return not valid & ~(abi.FATTR_MTIME | abi.FATTR_CTIME | abi.FATTR_FH)
+    if opcode == Opcode.GETXATTR:
+        name = bytes(body[abi.GETXATTR_IN.size :])
+        return name.startswith(b"security.") and name != b"security.capability\0"
+    return False
 
 
 def _is_being_killed(pid: int) -> bool:
