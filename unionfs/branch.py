@@ -36,6 +36,10 @@ _READ_ONLY_KINDS = {
 }
 # Filesystems all of whose directories have the device number of the root.
 _ONE_DEVICE_KINDS = {0xEF53: "ext4", 0x58465342: "xfs", 0x01021994: "tmpfs"}
+# Filesystems whose positions in a directory are counted, or hashes of names: they have room above them. Of some a position stays
+# with its name whatever is made, removed or replaced; ext4 and xfs keep it also when another file is renamed over the name.
+_STEADY_KINDS = {0xEF53: "ext4", 0x58465342: "xfs", **_READ_ONLY_KINDS}
+_COUNTING_KINDS = {0x01021994: "tmpfs", 0x9123683E: "btrfs", 0x794C7630: "overlay", **_STEADY_KINDS}
 _REFUSED_KINDS = {
     0x9FA0: "procfs",
     0x62656572: "sysfs",
@@ -121,6 +125,8 @@ class OpenBranch:
     number_prefix: int
     in_memory: bool  # on tmpfs: nothing there waits for a disk, or is on one
     one_device: bool  # every directory has `device`: no subvolumes, and nothing mounted inside
+    counts: bool  # offsets of its directories are none of those above all that filesystems give (`merge.FIRST`), or few are
+    steady: bool  # and they stay with their names while others change the directory
     keeps_flags: bool  # files there may be immutable or append-only
     writable: bool
     whable: bool  # AUFS' whiteouts and opaque marks count here
@@ -208,6 +214,8 @@ def open_branch(branch: Branch, *, index: int, id: int, union_read_only: bool = 
             in_memory=syscalls.is_in_memory(root),
             keeps_flags=syscalls.keeps_flags(root),
             one_device=alone and magic in _ONE_DEVICE_KINDS,
+            counts=alone and magic in _COUNTING_KINDS,
+            steady=alone and magic in _STEADY_KINDS,
             **_rules(permission, branch.attributes),
         )
     except BaseException:

@@ -19,7 +19,7 @@ from unionfs.descriptor import Descriptor, Errand
 from unionfs.emptiness import open_list
 from unionfs.merge import is_ours
 from unionfs.nodes import Node
-from unionfs.readdir import Listing, Place, began_alone
+from unionfs.readdir import Listing, Place, has_offset
 from unionfs.union import Union
 
 # So many listings are kept, and so many bytes of entries in memory; of those that were read to their end fewer.
@@ -73,7 +73,7 @@ class Listings:
 
     def read(
         self, node: Node, offset: int, size: int, *, placed: bool = False
-    ) -> tuple[bytes, Iterator[Place] | None]:
+    ) -> tuple[bytes, Iterator[Place | None] | None]:
         """Return records of a directory from `offset` in at most `size` bytes, none at the end.
 
         With `placed` also where each is, if that is known (`Listing.copies`).
@@ -108,7 +108,9 @@ class Listings:
         self._kept.move_to_end(key)
         return key, kept
 
-    def _read_new(self, node: Node, size: int, *, placed: bool) -> tuple[bytes, Iterator[Place] | None]:
+    def _read_new(
+        self, node: Node, size: int, *, placed: bool
+    ) -> tuple[bytes, Iterator[Place | None] | None]:
         """Begin a listing; one that this reads to its end is not kept, unless the kernel may come back for a part of it."""
         self._ends.pop(node, None)
         listing = Listing(self._union, node, borrow=True)
@@ -118,9 +120,9 @@ class Listings:
             if self._union.trust and listing.unmarked:
                 self._union.known.know_unmarked(node, listing.dirs)
             if listing.is_snapshot:
-                self._drop_snapshots(
+                self._drop_all(
                     node
-                )  # whoever reads one of them may do so in this one, and who begins now may not in them
+                )  # whoever reads one may do so in this one, and who begins now may not in them
             if (end := listing.end) and listing.size <= _AT_ONCE:
                 listing.close()
                 self._ended(node, end)
@@ -147,13 +149,12 @@ class Listings:
         keys = [(node, number) for number in self._of.get(node, ())]
         key = next((key for key in keys if self._goes_on(key, offset)), None)
         if key is None:
-            several = len(self._union.dirs(node)) > 1
-            alone = not several or self._began_alone(node, offset)
+            alone = len(self._union.dirs(node)) == 1 or self._began_alone(node, offset)
             for candidate in keys:
                 if self._kept[candidate].listing.covers(offset) if not alone else candidate[1] == _STREAM:
                     key = candidate
         if key is None:
-            listing = Listing(self._union, node, former=alone)
+            listing = Listing(self._union, node, former=alone, streamed=not is_ours(offset))
             key = self._key(node, listing)
             return key, self._keep(key, listing)
         self._kept.move_to_end(key)
@@ -165,12 +166,12 @@ class Listings:
         return listing.has(offset) or listing.is_next(offset)
 
     def _began_alone(self, node: Node, offset: int) -> bool:
-        """Tell whether a listing began when the directory had one copy, the lowest of those that it has now."""
+        """Tell whether an offset that looks like ours is the lowest copy's, from when the directory had no other."""
         if not is_ours(offset):
-            return True
+            return False
         fd = open_list(self._union.dirs(node)[-1][1])
         try:
-            return began_alone(fd, offset)
+            return has_offset(fd, offset)
         finally:
             os.close(fd)
 
@@ -241,10 +242,9 @@ class Listings:
         self._memory -= kept.memory
         self._descriptors -= kept.descriptors
 
-    def _drop_snapshots(self, node: Node) -> None:
+    def _drop_all(self, node: Node) -> None:
         for number in list(self._of.get(node, ())):
-            if number != _STREAM:
-                self._close((node, number))
+            self._close((node, number))
 
     def write_back(self, node: Node) -> Errand:
         """Return what writes a directory back on its writable branches."""
@@ -267,8 +267,7 @@ class Listings:
     def drop(self, node: Node) -> None:
         """Drop every listing of a directory."""
         self._ends.pop(node, None)
-        for number in list(self._of.get(node, ())):
-            self._close((node, number))
+        self._drop_all(node)
 
     def leave(self, branch: OpenBranch) -> None:
         """Close every descriptor on a branch, which is about to be removed."""

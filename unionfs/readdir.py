@@ -9,12 +9,17 @@ from itertools import repeat
 
 from unionfs.branch import OpenBranch
 from unionfs.emptiness import open_list
-from unionfs.merge import Copy, Snapshot, Stream, has_offset, is_ours
+from unionfs.listed import Copy, reader
+from unionfs.merge import FIRST, is_ours
 from unionfs.nodes import Node
 from unionfs.records import Entry, entries_of
+from unionfs.snapshot import Snapshot
+from unionfs.stream import Stream
+from unionfs.syscalls import DIRENT64
 from unionfs.union import Union
 
 _CHUNK = 1 << 16
+
 
 Place = tuple[OpenBranch, int]  # the branch, and a descriptor of the directory there
 
@@ -22,15 +27,19 @@ Place = tuple[OpenBranch, int]  # the branch, and a descriptor of the directory 
 class Listing:
     """The entries of one open directory."""
 
-    def __init__(self, union: Union, node: Node, *, former: bool = False, borrow: bool = False) -> None:
+    def __init__(
+        self, union: Union, node: Node, *, former: bool = False, streamed: bool = False, borrow: bool = False
+    ) -> None:
         """Open every copy; if one cannot be opened none is, and its error is raised.
 
         `former`: go on listing the lowest copy, which was the only one when the listing began; what the others have is newer, or
-        has been listed under the same name. `borrow`: read through the node's descriptors if they are new, until `part`.
+        has been listed under the same name. `streamed`: the listing goes on at an offset of the lowest copy's. `borrow`: read
+        through the node's descriptors if they are new, until `part`.
         """
         self._layers: list[tuple[OpenBranch, int]] = []
         self._source: Stream | Snapshot | None = None
-        self._former: Stream | None = None  # the lowest copy, for who began when it was the only one
+        # For who began when the directory had one copy, or the lowest one was not written to.
+        self._former: Stream | Snapshot | None = None
         self._union = union
         self._node = node
         dirs: tuple[Place, ...] = ()
@@ -50,7 +59,9 @@ class Listing:
         else:
             self._open(dirs[-1:] if former else dirs)
         if len(self._layers) > 1:
-            self._source = Snapshot(union, node, self._layers)
+            self._source = Snapshot(
+                union, node, self._layers, streamed=streamed or _may_stream(union, dirs[-1][0])
+            )
         else:
             self._source = Stream(Copy(union, node, *self._layers[0]))
 
@@ -68,9 +79,11 @@ class Listing:
             return
         borrowed, self._layers, self._borrowed = self._layers, [], False
         source = self._source
-        if isinstance(source, Stream) and not source.finished:
-            self._layers = [(branch, os.dup(fd)) for branch, fd in borrowed]  # which have the same position
-            source.use([fd for _, fd in self._layers])
+        if source is None or (source.finished if isinstance(source, Stream) else not source.needed):
+            return
+        for branch, fd in borrowed:
+            self._layers.append((branch, os.dup(fd)))  # which has the same position
+        source.use([fd for _, fd in self._layers])
 
     @property
     def end(self) -> int:
@@ -111,13 +124,13 @@ class Listing:
         return isinstance(self._source, Snapshot) and self._source.covers(offset)
 
     def release(self) -> None:
-        """Close the copies of a snapshot, which is read from what it holds."""
+        """Close those copies of a snapshot that are not read any more."""
         if isinstance(self._source, Snapshot):
-            self._close_layers()
+            self._close_layers(keep=self._source.needed)
 
     def spool(self) -> None:
-        """Hold nothing in memory that was read of an only copy."""
-        if isinstance(self._source, Stream):
+        """Hold nothing in memory that can be read again."""
+        if self._source is not None:
             self._source.spool()
 
     @property
@@ -135,26 +148,44 @@ class Listing:
             return b""
         if isinstance(source, Stream):
             return source.packed(offset, size)
-        if offset and not source.has(offset) and self._layers:
-            source.is_new = False  # the lowest copy's position moves
-            if began_alone(self._layers[-1][1], offset):
-                if self._former is None:
-                    self._former = Stream(Copy(self._union, self._node, *self._layers[-1]))
-                return self._former.packed(offset, size)
+        if offset and not source.has(offset) and len(self._layers) > 1:
+            source = self._find_former(source, offset)
+        if isinstance(source, Stream):
+            return source.packed(offset, size)
         return source.packed(offset, size, placed=placed)
 
-    def copies(self, offset: int) -> Iterator[Place] | None:
+    def _find_former(self, source: Snapshot, offset: int) -> Stream | Snapshot:
+        """Return what goes on at an offset that is perhaps none of a snapshot's."""
+        source.has_moved()
+        if not is_ours(offset):
+            if not isinstance(self._former, Snapshot):
+                self._former = Snapshot(self._union, self._node, self._layers, streamed=True)
+                self._former.has_moved()
+            return self._former
+        if not has_offset(self._layers[-1][1], offset):
+            return source
+        if not isinstance(self._former, Stream):
+            self._former = Stream(Copy(self._union, self._node, *self._layers[-1]))
+        self._former.spool()
+        return self._former
+
+    def copies(self, offset: int) -> Iterator[Place | None] | None:
         """Return, for each entry from `offset` that `packed` has just returned, where it is; None if that may have changed.
 
-        It cannot while nobody but us changes the branches, if the listing began just now, or no copy is written to.
+        It cannot while nobody but us changes the branches, if the listing began just now, or no copy is written to. Of single
+        entries it may not be known.
         """
         if not self._trust or (offset and not self._fixed) or self._node.dirs is not self.dirs:
+            return None
+        if self._former is not None:
             return None
         source = self._source
         if isinstance(source, Stream):
             return repeat(self.dirs[0])
         where = source.copies(offset) if source is not None else None
-        return map(self.dirs.__getitem__, where) if where is not None else None
+        if where is None:
+            return None
+        return (self.dirs[position] if position is not None else None for position in where)
 
     def read(self, offset: int) -> Iterator[tuple[Entry, Place | None]]:
         """Yield the entries from `offset`, and where each is if that is known (`copies`)."""
@@ -173,12 +204,29 @@ class Listing:
             self._source.close()
         self._source = None
 
-    def _close_layers(self) -> None:
-        for _, fd in () if self._borrowed else self._layers:
-            os.close(fd)
-        self._layers = []
+    def _close_layers(self, keep: int = 0) -> None:
+        """Close the copies but for some of the lowest."""
+        if self._borrowed:
+            self._layers = []
+        while len(self._layers) > keep:
+            os.close(self._layers.pop(0)[1])
 
 
-def began_alone(fd: int, offset: int) -> bool:
-    """Tell whether an offset is of a listing that began when the directory's copy `fd`, open for listing, was the only one."""
-    return not is_ours(offset) or has_offset(fd, offset)
+def _may_stream(union: Union, lowest: OpenBranch) -> bool:
+    """Tell whether entries of the lowest copy stay where they are, whatever is done while they are listed."""
+    if lowest.writable or not lowest.counts:
+        return False
+    return lowest.steady or union.trust or lowest.permission == "rr"
+
+
+def has_offset(fd: int, offset: int) -> bool:
+    """Tell whether an offset that looks like ours is one of the filesystem's own, in a directory open for listing."""
+    os.lseek(fd, FIRST, os.SEEK_SET)
+    while data := reader.read_raw(fd):
+        at, stop = 0, len(data)
+        while at < stop:
+            _, following, length, _ = DIRENT64.unpack_from(data, at)
+            if following == offset:
+                return True
+            at += length
+    return False

@@ -437,3 +437,53 @@ def test_listing_that_began_on_one_copy_goes_on_when_there_are_two(union: Worksh
         os.close(again)
     names = [name for name, _ in begun] + [name for name in rest if name != "new"]
     assert len(names) == len(set(names)) == SOME + 2
+
+
+@pytest.mark.parametrize("udba", ["none", "notify", "reval"])
+def test_entries_copied_up_while_listed_show_once(union: Workshop, copies: int, udba: str) -> None:
+    """Some had been listed and some not: an entry has one place, whichever copy it is of, also when others list and reopen."""
+    u = _mount(union, copies, SOME, f"udba={udba}")
+    own = [f"own{number}" for number in range(30)]
+    for name in own:  # which only the upper copy has
+        (u / "d" / name).touch()
+    fd = os.open(u / "d", os.O_RDONLY | os.O_DIRECTORY)
+    begun = [entry for _ in range(20) for entry in raw_entries(fd, 1000)]
+    seen = {name for name, _ in begun}
+    stay = sorted(os.listdir(u / "d"))
+    lower = [name for name in stay if name.startswith("name")]
+    listed, coming = [name for name in lower if name in seen], [name for name in lower if name not in seen]
+    for name in listed[:40] + coming[-40:]:
+        (u / "d" / name).chmod(0o600)
+    for name in listed[40:60] + coming[-60:-40]:
+        (u / "d/other").write_text("other")
+        (u / "d/other").rename(u / "d" / name)
+    assert sorted(os.listdir(u / "d")) == stay
+    rest = _rest_of(fd, begun[-1][1])
+    os.close(fd)
+    again = os.open(u / "d", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        assert sorted(_rest_of(again, begun[-1][1])) == sorted(rest)
+    finally:
+        os.close(again)
+    assert (
+        sorted([*(name for name, _ in begun if name not in (".", "..")), *(set(rest) - {".", ".."})]) == stay
+    )
+    assert len(rest) == len(set(rest))
+
+
+def test_listing_goes_on_when_its_lowest_copy_becomes_writable(union: Workshop, copies: int) -> None:
+    """Offsets that were given before hold after a remount: what stays shows once, what only the upper copy has too."""
+    u = _mount(union, copies, SOME)
+    for number in range(30):
+        (u / f"d/own{number}").touch()
+    stay = sorted(os.listdir(u / "d"))
+    fd = os.open(u / "d", os.O_RDONLY | os.O_DIRECTORY)
+    begun = [entry for _ in range(10) for entry in raw_entries(fd, 1000)]
+    os.close(fd)
+    assert u.change(f"mod:{{B{copies}}}=rw").returncode == 0
+    again = os.open(u / "d", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        names = [name for name, _ in begun] + _rest_of(again, begun[-1][1])
+    finally:
+        os.close(again)
+    assert sorted(name for name in names if name not in (".", "..")) == stay

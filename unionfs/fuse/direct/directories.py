@@ -50,7 +50,7 @@ class DirectoryRequests:
 
     def _records(
         self, header: Header, fh: int, offset: int, size: int, *, placed: bool = False
-    ) -> tuple[bytes, Iterator[Place] | None]:
+    ) -> tuple[bytes, Iterator[Place | None] | None]:
         filesystem = self._filesystem
         node = self._replies.node(header.nodeid)
         if fh:
