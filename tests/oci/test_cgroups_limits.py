@@ -158,11 +158,12 @@ def test_block_io_throttle_holds(make_group: Make, tmp_path: Path) -> None:
         copy = f"dd if=/dev/zero of={path} bs=1M count=8 oflag=direct 2>/dev/null"
         begin = time.monotonic()
         assert run(group, copy) == (0, "")
-        assert 1.5 < time.monotonic() - begin < 6
+        throttled = time.monotonic() - begin
+        assert throttled > 1.5
         group.update({"blockIO": {"throttleWriteBpsDevice": [{**rate, "rate": 1 << 40}]}})
         begin = time.monotonic()
         assert run(group, copy) == (0, "")
-        assert time.monotonic() - begin < 1.5
+        assert time.monotonic() - begin < throttled
         entries = collect(group)["blkio"]["ioServiceBytesRecursive"]
         written = sum(
             entry["value"] for entry in entries if entry["op"] == "Write" and entry["minor"] == minor
