@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import re
+import time
 from typing import Any
 
 from unionfs import mount_table, questions, registry, replies
@@ -20,6 +21,8 @@ from unionfs.options import MountRequest, Surgery, parse
 from unionfs.paths import absolute
 
 _MOST_PAGES = 1000  # of an answer: branches and their paths, thousands of them
+# Seconds in which passes what keeps a mount busy without being seen, on a machine under load.
+_PASSES = 5.0
 
 
 def locate(path: str) -> tuple[str, str]:
@@ -178,6 +181,29 @@ def _operate(mountpoint: str, step: Surgery) -> None:
         add_branch(mountpoint, index, step.branch)
 
 
+def _unmount(mounted: mount_table.Mount, *, lazy: bool) -> None:
+    """Unmount; wait a moment if it is busy and no process is seen to use it.
+
+    Whoever looks into procfs, as our server does, may have a process in its hands that ended meanwhile, and with it what that
+    had mapped; a system call on a path that is under way shows nowhere.
+    """
+    from unionfs import openers
+    from unionfs.fuse import device
+
+    end = time.monotonic() + _PASSES
+    while True:
+        try:
+            device.unmount(mounted.target, lazy=lazy)
+            return
+        except device.Busy:
+            below = mounted.target.rstrip("/") + "/"
+            if any(other.target.startswith(below) for other in mount_table.read()):
+                raise
+            if time.monotonic() > end or openers.holder_of(mounted) is not None:
+                raise
+            time.sleep(0.02)
+
+
 def unmount(target: str, *, lazy: bool) -> None:
     """Flush pseudo-links, unmount and wait for the server's end; a dead mount is detached."""
     from unionfs.fuse import device
@@ -199,6 +225,6 @@ def unmount(target: str, *, lazy: bool) -> None:
         except OSError:
             if not lazy:
                 raise
-        device.unmount(mounted.target, lazy=lazy)
+        _unmount(mounted, lazy=lazy)
         if server is not None and not lazy:
             registry.wait_for_end(*server)

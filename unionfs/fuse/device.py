@@ -33,6 +33,15 @@ _ABSENT = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
 
 
+class Busy(UserError):
+    """A mount cannot be unmounted while something uses it."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(
+            f"{target} is busy: a process has a file or its directory there", "end it, or use --lazy"
+        )
+
+
 def open_device() -> int:
     """Open /dev/fuse and return the descriptor; UserError says why that is impossible here."""
     try:
@@ -218,16 +227,14 @@ def unmount_command(target: str, *, lazy: bool) -> list[str]:
 
 
 def unmount(target: str, *, lazy: bool = False) -> None:
-    """Unmount `target`, by umount2(2) or by fusermount3; UserError when it is busy or not mounted."""
+    """Unmount `target`, by umount2(2) or by fusermount3; Busy, or UserError when it is not mounted."""
     try:
         syscalls.umount2(target, syscalls.UMOUNT_NOFOLLOW | (syscalls.MNT_DETACH if lazy else 0))
     except OSError as error:
         if error.errno == errno.EPERM and _unmount_by_helper(target, lazy):
             return
         if error.errno == errno.EBUSY:
-            raise UserError(
-                f"{target} is busy: a process has a file or its directory there", "end it, or use --lazy"
-            ) from None
+            raise Busy(target) from None
         if error.errno == errno.EINVAL:
             raise UserError(f"{target} is not a mount point") from None
         raise UserError(f"cannot unmount {target}: {error.strerror}") from None
@@ -238,7 +245,12 @@ def _unmount_by_helper(target: str, lazy: bool) -> bool:
     if program is None:
         return False
     command = [program, "-u", *(["-z"] if lazy else []), "--", target]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env={**os.environ, "LC_ALL": "C"}, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if done.returncode != 0:
+        if done.stderr.rstrip().endswith(os.strerror(errno.EBUSY)):
+            raise Busy(target)
         raise UserError(f"cannot unmount {target}: {' '.join(done.stderr.split())}")
     return True
