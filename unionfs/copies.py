@@ -23,6 +23,7 @@ from unionfs.metadata import restore_times, try_to_restore_times
 from unionfs.nodes import GONE, NO_XATTRS, Attributes, Node, new_root, stale
 from unionfs.options import Options
 from unionfs.plink_table import PlinkTable
+from unionfs.room import room
 
 log = logging.getLogger(__name__)
 
@@ -438,13 +439,16 @@ class Copies:
         """Keep a node that has no name, or will have none soon, reachable by `fd`, which is the union's from now on."""
         former = self._held.get(node)
         self._held[node] = fd
-        if former is not None:
+        if former is None:
+            room.held += 1
+        else:
             os.close(former)
 
     def let_go(self, node: Node) -> None:
         """Close what a node was held by: it has a name again, or nobody needs it."""
         fd = self._held.pop(node, None)
         if fd is not None:
+            room.held -= 1
             os.close(fd)
 
     def let_all_go(self) -> None:

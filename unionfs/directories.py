@@ -21,6 +21,7 @@ from unionfs.lookup import LIST_DIRECTORY, PATH_DIRECTORY, Found, find
 from unionfs.lost import LostBranches
 from unionfs.nodes import UNKNOWN, Node, stale
 from unionfs.redirects import Stack
+from unionfs.room import room
 
 
 class Directories:
@@ -36,8 +37,7 @@ class Directories:
             OrderedDict()
         )  # with how many descriptors, least recently used first
         self._descriptors = 0
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._limit = max(64, soft // 2)
+        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
         self.known = KnownNames()
         self.on_open: Callable[[Node, OpenBranch, int], None] | None = None
         self.stack = Stack(())  # what marks of overlayfs may lead to
@@ -210,7 +210,9 @@ class Directories:
 
     def trim(self) -> None:
         """Close the directories that were not used for longest when too many are open. Call between operations only."""
-        while self._descriptors > self._limit and len(self._open) > 1:
+        while len(self._open) > 1 and (
+            self._descriptors > self._limit or self._descriptors > room.for_caches
+        ):
             self.close(next(iter(self._open)))
 
     def add_layer(self, node: Node, branch: OpenBranch, fd: int, identity: Identity) -> None:

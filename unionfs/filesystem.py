@@ -39,6 +39,7 @@ from unionfs.readdir import Listing, Place
 from unionfs.records import Entry
 from unionfs.remove import Remover
 from unionfs.rename import Renamer
+from unionfs.room import room, spares
 from unionfs.union import Union
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class UnionFilesystem:
         self.union = Union(branches, options, locks)
         self.handles = HandleTable()
         self.listings = Listings(self.union)
+        self._own = room.begin(len(branches))
+        spares.stock()
         self.policies = Policies(options)
         self.copyups = CopyUps(self.union, self.policies)
         self.following = Following(self.union, self.copyups)
@@ -209,11 +212,13 @@ class UnionFilesystem:
         self, parent: Node, name: bytes, mode: int, flags: int, caller: Caller
     ) -> tuple[Attributes, int]:
         """Create and open a regular file; return its attributes and the handle's number."""
+        room.check_file()
         attributes, fd = self._create.file(parent, name, mode, self._maker(caller))
         return attributes, self._add_file(FileHandle(attributes.node, fd, flags, caller.pid))
 
     def tmpfile(self, parent: Node, mode: int, flags: int, caller: Caller) -> tuple[Attributes, int]:
         """Create a file without a name (O_TMPFILE); link(2) may give it one."""
+        room.check_file()
         attributes, fd = self._create.unnamed(parent, mode, self._maker(caller))
         return attributes, self._add_file(FileHandle(attributes.node, fd, flags, caller.pid))
 
@@ -239,6 +244,7 @@ class UnionFilesystem:
         """Open a regular file and return the handle's number. Copies up only for O_TRUNC, coo, moo and overlayfs' way."""
         if node.traits.kind != stat.S_IFREG:
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        room.check_file()
         self._on_open.prepare_file(node)
         if flags & os.O_ACCMODE:
             self.copyups.target(node)  # EROFS now, not at the first write
@@ -297,6 +303,7 @@ class UnionFilesystem:
 
     def reopen(self, opened: FileHandle, flags: int, caller: Caller) -> int:
         """Open for reading what `opened` has open, even if the file was copied up since; return the handle's number."""
+        room.check_file()
         fd = os.open(whiteout.proc_path(opened.fd), branch_flags(flags, writable=False))
         handle = FileHandle(opened.node, fd, flags, caller.pid, elsewhere=opened.elsewhere)
         return self._add_file(handle)
@@ -367,6 +374,7 @@ class UnionFilesystem:
     def open_directory(self, node: Node, caller: Caller) -> int:
         """Open a directory for listing and return the handle's number."""
         self.union.trim()
+        room.check_directory()
         self._on_open.prepare_directory(node)
         if not self.options.dirperm1:
             self._inspect.check_read(node, caller)
@@ -476,6 +484,13 @@ class UnionFilesystem:
         """Return (pid, path in the union) of what keeps a branch busy."""
         return self._inspect.busy(branch, self.open_inodes())
 
+    def make_room(self) -> bool:
+        """Close all that is only kept for speed, after an operation found no descriptor; tell whether there was any."""
+        before = len(self.union.directories) + self.listings.descriptors
+        self.union.directories.close_all()
+        self.listings.make_room()
+        return len(self.union.directories) + self.listings.descriptors < before
+
     def flush_plinks(self) -> int:
         """Turn pseudo-links into real links; return how many names were linked. EINTR if `end_flush` was called."""
         try:
@@ -542,7 +557,7 @@ class UnionFilesystem:
             self.union.remove_plink_dirs()
         self.copyups.close()
         leftovers.retry()
-        for handle in self.handles:
-            handle.close()
+        self.handles.close()
         self.listings.close()
         self.union.close()
+        room.held -= self._own

@@ -18,6 +18,7 @@ from unionfs.handles import Backing
 from unionfs.identity import Identity
 from unionfs.ordering import WriteBack
 from unionfs.private_overlay import PrivateOverlay
+from unionfs.room import room
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Followed:
         self.published = False  # the copy is the one that the union shows: what is opened may be written to
         self.usable = True  # overlayfs did not refuse to copy it
         self._users = 1
+        room.held += 1
 
     def can_be_copied_to(self, target: OpenBranch) -> bool:
         """Tell whether a copy on `target` can be made in such a way that the readers follow."""
@@ -57,6 +59,7 @@ class Followed:
         if self._users:
             return
         os.close(self.fd)
+        room.held -= 1
         if self.has_copy:
             self.hide_copy()
 

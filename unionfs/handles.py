@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from unionfs import whiteout
 from unionfs.descriptor import Descriptor
 from unionfs.nodes import Node
+from unionfs.room import room
 
 if TYPE_CHECKING:
     from unionfs.followed import Followed
@@ -94,10 +95,11 @@ class Handles(set[FileHandle]):
 class DirectoryHandle:
     """An open directory with its merged listing."""
 
-    __slots__ = ("listing", "node", "number", "pid")
+    __slots__ = ("descriptors", "listing", "node", "number", "pid")
 
     def __init__(self, node: Node, listing: Listing, pid: int) -> None:
         self.node = node
+        self.descriptors = len(listing.descriptors)  # at most
         self.listing = listing
         self.pid = pid
         self.number = 0
@@ -162,6 +164,7 @@ class HandleTable:
 
     def add(self, handle: Handle) -> int:
         """Enter a handle and return its number."""
+        room.held += 1 if isinstance(handle, FileHandle) else handle.descriptors
         handle.number = next(self._numbers)
         self._handles[handle.number] = handle
         return handle.number
@@ -171,7 +174,13 @@ class HandleTable:
         handle = self._handles.pop(number, None)
         if handle is None:
             raise _bad_number()
+        room.held -= 1 if isinstance(handle, FileHandle) else handle.descriptors
         return handle
+
+    def close(self) -> None:
+        """Close every handle."""
+        for number in list(self._handles):
+            self.pop(number).close()
 
 
 def _bad_number() -> OSError:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from unionfs import whiteout
 from unionfs.metadata import try_to_restore_times
+from unionfs.room import is_exhausted, spares
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,13 @@ def _raise_unless_missing(
 def discard(dirfd: int, name: bytes) -> None:
     """Remove a stage."""
     try:
-        remove_tree(dirfd, name)
+        try:
+            remove_tree(dirfd, name)
+        except OSError as error:
+            if not is_exhausted(error):
+                raise
+            with spares.lent():
+                remove_tree(dirfd, name)
     except OSError as error:
         _remember(dirfd, name, error, lambda _: True)
 

@@ -60,7 +60,7 @@ class Listings:
         self._last = 0  # the newest snapshot
         self._memory = 0
         self._descriptors = 0
-        self._most_descriptors = max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+        self._most_descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
 
     def __len__(self) -> int:
         """Return how many listings are kept."""
@@ -279,6 +279,12 @@ class Listings:
         """Drop what is read from a branch that cannot be read, or that could not before."""
         for key, kept in list(self._kept.items()):
             if any(candidate.id == branch.id for candidate, _ in kept.listing.descriptors):
+                self._close(key)
+
+    def make_room(self) -> None:
+        """Close every listing that has a descriptor; whoever reads on gets a new one."""
+        for key, kept in list(self._kept.items()):
+            if kept.listing.descriptors:
                 self._close(key)
 
     def give_back(self) -> None:

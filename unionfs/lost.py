@@ -33,6 +33,8 @@ class BranchLost(OSError):
 def shown_errno(error: OSError) -> int:
     """Return the errno that a client of the union gets for an error."""
     number = error.errno or errno.EIO
+    if number == errno.EMFILE:
+        return errno.ENFILE  # the other one would be of the client's own limit
     return errno.EIO if number in _OF_THE_DEAD else number
 
 

@@ -31,6 +31,7 @@ from unionfs.nodes import (
 from unionfs.numbers import Numbers
 from unionfs.options import Options
 from unionfs.plink_table import Plink
+from unionfs.room import room
 
 
 class Union(Copies):
@@ -424,6 +425,8 @@ class Union(Copies):
     def bury(self, node: Node) -> None:
         """Keep the last copy of a file reachable after its last name goes (the kernel may hold it open or as a cwd)."""
         if node.lookups or node.handles or node.opens:
+            if node.handles:
+                room.check_removed()
             self.hold(node, self.open_path(node))
 
     def close(self) -> None:

@@ -32,6 +32,7 @@ from unionfs.fuse.pyfuse3_wait import short_poll
 from unionfs.handles import FileHandle
 from unionfs.lost import shown_errno
 from unionfs.nodes import Attributes, Node
+from unionfs.room import is_exhausted
 
 if TYPE_CHECKING:
     from unionfs.statistics import Statistics
@@ -57,12 +58,18 @@ def answered(method: F) -> F:
     ) -> Any:  # Any: arguments and results differ by request
         start = time.perf_counter()
         try:
+            again = False
             while True:
                 try:
                     return await method(self, *arguments)
                 except OSError as error:
-                    if not self.filesystem.notice(error):
+                    if self.filesystem.notice(error):
+                        continue
+                    # Nothing was done, but a listing may be answered in part.
+                    whole = is_exhausted(error) and kind != "readdir"
+                    if again or not whole or not self.filesystem.make_room():
                         raise FUSEError(shown_errno(error)) from None
+                    again = True
         except FUSEError:
             raise
         except Exception:

@@ -91,7 +91,7 @@ async def run_program(
         try:
             return await run_elsewhere(start, abandon_on_cancel=True)
         except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ENOMEM):
+            if error.errno not in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
                 raise
             warn()
             await trio.sleep(_PAUSE)

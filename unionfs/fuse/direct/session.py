@@ -30,6 +30,7 @@ from unionfs.fuse.direct.workers import Workers
 from unionfs.fuse.notify import Notifier
 from unionfs.fuse.shortpoll import ShortPoll
 from unionfs.lost import shown_errno
+from unionfs.room import is_exhausted
 
 if TYPE_CHECKING:
     from unionfs.statistics import Statistics
@@ -231,7 +232,9 @@ class DirectSession:
         else:
             self._in_thread(header, work, start)
 
-    def _attempt(self, handler: Handler, header: Header, body: memoryview) -> CopyJob | Errand | None:
+    def _attempt(
+        self, handler: Handler, header: Header, body: memoryview, *, again: bool = False
+    ) -> CopyJob | Errand | None:
         """Handle a request and answer it; else return the long work that is to be done before, or that answers it."""
         try:
             payload = handler(header, body)
@@ -239,7 +242,9 @@ class DirectSession:
             return deferred.job  # alone: with its traceback it would keep whoever holds it
         except OSError as error:
             if self.requests.filesystem.notice(error):
-                return self._attempt(handler, header, body)
+                return self._attempt(handler, header, body, again=again)
+            if is_exhausted(error) and not again and self.requests.filesystem.make_room():
+                return self._attempt(handler, header, body, again=True)  # nothing was done
             self._reply(header, -shown_errno(error), b"")
         except Exception:
             self._fail(header)
