@@ -93,7 +93,9 @@ def answer(line: bytes, commands: dict[str, Command]) -> dict[str, Any]:
     except UserError as error:
         return {"ok": False, "errno": errno.EINVAL, "message": error.line()}
     except OSError as error:
-        name = os.fsdecode(error.filename) if error.filename not in (None, "", ".", b".") else ""
+        # What failed by a descriptor has its number there.
+        named = isinstance(error.filename, str | bytes) and error.filename not in (".", b".")
+        name = os.fsdecode(error.filename) if named else ""
         text = error.strerror or str(error)
         return {"ok": False, "errno": error.errno, "message": f"{name}: {text}" if name else text}
     except (ValueError, KeyError, TypeError) as error:
