@@ -35,6 +35,9 @@ def remove_tree(dirfd: int, name: bytes) -> None:
     if status is None:
         return
     if stat.S_ISDIR(status.st_mode):
+        with contextlib.suppress(OSError):
+            os.rmdir(name, dir_fd=dirfd)  # needs no descriptor, of which there may be none
+            return
         shutil.rmtree(name, dir_fd=dirfd, onerror=_raise_unless_missing)
     else:
         with contextlib.suppress(FileNotFoundError):

@@ -29,6 +29,7 @@ class Deletions:
         self._waiting: list[tuple[int, bytes]] = []
         self._running = False
         self._lock = threading.Lock()  # requests may be handled in another thread than tasks
+        self._deleting = threading.Lock()  # a thread may be at it when the session ends
 
     def add(self, fd: int, name: bytes) -> None:
         """Have the tree `name` in the directory `fd` deleted, which may be closed meanwhile."""
@@ -44,33 +45,32 @@ class Deletions:
             self._start(self._run)
 
     def finish(self) -> None:
-        """Delete what waits now: the session is over."""
-        self._take()()
+        """Delete what waits, and see the end of what a thread deletes now: the session is over."""
+        self._work()
 
     async def _run(self) -> None:
         while self._goes_on():
             count = len(self._waiting)
             await trio.sleep(_PAUSE)
             if count == len(self._waiting) or count >= _MOST:
-                await threads.run(self._take(), abandon_on_cancel=True)
+                await threads.run(self._work, abandon_on_cancel=True)
 
     def _goes_on(self) -> bool:
         with self._lock:
             self._running = bool(self._waiting)
             return self._running
 
-    def _take(self) -> Callable[[], None]:
-        """Return what deletes all that waits, which from then on does not."""
-        with self._lock:
-            trees, directories = self._waiting, self._directories
-            self._waiting, self._directories = [], {}
-
-        def work() -> None:
-            try:
-                for fd, name in trees:
-                    leftovers.discard(fd, name)
-            finally:
-                for fd in directories.values():
+    def _work(self) -> None:
+        """Delete all that waits, one after the other."""
+        while True:
+            with self._deleting:
+                with self._lock:
+                    tree = self._waiting.pop(0) if self._waiting else None
+                    unused = [] if tree is not None else list(self._directories.values())
+                    if tree is None:
+                        self._directories = {}
+                for fd in unused:
                     os.close(fd)
-
-        return work
+                if tree is None:
+                    return
+                leftovers.discard(*tree)
