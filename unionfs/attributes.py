@@ -61,10 +61,7 @@ class AttributeChanger:
         )
         if made is not None:
             return self.of_copy(node, made)
-        attributes = self._change_in_place(node, changes, handle)
-        if changes.strip and self.strip_set_id(node, attributes.status):
-            attributes = self._union.attributes(node)
-        return attributes
+        return self._change_in_place(node, changes, handle)
 
     def open_truncated(self, node: Node, flags: int, *, strip: bool) -> int:
         """Truncate a file and return a descriptor of it; where it cannot be opened it is not truncated either.
@@ -113,7 +110,11 @@ class AttributeChanger:
         if handle is None and node.handles and self._union.trust:
             # Whoever unpacks an archive still has the file open, and its descriptor saves opening another one.
             handle = next((other for other in node.handles if other.writes), None)
+        # The kernel does that at a chown by itself. Before the change, after which nothing may fail.
+        strips = changes.strip and changes.uid is None and changes.gid is None
         if handle is not None and handle.writes:
+            if strips:
+                self._strip_if_any(node, handle.fd)
             self._apply(handle.fd, changes)
             return self._union.attributes_now(node, os.fstat(handle.fd))
         if changes.is_of_owner and self._union.is_surely_home(node):
@@ -123,6 +124,8 @@ class AttributeChanger:
             return self._union.attributes_now(node, os.stat(name, dir_fd=fd, follow_symlinks=False))
         fd = self._union.open_path(node)
         try:
+            if strips:
+                self._strip_if_any(node, fd)
             self._apply(whiteout.proc_path(fd), changes)
             return self._union.attributes_now(node, os.fstat(fd))
         finally:
@@ -167,6 +170,11 @@ class AttributeChanger:
         finally:
             os.close(fd)
         return True
+
+    def _strip_if_any(self, node: Node, fd: int) -> None:
+        """Do the same to the visible copy behind a descriptor, which is on a writable branch."""
+        if node.bare not in (NO_CAPABILITIES, NO_XATTRS) or os.fstat(fd).st_mode & _SET_ID:
+            self.strip_copy(fd)
 
     def strip_copy(self, fd: int) -> None:
         """Do the same to the copy behind a descriptor, which may be O_PATH."""

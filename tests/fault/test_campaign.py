@@ -50,18 +50,20 @@ def test_faults_at_a_share_of_all_calls_leave_old_or_new(place: Path, session: s
     assert not tally.violations
 
 
-# What once moved a directory's times though all was undone, or made two files of one: the form, udba, operation and call.
+# What once moved a directory's times or did not, failed after it was done, or made two files of one: form, udba, operation, call.
 _FOUND = {
     "fifo": ("aufs", "default", "mkfifo-w", "openat"),
     "fifo-of-a-user": ("overlay", "none", "mkfifo-n.n2.new", "openat"),
     "name-of-a-copy": ("overlay", "none", "synced-rename-h2-g", "renameat2"),
+    "owner-of-what-is-not-opened": ("aufs", "default", "chown-s", "openat"),
+    "link-over-a-whiteout": ("aufs", "default", "link-h1-w", "unlinkat"),
     "number": ("aufs", "default", "link-f-n.n2.g", "setxattr"),
 }
 
 
 @pytest.mark.parametrize("session", SESSIONS)
 @pytest.mark.parametrize("found", _FOUND)
-def test_faults_at_each_call_of_a_kind_leave_times_and_numbers(place: Path, session: str, found: str) -> None:
+def test_faults_at_each_call_of_a_kind_leave_old_or_new(place: Path, session: str, found: str) -> None:
     """A directory in which nothing came to be keeps its times; the names of a file are one after a remount."""
     form, udba, operation, call = _FOUND[found]
     tally = Tally(Configuration(session, form, udba))
