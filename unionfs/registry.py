@@ -270,6 +270,9 @@ def branches_of(entry: Entry) -> Iterator[str]:
         index += 1
 
 
+_SWEEP_TRIES = 30  # 10 ms each
+
+
 def user_of(path: str) -> str | None:
     """Return the mount point of a live union of root's or of this user's that has a branch at or above `path`, or None."""
     real = os.path.realpath(path)
@@ -279,9 +282,19 @@ def user_of(path: str) -> str | None:
             if is_unlocked(entry.fd):
                 continue
             for branch in map(os.path.realpath, branches_of(entry)):
-                if real == branch or real.startswith(branch.rstrip("/") + "/"):
+                is_in = real == branch or real.startswith(branch.rstrip("/") + "/")
+                if is_in and _is_held(entry.fd):
                     return mount_table.decode(entry.read("mountpoint"))
     return None
+
+
+def _is_held(directory: int) -> bool:
+    """Tell whether a server holds a run-time directory, and not just another one that removes it as a dead server's."""
+    for _ in range(_SWEEP_TRIES):
+        if is_unlocked(directory):
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def wait_for_end(directory: int, pid: int, seconds: float = 10) -> None:
