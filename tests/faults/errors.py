@@ -96,21 +96,29 @@ class Errors:
             return
         if "Traceback" in world.log_since(position):
             wrong("traceback", world.log_since(position)[-600:])
-        seen = _judge(wrong, directory, expected, fault, result, trace)
+        seen = _judge(wrong, world, directory, expected, fault, result, trace)
         left = world.descriptors() - before
         if left:
             wrong("descriptors are left", list(left.items())[:4])
-        if result and result != expected.result and seen == expected.old and fault.number % 2:
-            seen = self._repeat(wrong, operation, directory, expected)
+        if (
+            result
+            and result != expected.result
+            and world.counted(seen, directory) == expected.old
+            and fault.number % 2
+        ):
+            seen = self._repeat(wrong, world, operation, directory, expected)
         self._tried.append(Tried(name, fault, directory, seen))
 
-    def _repeat(self, wrong: Wrong, operation: Operation, directory: str, expected: Expected) -> View:
+    def _repeat(
+        self, wrong: Wrong, world: World, operation: Operation, directory: str, expected: Expected
+    ) -> View:
         result = act(operation.act, directory)
-        seen = settled(directory, lambda view: view == expected.new, _CACHED)
+        seen = settled(directory, lambda view: world.counted(view, directory) == expected.new, _CACHED)
+        counted = world.counted(seen, directory)
         if result != expected.result:
             wrong("fails when repeated", result)
-        elif seen != expected.new:
-            wrong("differs when repeated", differences(expected.new, seen))
+        elif counted != expected.new:
+            wrong("differs when repeated", differences(expected.new, counted))
         return seen
 
     def _finish(self) -> None:
@@ -127,7 +135,7 @@ class Errors:
             problems = world.problems(swept=any(one.fault.leaves for one in tried))
             world.union.start()
             for one in tried:
-                self._compare(one, problems)
+                self._compare(world, one, problems)
             if problem := world.stop():
                 self._tally.report("umount", None, "umount fails", problem)
             problems += world.problems()
@@ -139,15 +147,15 @@ class Errors:
         finally:
             world.close()
 
-    def _compare(self, one: Tried, problems: list[str]) -> None:
+    def _compare(self, world: World, one: Tried, problems: list[str]) -> None:
         mine = [text for text in problems if _is_in(text, one.directory)]
         if mine:
             self._tally.report(one.operation, one.fault, "check", mine)
-        now = look(one.directory)
-        if now != one.seen:
-            only_times = without_times(now) == without_times(one.seen)
+        now, before = (world.counted(view, one.directory) for view in (look(one.directory), one.seen))
+        if now != before:
+            only_times = without_times(now) == without_times(before)
             kind = "times after a remount" if only_times else "other view after a remount"
-            self._tally.report(one.operation, one.fault, kind, differences(one.seen, now))
+            self._tally.report(one.operation, one.fault, kind, differences(before, now))
 
 
 def _is_in(problem: str, directory: str) -> bool:
@@ -166,16 +174,17 @@ def _expect(world: World, operation: Operation, calls: tuple[str, ...], *, warm:
     """Do an operation without faults, and see which calls it makes."""
     directory = world.take()
     _prepare(operation, directory, warm=True)
-    old = look(directory)
+    old = world.counted(look(directory), directory)
     directory = world.take()
     _prepare(operation, directory, warm=warm)
     with world.watching(calls) as trace:
         result = act(operation.act, directory)
-    return Expected(result, old, look(directory), trace.calls())
+    return Expected(result, old, world.counted(look(directory), directory), trace.calls())
 
 
 def _judge(
     wrong: Wrong,
+    world: World,
     directory: str,
     expected: Expected,
     fault: Fault,
@@ -187,18 +196,19 @@ def _judge(
         wrong("hangs" if result == "HANG" else "another error", result)
     done = result == expected.result
     wanted = expected.new if done else expected.old
-    seen = settled(directory, lambda view: view == wanted, _CACHED)
+    view = settled(directory, lambda view: world.counted(view, directory) == wanted, _CACHED)
+    seen = world.counted(view, directory)
     if seen == wanted:
-        return seen
+        return view
     timeless = without_times(seen)
     if fault.moves_times and without_times(seen, of_directories=True) == without_times(
         wanted, of_directories=True
     ):
-        return seen
+        return view
     if timeless == without_times(wanted):
         wrong("times", differences(wanted, seen))
     elif not done and timeless == without_times(expected.new):
         wrong("an error, but it is done", result)
     else:
         wrong("neither old nor new", [result, *differences(wanted, seen)])
-    return seen
+    return view

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
+import random
 import select
 import signal
 import socket
@@ -23,6 +25,7 @@ import unionfs.server
 from tests.faults.calls import Fault
 from tests.faults.injector import Injector, Trace, listen
 from tests.support.syscalls import die_with_parent
+from unionfs import stage
 
 
 class Forked:
@@ -93,6 +96,7 @@ def _be(arguments: Sequence[str], output: int, channel: socket.socket) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         warnings.simplefilter("ignore")  # a test run makes errors of them
         gc.freeze()
+        stage._counter = itertools.count(random.SystemRandom().getrandbits(16))  # as in a new interpreter
         listener = listen()
         socket.send_fds(channel, [b"."], [listener])
         os.close(listener)

@@ -76,8 +76,9 @@ class Kills:
             wrong("check after a kill", problems)
         mend_pairs(world)
         world.union.start()
-        seen = look(directory)
-        self._tried.append((wrong, directory, seen))
+        view = look(directory)
+        self._tried.append((wrong, directory, view))
+        seen = world.counted(view, directory)
         # A directory's time moves with every entry, and is put back in another step.
         if without_times(seen, of_directories=True) in [
             without_times(view, of_directories=True) for view in views
@@ -104,7 +105,7 @@ class Kills:
                 self._tally.report("all", None, "left after kills", problems)
             world.union.start()
             for wrong, directory, seen in tried:
-                now = look(directory)
+                now, seen = (world.counted(view, directory) for view in (look(directory), seen))
                 if now != seen:
                     wrong("other view after kills and a remount", differences(seen, now))
             if problem := world.stop():
@@ -120,10 +121,10 @@ def _expect(world: World, operation: Operation) -> tuple[View, View, dict[str, l
         if operation.before is not None:
             act(operation.before, directory)
         if attempt == 0:
-            old = look(directory)
+            old = world.counted(look(directory), directory)
     with world.watching(CHANGING) as trace:
         act(operation.act, directory)
-    return old, look(directory), trace.calls()
+    return old, world.counted(look(directory), directory), trace.calls()
 
 
 def mend_pairs(world: World) -> None:

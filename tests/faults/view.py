@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import stat
+from pathlib import Path
 from typing import NamedTuple
 
 # Everything that a test makes has older times; what is younger was changed by the operation itself.
@@ -15,6 +16,22 @@ _YOUNGER = 1_700_000_000 * 10**9
 NOW = -1
 
 _PRIVATE = ("trusted.unionfs.", "user.unionfs.")
+
+
+class _Any:
+    """Equal to everything: what is not judged."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __repr__(self) -> str:
+        return "any"
+
+
+_ANY = _Any()
 
 
 class Seen(NamedTuple):
@@ -26,7 +43,7 @@ class Seen(NamedTuple):
     mtime: int = 0  # in ns, or NOW
     data: object = None  # size and digest, target, or names
     xattrs: object = None
-    links: tuple[int, str] = (1, "")  # their number, and the first name of the group
+    links: object = (1, "")  # their number, and the first name of the group
 
 
 View = dict[str, Seen]
@@ -101,6 +118,15 @@ def without_times(view: View, *, of_directories: bool = False) -> View:
         return of_directories and seen.kind != oct(stat.S_IFDIR)
 
     return {name: seen if is_kept(seen) else seen._replace(mtime=0) for name, seen in view.items()}
+
+
+def without_lower_links(view: View, upper: Path) -> View:
+    """Return a view without links of files that are not on the upper branch: that names of theirs went is known until umount."""
+
+    def is_lower(name: str) -> bool:
+        return not os.path.lexists(upper / name)
+
+    return {name: seen._replace(links=_ANY) if is_lower(name) else seen for name, seen in view.items()}
 
 
 def differences(wanted: View, got: View) -> list[str]:

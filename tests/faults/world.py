@@ -21,7 +21,7 @@ from tests.faults import layout
 from tests.faults.calls import Fault
 from tests.faults.forked import Forked
 from tests.faults.injector import Trace
-from tests.faults.view import OLD, View, differences, look
+from tests.faults.view import OLD, View, differences, look, without_lower_links
 from tests.support import syscalls
 from tests.support.union import Union, is_mounted
 from unionfs.check import check_branch
@@ -161,6 +161,13 @@ class World:
             for problem in check_branch(str(self.branches[name]))
             if not (swept and problem.kind in SWEPT)
         ]
+
+    def counted(self, view: View, directory: str) -> View:
+        """Return what was seen in a directory but for the links of files that are on the lower branch only.
+
+        How many of their names went is known for as long as the file is.
+        """
+        return without_lower_links(view, self.branches["B0"] / os.path.basename(directory))
 
     def lower_changes(self) -> list[str]:
         """Return what is different in the lower branch."""

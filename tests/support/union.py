@@ -155,7 +155,9 @@ class Union:
             try:
                 syscalls.umount2(str(self.mnt))
             except OSError:
-                return False
+                return not is_mounted(
+                    self.mnt
+                )  # a command may have unmounted it, and its server be about to end
             return True
 
         # A process that a test has just reaped may hold the mount for a moment.
