@@ -14,6 +14,7 @@ import fcntl
 import logging
 import os
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ class BranchLocks:
         try:
             given = self._given >= 0 and os.path.samestat(os.fstat(fd), os.fstat(self._given))
             alone = given or acquire(fd, branch.path, share=share, wait=wait)
+            if not alone:
+                _share_later(fd)
         except BaseException:
             os.close(fd)
             raise
@@ -100,6 +103,26 @@ class BranchLocks:
         for fd in self._held.values():
             os.close(fd)
         self._held.clear()
+
+
+def _share_later(fd: int) -> None:
+    """Share the lock as soon as who has it alone gives it up, so that after that nobody else gets it alone.
+
+    Nothing but a call that waits is told when that is. Without a thread for it the branch stays unlocked.
+    """
+    own = os.dup(fd)  # with the same lock, which lasts as long as one of the two is open
+
+    def wait() -> None:
+        try:
+            fcntl.flock(own, fcntl.LOCK_SH)
+        finally:
+            os.close(own)
+
+    try:
+        threading.Thread(target=wait, name="branch lock", daemon=True).start()
+    except RuntimeError:
+        os.close(own)
+        log.warning("no thread can be started: a shared branch is not locked")
 
 
 def acquire(

@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import CAN_MOUNT
 from tests.support import syscalls
 from tests.support.place import Place, refused
-from tests.support.union import Workshop, is_mounted, program, unionfs
+from tests.support.union import Workshop, eventually, is_mounted, program, unionfs
 from unionfs.branch import Branch
 from unionfs.errors import UserError
 from unionfs.mount import MountPlan, mount_in_background, wait_for_end
@@ -98,6 +98,22 @@ def test_shared_branches_keep_out_those_that_do_not_share(place: Place, second: 
         unionfs("mount", "-o", place.options + ",share_rw", target)
     unionfs("umount", place.mnt)
     refused(unionfs("mount", "-o", place.options, third, check=False), f"the union at {second}")
+    unionfs("umount", second)
+    unionfs("mount", "-o", place.options, third)
+    unionfs("umount", third)
+
+
+def test_shared_branch_stays_locked_when_the_first_union_goes(place: Place, second: Path) -> None:
+    """Who shares a branch with a union that does not keeps it from a third one, also when that has gone."""
+    third = place.root / "third"
+    third.mkdir()
+    unionfs("mount", "-o", place.options + ",share_rw", second)
+    unionfs("umount", place.mnt)
+    eventually(lambda: _lock_is_free(place, _pid(second)), "the lock of the one that stays")
+    stage = place.rw / ".wh..wh.orph/.wh..wh.copy.0001"
+    stage.touch()
+    refused(unionfs("mount", "-o", place.options, third, check=False), f"the union at {second}")
+    assert stage.exists()
     unionfs("umount", second)
     unionfs("mount", "-o", place.options, third)
     unionfs("umount", third)
