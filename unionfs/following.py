@@ -16,6 +16,7 @@ from itertools import takewhile
 from unionfs.branch import OpenBranch
 from unionfs.copyup import CopyUps
 from unionfs.followed import Followed
+from unionfs.identity import filesystem_of
 from unionfs.nodes import Node
 from unionfs.private_overlay import PrivateOverlay
 from unionfs.union import Union
@@ -31,6 +32,8 @@ _PASSING = (
     errno.EDQUOT,
     errno.EIO,
 )
+
+_PATH_MAX = 4096  # bytes of a path that a system call takes, with its end
 
 Key = tuple[int, int, bytes]  # the branches' ids, and where in the lower one the overlay begins
 
@@ -52,7 +55,11 @@ class Following:
         lower, upper = node.branch, self._upper(node)
         if upper is None or lower is None:
             return None
+        if filesystem_of(node.identity) != filesystem_of(self._union.identities.of_inode(lower.device, 0)):
+            return None  # on a mount inside the branch, or a subvolume, which the overlay does not show
         path = path_on(lower, node)
+        if len(path) >= _PATH_MAX:
+            return None
         start = beginning(lower, upper, path)
         if start is None:
             return None

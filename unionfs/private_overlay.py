@@ -16,7 +16,7 @@ import errno
 import logging
 import os
 
-from unionfs import leftovers, stage, syscalls, whiteout
+from unionfs import leftovers, protection, stage, syscalls, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.metadata import restore_times, try_to_restore_times
 
@@ -115,11 +115,23 @@ class PrivateOverlay:
         directory = syscalls.openat2(head or b".", _DIRECTORY, dir_fd=self.directory)
         try:
             try:
-                os.unlink(path, dir_fd=self.mount)  # leaves a whiteout in the name's place
+                self._unlink(path, head)  # leaves a whiteout in the name's place
             finally:
                 os.unlink(name, dir_fd=directory)
         finally:
             os.close(directory)
+
+    def _unlink(self, path: bytes, head: bytes) -> None:
+        """Remove a name in the mount, also in an immutable or append-only directory, which is not one there from then on."""
+        try:
+            os.unlink(path, dir_fd=self.mount)
+        except PermissionError:
+            fd = os.open(head or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.mount)
+            try:
+                protection.unprotect(fd)
+            finally:
+                os.close(fd)
+            os.unlink(path, dir_fd=self.mount)
 
     def close(self) -> None:
         """Give the mount up (open files keep it) and remove its directory."""

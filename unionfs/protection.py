@@ -126,6 +126,11 @@ def protect(flags: int, fd: int) -> None:
         _write(fd, read_flags(fd) | flags)
 
 
+def unprotect(fd: int) -> None:
+    """Take the flags that protect a directory of our own, which has them from its origin."""
+    _write(fd, read_flags(fd) & ~PROTECTED)
+
+
 def flags_of(fd: int) -> int:
     """Return the same, and 0 where the filesystem has no flags."""
     try:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support import tree
 from tests.support.tree import Tree
-from tests.support.union import Union, Workshop
+from tests.support.union import Union, Workshop, eventually
 
 FORMS = [
     "",
@@ -351,6 +351,26 @@ def test_extended_flags_are_read_and_set(settable: Workshop) -> None:
         assert letters(u / name) == set("di")
         chattr("-i", u / name)
         assert letters(u / name) == {"d"}
+
+
+@pytest.mark.parametrize("flag", ["+i", "+a"])
+def test_copy_of_a_file_in_a_protected_directory_is_followed_and_given_up(
+    settable: Workshop, flag: str
+) -> None:
+    """The reader follows, nothing is logged (`stop` looks), and once the directory lets the file go its space is free."""
+    low = lower(settable, {"d/f": bytes(8 << 20)}, d=flag)
+    upper = settable.filesystem("upper")
+    u = settable.mount("", branches={"B0": upper, "B1": low})
+    free = os.statvfs(upper).f_bfree
+    with (u / "d/f").open("rb") as reader:
+        with (u / "d/f").open("r+b", buffering=0) as writer:
+            writer.write(b"NEW")
+        assert os.pread(reader.fileno(), 3, 0) == b"NEW"
+        assert os.stat(upper / "d/f").st_nlink == 1 == os.fstat(reader.fileno()).st_nlink
+        refused(lambda: os.unlink(u / "d/f"))
+    chattr("-ia", u / "d")
+    os.unlink(u / "d/f")
+    eventually(lambda: os.statvfs(upper).f_bfree > free - 100, "free space")
 
 
 def test_ioctl_of_special_files_is_refused(settable: Workshop) -> None:
