@@ -119,7 +119,7 @@ def find(
 
 
 def _has_opaque_file(branch: OpenBranch, fd: int, name: bytes) -> bool:
-    return branch.whable and whiteout.exists(fd, name + b"/" + whiteout.OPAQUE) is not None
+    return branch.whable and whiteout.reserved(fd, name + b"/" + whiteout.OPAQUE) is not None
 
 
 def _redirected(

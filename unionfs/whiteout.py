@@ -52,19 +52,30 @@ def exists(dirfd: int, name: bytes) -> os.stat_result | None:
         return None
 
 
+def reserved(dirfd: int, name: bytes) -> os.stat_result | None:
+    """Return the same of a name that begins with `.wh.`, None also where the branch is itself a union.
+
+    AUFS and this union answer EPERM for such names, and show none of the whiteouts that they obey.
+    """
+    try:
+        return exists(dirfd, name)
+    except PermissionError as error:
+        if error.errno != errno.EPERM:
+            raise
+        return None
+
+
 def has_mark(dirfd: int, name: bytes) -> bool:
     """Tell whether AUFS' whiteout of `name` is in the directory; EIO if something else than a regular file has its name."""
     try:
-        mode = os.stat(PREFIX + name, dir_fd=dirfd, follow_symlinks=False).st_mode
-    except FileNotFoundError:
-        return False
+        status = reserved(dirfd, PREFIX + name)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             return False
         raise
-    if not stat.S_ISREG(mode):
+    if status is not None and not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EIO, "a whiteout that is no regular file", os.fsdecode(PREFIX + name))
-    return True
+    return status is not None
 
 
 def is_overlay_whiteout(dirfd: int, name: bytes, status: os.stat_result) -> bool:
@@ -78,7 +89,7 @@ def is_overlay_whiteout(dirfd: int, name: bytes, status: os.stat_result) -> bool
 
 def is_opaque(branch: OpenBranch, fd: int) -> bool:
     """Tell whether the directory `fd` of `branch` hides the lower ones of its name."""
-    if branch.whable and exists(fd, OPAQUE) is not None:
+    if branch.whable and reserved(fd, OPAQUE) is not None:
         return True
     return branch.overlay and any(read_xattr(fd, name) == b"y" for name in _OPAQUE_XATTRS)
 
