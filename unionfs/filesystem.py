@@ -192,7 +192,7 @@ class UnionFilesystem:
         ids = self.ids
         if ids is None:
             return caller
-        return caller._replace(uid=ids.users.kept(caller.uid), gid=ids.groups.kept(caller.gid))
+        return caller._replace(uid=ids.users.maker(caller.uid), gid=ids.groups.maker(caller.gid))
 
     # -- changes of names ---------------------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 
 Branches keep their ids; owners, ACLs and the callers of creating requests are translated on the way in and out. An id that has
 none on the other side is shown as the kernel's overflow id, as in fuse-overlayfs, or as the mount wants it, and cannot be given
-to a file (EOVERFLOW, as with idmapped mounts).
+to a file (EOVERFLOW, as with idmapped mounts). What such a caller makes is the overflow id's on the branch: podman makes
+entries in a container's root as a user whom --userns=auto leaves out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 from unionfs.option_table import IdRange, Options
 
+_OVERFLOW = 65534
 _MOST = 1 << 32
 _ACL_ENTRY = struct.Struct("=HHI")  # tag, permissions, id
 _ACL_HEADER = 4
@@ -38,12 +40,23 @@ class IdMap(NamedTuple):
 
     def kept(self, number: int) -> int:
         """Return the branches' id of one in the union; EOVERFLOW if there is none."""
+        found = self._kept(number)
+        if found is None:
+            raise OSError(errno.EOVERFLOW, os.strerror(errno.EOVERFLOW))
+        return found
+
+    def maker(self, number: int) -> int:
+        """Return the branches' id for what a caller makes: the overflow id if there is none of the caller's."""
+        found = self._kept(number)
+        return _OVERFLOW if found is None else found
+
+    def _kept(self, number: int) -> int | None:
         if not self.ranges:
             return number
         for on_branch, in_union, count in self.ranges:
             if in_union <= number < in_union + count:
                 return on_branch + number - in_union
-        raise OSError(errno.EOVERFLOW, os.strerror(errno.EOVERFLOW))
+        return None
 
 
 class IdMaps(NamedTuple):
