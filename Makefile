@@ -43,7 +43,7 @@ FUZZ_SECONDS ?= 1800
 fuzz: bootstrap
 	UNIONFS_FUZZ_SECONDS=$(FUZZ_SECONDS) $(SANDBOX) $(PYTEST) -n 2 --timeout 0 tests/model tests/fault/test_malformed_requests.py
 
-# Every changing call of the server (and of commands) fails, or kills it, at every operation in every configuration: some hours.
+# Every changing call of the server (and of commands) fails, or kills it, at every operation in every configuration: some hours; --jobs N at a time.
 # FAULTS chooses: FAULTS="--session direct --form aufs --udba default --operation ^rename --fault EIO,KILL --share 10"; a violation
 # prints how to see it again. A share of it is in the tests.
 FAULTS ?=

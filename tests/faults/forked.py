@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Sequence
 
@@ -104,7 +105,7 @@ def _be(arguments: Sequence[str], output: int, channel: socket.socket) -> None:
         status = _status(arguments)
         sys.stdout.flush()
     except BaseException as error:
-        os.write(2, f"Traceback: {error!r}\n".encode())
+        os.write(2, "".join(traceback.format_exception(error)).encode())
     finally:
         os._exit(status)
 

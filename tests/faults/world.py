@@ -24,6 +24,7 @@ from tests.faults.injector import Trace
 from tests.faults.view import OLD, View, differences, look, without_lower_links
 from tests.support import syscalls
 from tests.support.union import Union, is_mounted
+from unionfs import registry
 from unionfs.check import check_branch
 
 _PATIENCE = 20.0
@@ -70,6 +71,8 @@ class ForkedUnion(Union):
         self.process = self.server
         self.server.go()
         self._wait_until_ready()
+        with registry.find(str(self.mnt)):  # nothing of its start is left to be done
+            pass
 
 
 class World:
