@@ -80,7 +80,8 @@ class Stream:
                 data = reader.read_raw(fd)
                 position = 0
                 if not data:
-                    self.end = offset
+                    # A copy that was removed on its branch has not even dots; those above it follow all the same.
+                    self.end = offset or (FIRST if self._above is not None else 0)
                     break
                 find, clean = data.index, not overlay and b".wh." not in data
                 self.marked |= not clean

@@ -11,6 +11,7 @@ import errno
 import functools
 import logging
 import os
+import stat
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -85,13 +86,25 @@ def _caller(context: RequestContext) -> Caller:
     return Caller(context.uid, context.gid, context.pid, context.umask)
 
 
-def _file_info(handle: int, flags: int) -> FileInfo:
+def _file_info(handle: FileHandle, number: int, flags: int) -> FileInfo:
     """Return how the kernel is to use a handle: appended data may become zeros in its page cache (`Replies.bypasses_cache`).
 
-    What is also opened for reading stays there, for it might be mapped, which the kernel refuses then.
+    What is also opened for reading stays there, for it might be mapped, which the kernel refuses then; and so does what has
+    rights to lose: past the cache the kernel leaves that to the server, which is not told who writes.
     """
     appends = flags & os.O_APPEND and flags & os.O_ACCMODE == os.O_WRONLY
-    return FileInfo(fh=handle, keep_cache=True, direct_io=bool(appends))
+    return FileInfo(fh=number, keep_cache=True, direct_io=bool(appends) and not _has_rights(handle.fd))
+
+
+def _has_rights(fd: int) -> bool:
+    """Tell whether a write would clear set-id bits or file capabilities."""
+    if os.fstat(fd).st_mode & (stat.S_ISUID | stat.S_ISGID):
+        return True
+    try:
+        os.getxattr(fd, "security.capability")
+    except OSError:
+        return False
+    return True
 
 
 class Operations(pyfuse3.Operations):
@@ -283,7 +296,7 @@ class Operations(pyfuse3.Operations):
     @answered
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         handle = await self.call(self.filesystem.open_file, self.node(inode), flags, _caller(ctx))
-        return _file_info(handle, flags)
+        return _file_info(self.filesystem.file(handle), handle, flags)
 
     @answered
     async def create(
@@ -292,7 +305,7 @@ class Operations(pyfuse3.Operations):
         attributes, handle = await self.call(
             self.filesystem.create, self.node(parent), name, mode, flags, _caller(ctx)
         )
-        return _file_info(handle, flags), self.looked_up(attributes)
+        return _file_info(self.filesystem.file(handle), handle, flags), self.looked_up(attributes)
 
     @answered
     async def read(self, fh: int, off: int, size: int) -> bytes:
