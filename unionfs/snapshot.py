@@ -177,7 +177,7 @@ class Snapshot:
         if not after or last is None or not last.count:
             return END
         span = last.before - max(last.after, FIRST)
-        return after + span * MOST // last.count * 9 // 10
+        return min(END, after + span * MOST // last.count * 9 // 10)
 
     def copies(self, offset: int) -> Iterator[int | None] | None:
         """Return which copy each entry from `offset` that was returned last is of; None where that is not known."""
