@@ -67,7 +67,7 @@ def test_mount_inside_a_user_namespace_needs_no_helper(session: str) -> None:
             echo more >> mnt/file
             cat rw/file
             stat -c "%u %s" mnt/file
-            grep -o "fuse.unionfs" /proc/self/mounts
+            grep "$PWD/mnt " /proc/self/mounts | grep -o "fuse.unionfs"
             {UNIONFS} umount mnt
         '
         stat -c %u rw/file
