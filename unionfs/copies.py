@@ -6,24 +6,24 @@ All paths are single components relative to descriptors. It knows nothing of how
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from unionfs import redirects, whiteout
+from unionfs.bookkeeping import Bookkeeping
 from unionfs.branch import OpenBranch
 from unionfs.directories import Directories
+from unionfs.held import Held
 from unionfs.identity import Identities
-from unionfs.lookup import Found, open_directory
-from unionfs.metadata import restore_times, try_to_restore_times
+from unionfs.lookup import Found
+from unionfs.metadata import bring_mtime, with_blocks
 from unionfs.nodes import GONE, NO_XATTRS, Attributes, Node, new_root, stale
 from unionfs.options import Options
 from unionfs.plink_table import PlinkTable
-from unionfs.room import room
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +54,14 @@ class Copies:
         self.fd_on = self.directories.fd_on
         self.plinks = PlinkTable()
         self.unmarked: set[int] = set()  # ids of branches on which no file has a mark of an overlay's
-        self._bookkeeping: dict[tuple[int, bytes], int] = {}
+        self.bookkeeping = Bookkeeping(lambda: self.times_moved(self.root))
+        self.plink_dir = self.bookkeeping.plink_dir
+        self.stage_dir = self.bookkeeping.stage_dir
+        self.root_kept = self.bookkeeping.root_kept
         self.own_directories = 0  # further ones in the roots of branches, which the union does not show
         self.on_leave: Callable[[OpenBranch], None] = lambda branch: None
-        self._held: dict[
-            Node, int
-        ] = {}  # descriptors of the last copies of removed nodes that the kernel knows
+        self._held = Held()
+        self.hold, self.let_go, self.let_all_go = self._held.hold, self._held.let_go, self._held.let_all_go
         self.on_attributes: Callable[[int], None] = lambda nodeid: (
             None
         )  # what the kernel has of a node is no longer so
@@ -69,6 +71,7 @@ class Copies:
         """Take the options."""
         self.options = options
         self.read_only = options.read_only
+        self.bookkeeping.in_overlay_form = options.whiteout == "overlay"
         self.name_max = whiteout.MAX_NAME if options.whiteout == "aufs" else 255
         self.trust = self.directories.trust = options.udba == "none"  # nobody else changes the branches
         if not self.trust:
@@ -95,29 +98,6 @@ class Copies:
             return lost.error(node.branch)
         return stale(node)
 
-    def plink_dir(self, branch: OpenBranch) -> int:
-        """Return the descriptor of a branch's pseudo-link directory, made if it is missing."""
-        return self._bookkeeping_dir(branch, whiteout.PLINK_DIR)
-
-    def stage_dir(self, branch: OpenBranch, dirfd: int) -> int:
-        """Return the directory in which an entry for `dirfd` is staged: on the same filesystem, out of users' sight."""
-        if os.fstat(dirfd).st_dev != branch.device:
-            return dirfd  # a subvolume or a mount inside the branch: a rename could not cross
-        if self.options.whiteout == "overlay":
-            return branch.root
-        return self._bookkeeping_dir(branch, whiteout.ORPHAN_DIR)
-
-    @contextlib.contextmanager
-    def root_kept(self, root: int, changed: int = -1) -> Iterator[None]:
-        """Keep the times of a branch's root where entries are staged in it, unless it is what is to be `changed` anyway."""
-        before = os.fstat(root) if self.options.whiteout == "overlay" and changed != root else None
-        try:
-            yield
-        finally:
-            if before is not None:
-                try_to_restore_times(root, before)
-                self.times_moved(self.root)
-
     def times_moved(self, *nodes: Node) -> None:
         """After work of our own on branches that moved the change times of nodes: what stat shows next is what it shows later.
 
@@ -126,31 +106,10 @@ class Copies:
         for node in nodes:
             self.on_attributes(node.nodeid)
 
-    def _bookkeeping_dir(self, branch: OpenBranch, name: bytes) -> int:
-        fd = self._bookkeeping.get((branch.id, name))
-        if fd is None:
-            status = os.fstat(branch.root)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o700, dir_fd=branch.root)
-                restore_times(branch.root, status)
-                self.times_moved(self.root)
-            fd = self._bookkeeping[branch.id, name] = open_directory(branch.root, name)
-        return fd
-
     def drop_bookkeeping(self, branch: OpenBranch) -> None:
         """Close the bookkeeping directories of a branch that is no longer written to, or leaves."""
         self.on_leave(branch)
-        for key in [key for key in self._bookkeeping if key[0] == branch.id]:
-            os.close(self._bookkeeping.pop(key))
-
-    def remove_plink_dirs(self) -> None:
-        """Remove empty directories of pseudo-links: a branch in overlayfs' form is to hold nothing of ours in the end."""
-        for branch in self.branches:
-            if (branch.id, whiteout.PLINK_DIR) in self._bookkeeping:
-                status = os.fstat(branch.root)
-                with contextlib.suppress(OSError):
-                    os.rmdir(whiteout.PLINK_DIR, dir_fd=branch.root)
-                    restore_times(branch.root, status)
+        self.bookkeeping.drop(branch)
 
     def status(self, node: Node) -> os.stat_result:
         """Return the stat of a node's visible copy."""
@@ -280,7 +239,7 @@ class Copies:
             blocks = self._blocks_of_data(node)
         except OSError:
             return status  # said when it is opened
-        return status if blocks is None else _with_blocks(status, blocks)
+        return status if blocks is None else with_blocks(status, blocks)
 
     def _blocks_of_data(self, node: Node) -> int | None:
         fd = self.open_path(node)
@@ -425,42 +384,9 @@ class Copies:
             return
         try:
             top, top_fd = self.dirs(parent)[0]
-            if not top.writable:
-                return
-            changed, shown = os.fstat(fd), os.fstat(top_fd)
-            if changed.st_mtime_ns > shown.st_mtime_ns:
-                os.utime(whiteout.proc_path(top_fd), ns=(shown.st_atime_ns, changed.st_mtime_ns))
+            if top.writable:
+                bring_mtime(top_fd, fd)
         except PermissionError:
             pass  # an unprivileged server and somebody else's directory
         except OSError as error:
             log.warning("the time of %s does not show: %s", os.fsdecode(parent.path()), error.strerror)
-
-    def hold(self, node: Node, fd: int) -> None:
-        """Keep a node that has no name, or will have none soon, reachable by `fd`, which is the union's from now on."""
-        former = self._held.get(node)
-        self._held[node] = fd
-        if former is None:
-            room.held += 1
-        else:
-            os.close(former)
-
-    def let_go(self, node: Node) -> None:
-        """Close what a node was held by: it has a name again, or nobody needs it."""
-        fd = self._held.pop(node, None)
-        if fd is not None:
-            room.held -= 1
-            os.close(fd)
-
-    def let_all_go(self) -> None:
-        """Close what every node is held by."""
-        for node in list(self._held):
-            self.let_go(node)
-
-
-def _with_blocks(status: os.stat_result, blocks: int) -> os.stat_result:
-    rest = {
-        name: getattr(status, name)
-        for name in ("st_atime", "st_mtime", "st_ctime", "st_atime_ns", "st_mtime_ns", "st_ctime_ns")
-    }
-    sizes = {"st_blksize": status.st_blksize, "st_blocks": blocks, "st_rdev": status.st_rdev}
-    return os.stat_result(tuple(status), {**rest, **sizes})

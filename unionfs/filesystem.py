@@ -554,7 +554,7 @@ class UnionFilesystem:
         except OSError as error:
             log.error("pseudo-links are not flushed: %s", error)
         if self.options.whiteout == "overlay":
-            self.union.remove_plink_dirs()
+            self.union.bookkeeping.remove_plink_dirs(self.union.branches)
         self.copyups.close()
         leftovers.retry()
         self.handles.close()

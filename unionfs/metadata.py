@@ -105,3 +105,20 @@ def _is_ignored(name: str, error: OSError, branch: OpenBranch) -> bool:
     if os.geteuid() != 0 and error.errno == errno.EPERM and name.partition(".")[0] in ("security", "trusted"):
         return True  # only root may set these; docs/semantics.md
     return _ICEX.get(name.partition(".")[0], "icexoth") in branch.attributes
+
+
+def bring_mtime(shown: int, changed: int) -> None:
+    """Give one directory the modification time of another if that is later."""
+    before, after = os.fstat(shown), os.fstat(changed)
+    if after.st_mtime_ns > before.st_mtime_ns:
+        os.utime(whiteout.proc_path(shown), ns=(before.st_atime_ns, after.st_mtime_ns))
+
+
+def with_blocks(status: os.stat_result, blocks: int) -> os.stat_result:
+    """Return a stat with another number of blocks."""
+    rest = {
+        name: getattr(status, name)
+        for name in ("st_atime", "st_mtime", "st_ctime", "st_atime_ns", "st_mtime_ns", "st_ctime_ns")
+    }
+    sizes = {"st_blksize": status.st_blksize, "st_blocks": blocks, "st_rdev": status.st_rdev}
+    return os.stat_result(tuple(status), {**rest, **sizes})
