@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from unionfs.branch import OpenBranch
 from unionfs.descriptor import Descriptor, Errand
 from unionfs.emptiness import open_list
-from unionfs.merge import is_ours
+from unionfs.merge import is_ours, is_streamed
 from unionfs.nodes import Node
 from unionfs.readdir import Listing, Place, has_offset
 from unionfs.union import Union
@@ -154,7 +154,7 @@ class Listings:
                 if self._kept[candidate].listing.covers(offset) if not alone else candidate[1] == _STREAM:
                     key = candidate
         if key is None:
-            listing = Listing(self._union, node, former=alone, streamed=not is_ours(offset))
+            listing = Listing(self._union, node, former=alone, streamed=is_streamed(offset))
             key = self._key(node, listing)
             return key, self._keep(key, listing)
         self._kept.move_to_end(key)

@@ -15,12 +15,14 @@ from unionfs.records import DT_DIR, PACK, RECORD, name_of
 from unionfs.sieve import Sieve
 from unionfs.syscalls import DIRENT64
 
-# An offset of ours has ten bits that are set and 53 of the name's hash. Filesystems count entries, or (ext4) hash names to 63
-# bits: one in a thousand of those looks like ours.
+# An offset of ours has ten bits that are set, one that tells the range, and 52 of the name's hash. Filesystems count entries, or
+# (ext4) hash names to 63 bits: one in a thousand of those looks like ours.
 _BITS = 53
 _OURS = (1 << 63 - _BITS) - 1
-FIRST = _OURS << _BITS  # where names begin that are sorted
-_HASH, _NAMES = (1 << _BITS) - 1, FIRST | 2
+FIRST = _OURS << _BITS  # where names begin that are sorted, if all are
+# Where those begin that follow a stream. They have a range of their own: an offset tells by itself what is to follow.
+TAIL = FIRST | 1 << _BITS - 1
+_HASH = (1 << _BITS - 1) - 1
 END = 1 << 63  # above every offset
 DOTS = (b".", b"..")  # which have FIRST and FIRST | 1
 # Names of the same hash get the next offsets, in their own order; more than so many never are.
@@ -33,16 +35,25 @@ def is_ours(offset: int) -> bool:
     return offset >> _BITS == _OURS
 
 
-def offset_of(name: bytes) -> int:
-    """Return the offset of a name unless another one has it too."""
-    return FIRST + len(name) - 1 if name in DOTS else hash(name) & _HASH | _NAMES
+def is_streamed(offset: int) -> bool:
+    """Tell whether an offset is of a listing whose lowest copy is streamed."""
+    return offset >= TAIL or offset < FIRST
+
+
+def offset_of(name: bytes, base: int) -> int:
+    """Return the offset of a name, in the range from `base` on, unless another one has it too."""
+    return base + len(name) - 1 if name in DOTS else hash(name) & _HASH | base | 2
 
 
 class Merge:
     """What the copies that were added so far have, and hide, by name; if it is too much, that of the lesser offsets."""
 
-    def __init__(self, after: int = 0, before: int = END, *, sieved: bool = False) -> None:
-        """Take names whose offsets are greater than `after` and less than `before`; `sieved`: remember what else there may be."""
+    def __init__(self, base: int, after: int = 0, before: int = END, *, sieved: bool = False) -> None:
+        """Take names whose offsets are greater than `after` and less than `before`; `sieved`: remember what else there may be.
+
+        `base`: where their offsets begin, FIRST or TAIL.
+        """
+        self.base = base
         self.records: dict[bytes, bytes] = {}  # nothing for what is hidden
         self.marked = False
         self.before = before
@@ -82,7 +93,7 @@ class Merge:
         """Add raw entries without marks."""
         unpack, find, packers, prefix = DIRENT64.unpack_from, data.index, PACK, copy.prefix
         children, records = copy.node.children or {}, self.records
-        least, before = self._least, self.before
+        least, before, names = self._least, self.before, self.base | 2
         at, stop = 0, len(data)
         while at < stop:
             ino, _, length, kind = unpack(data, at)
@@ -90,12 +101,12 @@ class Merge:
             at += length
             if name in records:
                 continue
-            offset = hash(name) & _HASH | _NAMES
+            offset = hash(name) & _HASH | names
             if recorded or name in children or ino > INO_MASK or (kind == DT_DIR and name in DOTS):
                 if name in DOTS:
                     if not dots:
                         continue
-                    offset = offset_of(name)
+                    offset = offset_of(name, self.base)
                 ino = copy.number(name, ino, recorded=recorded)
             else:
                 ino |= prefix
@@ -120,10 +131,11 @@ class Merge:
                 continue
             if name not in self.records and self._takes(name):
                 ino = copy.number(name, ino, recorded=recorded)
-                self.records[name] = PACK[len(name)](ino, offset_of(name), len(name), kind, name)
+                offset = offset_of(name, self.base)
+                self.records[name] = PACK[len(name)](ino, offset, len(name), kind, name)
 
     def _takes(self, name: bytes) -> bool:
-        if self._least <= offset_of(name) < self.before:
+        if self._least <= offset_of(name, self.base) < self.before:
             return True
         self._leave(name)
         return False
@@ -134,7 +146,7 @@ class Merge:
 
     def _halve(self) -> None:
         """Keep the lesser half: the rest is read again when it is asked for."""
-        offsets = list(map(offset_of, self.records))
+        offsets = [offset_of(name, self.base) for name in self.records]
         self.before = before = sorted(offsets)[len(offsets) // 2]
         if self._sieved and self.further is None:
             self.further = Sieve()
@@ -157,21 +169,23 @@ class Ordered:
 
     def __init__(self, merge: Merge, elsewhere: Container[bytes] = (), *, placed: bool = False) -> None:
         """Take what shows, but for names that are listed `elsewhere`; `placed`: `copies` will be asked for."""
+        self._base = merge.base
         self.after, self.before = merge.after, merge.before  # the entries with offsets between them are here
         if elsewhere:
             names = [name for name, record in merge.records.items() if record and name not in elsewhere]
         else:
             names = [name for name, record in merge.records.items() if record]
-        by_offset = {hash(name) & _HASH | _NAMES: name for name in names}
+        base = merge.base | 2
+        by_offset = {hash(name) & _HASH | base: name for name in names}
         for name in DOTS:
-            if by_offset.get(hash(name) & _HASH | _NAMES) == name:
-                del by_offset[hash(name) & _HASH | _NAMES]
-                by_offset[offset_of(name)] = name
+            if by_offset.get(hash(name) & _HASH | base) == name:
+                del by_offset[hash(name) & _HASH | base]
+                by_offset[offset_of(name, merge.base)] = name
         offsets = sorted(by_offset)
         names_in_order = map(by_offset.__getitem__, offsets)
         self._where = b""  # which copy each is of
         if len(offsets) != len(names):
-            offsets, records = _spread_all(merge.records, names)
+            offsets, records = _spread_all(merge, names)
         elif placed and (places := merge.places()) is not None:
             copy_of = dict(zip(merge.records, places, strict=True))
             ordered = list(names_in_order)
@@ -214,7 +228,7 @@ class Ordered:
         begin = self._ends[first - 1] if first else 0
         last = bisect_right(self._ends, begin + size, first)
         complete = last == len(self._ends) and self.before == END
-        end = (self._offsets[-1] if last else offset or FIRST) if complete else 0
+        end = (self._offsets[-1] if last else offset or self._base) if complete else 0
         return self._records[begin : self._ends[last - 1]] if last > first else b"", end
 
     def copies(self, offset: int) -> memoryview | None:
@@ -222,8 +236,8 @@ class Ordered:
         return memoryview(self._where)[bisect_right(self._offsets, offset) :] if self._where else None
 
 
-def _spread_all(records: dict[bytes, bytes], names: list[bytes]) -> tuple[list[int], list[bytes]]:
-    pairs = sorted((offset_of(name), records[name]) for name in names)
+def _spread_all(merge: Merge, names: list[bytes]) -> tuple[list[int], list[bytes]]:
+    pairs = sorted((offset_of(name, merge.base), merge.records[name]) for name in names)
     offsets, found = [offset for offset, _ in pairs], [record for _, record in pairs]
     spread(offsets, found)
     return offsets, found

@@ -10,7 +10,7 @@ from itertools import repeat
 from unionfs.branch import OpenBranch
 from unionfs.emptiness import open_list
 from unionfs.listed import Copy, reader
-from unionfs.merge import FIRST, is_ours
+from unionfs.merge import FIRST, is_ours, is_streamed
 from unionfs.nodes import Node
 from unionfs.records import Entry, entries_of
 from unionfs.snapshot import Snapshot
@@ -28,13 +28,19 @@ class Listing:
     """The entries of one open directory."""
 
     def __init__(
-        self, union: Union, node: Node, *, former: bool = False, streamed: bool = False, borrow: bool = False
+        self,
+        union: Union,
+        node: Node,
+        *,
+        former: bool = False,
+        streamed: bool | None = None,
+        borrow: bool = False,
     ) -> None:
         """Open every copy; if one cannot be opened none is, and its error is raised.
 
         `former`: go on listing the lowest copy, which was the only one when the listing began; what the others have is newer, or
-        has been listed under the same name. `streamed`: the listing goes on at an offset of the lowest copy's. `borrow`: read
-        through the node's descriptors if they are new, until `part`.
+        has been listed under the same name. `streamed`: whether the listing goes on at an offset of one whose lowest copy is.
+        `borrow`: read through the node's descriptors if they are new, until `part`.
         """
         self._layers: list[tuple[OpenBranch, int]] = []
         self._source: Stream | Snapshot | None = None
@@ -60,7 +66,10 @@ class Listing:
             self._open(dirs[-1:] if former else dirs)
         if len(self._layers) > 1:
             self._source = Snapshot(
-                union, node, self._layers, streamed=streamed or _may_stream(union, dirs[-1][0])
+                union,
+                node,
+                self._layers,
+                streamed=_may_stream(union, dirs[-1][0]) if streamed is None else streamed,
             )
         else:
             self._source = Stream(Copy(union, node, *self._layers[0]))
@@ -157,13 +166,14 @@ class Listing:
     def _find_former(self, source: Snapshot, offset: int) -> Stream | Snapshot:
         """Return what goes on at an offset that is perhaps none of a snapshot's."""
         source.has_moved()
-        if not is_ours(offset):
+        if not is_ours(offset) or not has_offset(self._layers[-1][1], offset):
+            streamed = is_streamed(offset)
+            if streamed == source.streams:
+                return source
             if not isinstance(self._former, Snapshot):
-                self._former = Snapshot(self._union, self._node, self._layers, streamed=True)
+                self._former = Snapshot(self._union, self._node, self._layers, streamed=streamed)
                 self._former.has_moved()
             return self._former
-        if not has_offset(self._layers[-1][1], offset):
-            return source
         if not isinstance(self._former, Stream):
             self._former = Stream(Copy(self._union, self._node, *self._layers[-1]))
         self._former.spool()

@@ -14,13 +14,13 @@ from itertools import chain
 
 from unionfs.branch import OpenBranch
 from unionfs.listed import Copy
-from unionfs.merge import END, FIRST, MOST, Merge, Ordered, is_ours
+from unionfs.merge import END, FIRST, MOST, TAIL, Merge, Ordered, is_ours, is_streamed
 from unionfs.nodes import Node
 from unionfs.stream import Stream
 from unionfs.union import Union
 
 _RECORD_MEMORY = 250  # bytes, about, that a name takes in a merge
-_NOTHING = Merge()
+_NOTHING = Merge(TAIL)
 
 
 class Snapshot:
@@ -93,9 +93,9 @@ class Snapshot:
 
     def covers(self, offset: int) -> bool:
         """Tell whether what follows an offset can be told from what is held."""
-        if self._stream is not None:
-            return self._begun
-        return self._ordered is not None and is_ours(offset) and self._ordered.covers(offset)
+        if is_streamed(offset) != self.streams:
+            return False
+        return self._begun if self.streams else self._ordered is not None and self._ordered.covers(offset)
 
     def spool(self) -> None:
         """Hold nothing in memory that can be read again from the lowest copy."""
@@ -104,7 +104,7 @@ class Snapshot:
 
     def has(self, offset: int) -> bool:
         """Tell whether an offset is certainly one of this listing, and what follows can be told."""
-        if self._stream is not None and (not is_ours(offset) or offset == FIRST):
+        if self._stream is not None and (not is_ours(offset) or offset == TAIL):
             return True
         return self._ordered is not None and self._ordered.has(offset)
 
@@ -120,7 +120,7 @@ class Snapshot:
         self.end = 0
         if not self._stream.end:
             return records
-        more = self._packed_ordered(FIRST, size - len(records), placed=placed)
+        more = self._packed_ordered(TAIL, size - len(records), placed=placed)
         if not more and self.end:
             self.end = self._stream.end
         return records + more
@@ -140,7 +140,7 @@ class Snapshot:
         if self._stream is None:
             return
         new = self.is_new
-        self._above = Merge(sieved=True)
+        self._above = Merge(TAIL, sieved=True)
         self._add_uppers(self._above)
         self._stream = Stream(self._copies[-1], self._uppers, self._above)
         if not new:
@@ -157,10 +157,11 @@ class Snapshot:
     def _order(self, offset: int, *, placed: bool) -> Ordered:
         """Return what follows an offset behind the stream."""
         stream, above = self._stream, self._above
-        after = offset if offset > FIRST else 0
+        base = TAIL if stream is not None else FIRST
+        after = offset if offset > base else 0
         if stream is not None and above.complete:
             return Ordered(above, self._met(stream), placed=placed)
-        merge = Merge(after, self._before(after))
+        merge = Merge(base, after, self._before(base, after))
         self._add_uppers(merge)
         return Ordered(merge, stream.scan(merge) if stream is not None else (), placed=placed)
 
@@ -171,12 +172,12 @@ class Snapshot:
             return stream.met
         return stream.scan(self._above)
 
-    def _before(self, after: int) -> int:
+    def _before(self, base: int, after: int) -> int:
         """Return where a merge that begins at an offset had better end, as the last one had so many names."""
         last = self._ordered
         if not after or last is None or not last.count:
             return END
-        span = last.before - max(last.after, FIRST)
+        span = last.before - max(last.after, base)
         return min(END, after + span * MOST // last.count * 9 // 10)
 
     def copies(self, offset: int) -> Iterator[int | None] | None:
@@ -188,7 +189,7 @@ class Snapshot:
             )
         lowest, upper = len(self._copies) - 1, self._stream.upper
         first = (None if position in upper else lowest for position in range(self._stream.count))
-        known = ordered.copies(FIRST) if ordered is not None and self._stream.end else None
+        known = ordered.copies(TAIL) if ordered is not None and self._stream.end else None
         return chain(first, known) if known is not None else first
 
     def close(self) -> None:

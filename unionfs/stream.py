@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from unionfs import whiteout
 from unionfs.identity import INO_MASK
 from unionfs.listed import Copy, reader
-from unionfs.merge import DOTS, END, FIRST, Merge
+from unionfs.merge import DOTS, END, FIRST, TAIL, Merge
 from unionfs.records import DT_DIR, PACK, RECORD
 from unionfs.syscalls import DIRENT64
 
@@ -81,7 +81,7 @@ class Stream:
                 position = 0
                 if not data:
                     # A copy that was removed on its branch has not even dots; those above it follow all the same.
-                    self.end = offset or (FIRST if self._above is not None else 0)
+                    self.end = offset or (TAIL if self._above is not None else 0)
                     break
                 find, clean = data.index, not overlay and b".wh." not in data
                 self.marked |= not clean
@@ -110,7 +110,7 @@ class Stream:
                 else:
                     ino |= prefix
                 if following >= limit:
-                    offset = self.end = FIRST
+                    offset = self.end = TAIL
                     parts.append(packers[size_of_name](ino, offset, size_of_name, kind, name))
                     position += length
                     break

@@ -469,3 +469,32 @@ def test_entries_copied_up_while_listed_show_once(union: Workshop, copies: int, 
         sorted([*(name for name, _ in begun if name not in (".", "..")), *(set(rest) - {".", ".."})]) == stay
     )
     assert len(rest) == len(set(rest))
+
+
+def test_listing_goes_on_when_its_lowest_copy_becomes_writable_or_no_more(
+    union: Workshop, copies: int
+) -> None:
+    """Offsets that were given before hold after a remount: what stays shows once, what only the upper copy has too."""
+    u = _mount(union, copies, SOME, changing=f"B{copies}")
+    for number in range(30):
+        (u / f"d/own{number}").touch()
+    stay = sorted(os.listdir(u / "d"))
+    fd = os.open(u / "d", os.O_RDONLY | os.O_DIRECTORY)
+    begun = [entry for _ in range(10) for entry in raw_entries(fd, 1000)]
+    os.close(fd)
+    assert u.change(f"mod:{{B{copies}}}=rw").returncode == 0
+    assert _goes_on(u, begun) == stay
+    fd = os.open(u / "d", os.O_RDONLY | os.O_DIRECTORY)
+    begun = [entry for _ in range(10) for entry in raw_entries(fd, 1000)]
+    os.close(fd)
+    assert u.change(f"mod:{{B{copies}}}=ro").returncode == 0
+    assert _goes_on(u, begun) == stay
+
+
+def _goes_on(u: Union, begun: list[tuple[str, int]]) -> list[str]:
+    fd = os.open(u / "d", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        names = [name for name, _ in begun] + _rest_of(fd, begun[-1][1])
+    finally:
+        os.close(fd)
+    return sorted(name for name in names if name not in (".", ".."))
