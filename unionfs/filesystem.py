@@ -448,7 +448,7 @@ class UnionFilesystem:
         if (
             name == "system.posix_acl_access"
             and caller is not None
-            and not self._inspect.is_in_group(node, caller)
+            and not self._inspect.is_in_group(node, caller, self.ids)
         ):
             self._change.strip_set_gid(node)
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other user and group ids in the union than on its branches: fuse-overlayfs' uidmapping= and gidmapping=.
+"""Other user and group ids in the union than on its branches: fuse-overlayfs' uidmapping= and gidmapping=, squash_to_uid=.
 
 Branches keep their ids; owners, ACLs and the callers of creating requests are translated on the way in and out. An id that has
 none on the other side is shown as the kernel's overflow id, as in fuse-overlayfs, or as the mount wants it, and cannot be given
 to a file (EOVERFLOW, as with idmapped mounts). What such a caller makes is the overflow id's on the branch: podman makes
-entries in a container's root as a user whom --userns=auto leaves out.
+entries in a container's root as a user whom --userns=auto leaves out. Where all is squashed, every file shows one owner, who
+need not be on any branch: a container of one id would else find each file somebody else's.
 """
 
 from __future__ import annotations
@@ -28,9 +29,14 @@ class IdMap(NamedTuple):
 
     ranges: tuple[IdRange, ...]
     unmapped: int
+    squash: int | None = None  # whose all files look, whatever the ranges say of new ones
 
     def shown(self, number: int) -> int:
-        """Return the union's id of one on a branch."""
+        """Return the union's id of an owner on a branch."""
+        return self.named(number) if self.squash is None else self.squash
+
+    def named(self, number: int) -> int:
+        """Return the union's id of one that an ACL on a branch names."""
         if not self.ranges:
             return number
         for on_branch, in_union, count in self.ranges:
@@ -68,9 +74,10 @@ class IdMaps(NamedTuple):
     @classmethod
     def of(cls, options: Options) -> IdMaps | None:
         """Return the maps that a mount was given, None if ids are the same everywhere."""
-        if not (options.uid_map or options.gid_map):
-            return None
-        return cls(IdMap(options.uid_map, options.unmapped), IdMap(options.gid_map, options.unmapped))
+        users = IdMap(options.uid_map, options.unmapped, options.squash_uid)
+        groups = IdMap(options.gid_map, options.unmapped, options.squash_gid)
+        changed = users.ranges or groups.ranges or (users.squash, groups.squash) != (None, None)
+        return cls(users, groups) if changed else None
 
     def status(self, status: os.stat_result) -> os.stat_result:
         """Return a stat with the union's ids."""
@@ -94,7 +101,7 @@ class IdMaps(NamedTuple):
         for tag, permissions, number in _ACL_ENTRY.iter_unpack(acl[_ACL_HEADER:]):
             ids = {_ACL_USER: self.users, _ACL_GROUP: self.groups}.get(tag)
             if ids is not None:
-                number = ids.shown(number) if shown else ids.kept(number)
+                number = ids.named(number) if shown else ids.kept(number)
             parts.append(_ACL_ENTRY.pack(tag, permissions, number))
         return b"".join(parts)
 
@@ -119,6 +126,14 @@ def parse_ranges(text: str) -> tuple[IdRange, ...]:
         if any(start < end for (start, _), end in zip(taken, ends, strict=False)) or ends[-1] > _MOST:
             raise ValueError(text)
     return () if all(first == second for first, second, _ in ranges) else ranges
+
+
+def parse_id(text: str) -> int:
+    """Read one id; ValueError for anything else, and for the number that is none (chown's -1)."""
+    number = _number(text)
+    if number >= _MOST - 1:
+        raise ValueError(text)
+    return number
 
 
 def _number(word: str) -> int:

@@ -13,6 +13,7 @@ from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.create import Caller
 from unionfs.handles import FileHandle, HandleTable
+from unionfs.idmaps import IdMaps
 from unionfs.nodes import Node
 from unionfs.union import Union
 
@@ -153,9 +154,10 @@ class Inspector:
         """EACCES unless every copy of the directory may be listed."""
         self._check(node, caller, 4)
 
-    def is_in_group(self, node: Node, caller: Caller) -> bool:
-        """Tell whether the caller is root or in the file's group, so that set-group-ID may stay."""
-        return caller.uid == 0 or self._union.status(node).st_gid in _groups(caller)
+    def is_in_group(self, node: Node, caller: Caller, ids: IdMaps | None) -> bool:
+        """Tell whether the caller is root or in the group that the file shows, so that set-group-ID may stay."""
+        group = self._union.status(node).st_gid
+        return caller.uid == 0 or (group if ids is None else ids.groups.shown(group)) in _groups(caller)
 
     def _check(self, node: Node, caller: Caller, wanted: int) -> None:
         if caller.uid == _UNTOLD:

@@ -46,6 +46,8 @@ class Options:
     # Ids that differ between the branches (first) and the union (second); empty: none do.
     uid_map: tuple[IdRange, ...] = ()
     gid_map: tuple[IdRange, ...] = ()
+    squash_uid: int | None = None  # the owner that every file shows
+    squash_gid: int | None = None
     unmapped: int = 65534  # what both maps show for other ids; containers of ordinary users have but one
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from unionfs.branch import Branch
 from unionfs.errors import UsageError
-from unionfs.idmaps import parse_ranges
+from unionfs.idmaps import parse_id, parse_ranges
 from unionfs.option_table import FLAG_WORDS, MOUNT_VALUES, MOUNT_WORDS, OPPOSITE, IdRange, Options
 from unionfs.options import split, split_words, unescape, unquote
 from unionfs.paths import absolute
@@ -43,9 +43,7 @@ _FIXED = {
     "xattr_permissions": ("0",),
     "plugins": ("",),
 }
-_REFUSED = frozenset(
-    ("squash_to_root", "squash_to_uid", "squash_to_gid", "noxattrs", "redirect_dir", "metacopy", "datadir+")
-)
+_REFUSED = frozenset(("squash_to_uid", "squash_to_gid", "noxattrs", "redirect_dir", "metacopy", "datadir+"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +71,9 @@ class _Reader:
         self.metacopy = True
         self.uid_map: tuple[IdRange, ...] = ()
         self.gid_map: tuple[IdRange, ...] = ()
+        self.squash_uid: int | None = None
+        self.squash_gid: int | None = None
+        self.squash_to_root = False
         self.stackable = False
         self.fsname = ""
         self.subtype: str | None = None
@@ -86,7 +87,7 @@ class _Reader:
             self.words.append(name)
         elif name in _REFUSED:
             raise UsageError(f"option {name} is not supported")
-        elif name in ("remount", "debug", "noacl", "volatile", "share_rw", "stackable"):
+        elif name in ("remount", "debug", "noacl", "volatile", "share_rw", "stackable", "squash_to_root"):
             self._read_switch(name)
         elif name not in _IGNORED and name not in MOUNT_WORDS and not name.lower().startswith("x-"):
             raise UsageError(f"unknown option {word!r}")
@@ -98,6 +99,7 @@ class _Reader:
         self.acl &= name != "noacl"
         self.fsync &= name != "volatile"
         self.stackable |= name == "stackable"
+        self.squash_to_root |= name == "squash_to_root"
 
     def _read_value(self, name: str, value: str) -> None:
         if name == "lowerdir":
@@ -120,6 +122,10 @@ class _Reader:
             self.uid_map = _ranges(name, value)
         elif name == "gidmapping":
             self.gid_map = _ranges(name, value)
+        elif name == "squash_to_uid":
+            self.squash_uid = _id(name, value)
+        elif name == "squash_to_gid":
+            self.squash_gid = _id(name, value)
         elif name in _FIXED:
             if value not in _FIXED[name]:
                 raise UsageError(f"option {name}={value} is not supported")
@@ -127,6 +133,10 @@ class _Reader:
             raise UsageError(f"option {name}={value} is not supported")
         elif name not in _IGNORED_VALUES and name not in MOUNT_VALUES and not name.lower().startswith("x-"):
             raise UsageError(f"unknown option {name + '=' + value!r}")
+
+    def squashed(self, asked: int | None) -> int | None:
+        """Return whose all files look, None if everybody's own; a number goes before root."""
+        return 0 if asked is None and self.squash_to_root else asked
 
     def branches(self) -> tuple[Branch, ...]:
         if self.remount:
@@ -144,6 +154,13 @@ def _ranges(name: str, value: str) -> tuple[IdRange, ...]:
         return parse_ranges(value)
     except ValueError:
         raise UsageError(f"option {name}: {value!r} is not a list of ID:ID:COUNT without overlaps") from None
+
+
+def _id(name: str, value: str) -> int:
+    try:
+        return parse_id(value)
+    except ValueError:
+        raise UsageError(f"option {name}: {value!r} is not an id") from None
 
 
 def parse(text: str, environment: Mapping[str, str] = os.environ) -> OverlayRequest:
@@ -173,6 +190,8 @@ def parse(text: str, environment: Mapping[str, str] = os.environ) -> OverlayRequ
         metacopy=reader.metacopy,
         uid_map=reader.uid_map,
         gid_map=reader.gid_map,
+        squash_uid=reader.squashed(reader.squash_uid),
+        squash_gid=reader.squashed(reader.squash_gid),
         share_rw=reader.share_rw,
         stackable=reader.stackable,
         read_only="ro" in flags,

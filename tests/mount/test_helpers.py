@@ -72,7 +72,7 @@ def test_overlay_without_upperdir_is_read_only(place: Place) -> None:
         ("lowerdir={ro},nonsense=1", "nonsense"),
         ("upperdir={rw}", "lowerdir"),
         ("lowerdir={ro},uidmapping=0:100000", "uidmapping"),
-        ("lowerdir={ro},squash_to_root", "squash_to_root"),
+        ("lowerdir={ro},squash_to_uid=root", "squash_to_uid"),
         ("lowerdir={root}/missing", "missing"),
     ],
 )

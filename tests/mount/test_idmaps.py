@@ -152,3 +152,48 @@ def test_one_map_alone_leaves_the_other_ids(mapped: Mapped) -> None:
     """Without gidmapping groups are the same on both sides."""
     mapped.mount(f"uidmapping={SHIFT}")
     assert mapped.owner("user") == (101000, 1000)
+
+
+def test_squashed_owners_show_as_one(mapped: Mapped) -> None:
+    """Every file looks the one id's, in stat, listings and open files; what is made or given keeps its own on the branch."""
+    mapped.mount("squash_to_uid=100042,squash_to_gid=100043")
+    for name in ("root", "user", "far", "mixed", "d"):
+        assert mapped.owner(name) == (100042, 100043)
+    assert {entry.stat().st_uid for entry in os.scandir(mapped.mnt)} == {100042}
+    with (mapped.mnt / "user").open() as file:
+        assert os.fstat(file.fileno()).st_gid == 100043
+    done = as_user(100042, "touch", mapped.mnt / "d/made", mapped.mnt / "root")
+    assert done.returncode == 0, done.stderr
+    assert (mapped.owner("d/made"), mapped.kept("d/made")) == ((100042, 100043), (100042, 100042))
+    (mapped.mnt / "user").write_text("changed")
+    assert mapped.kept("user") == (1000, 1000)
+    os.chown(mapped.mnt / "user", 5, 6)
+    assert (mapped.owner("user"), mapped.kept("user")) == ((100042, 100043), (5, 6))
+
+
+def test_squashed_to_root_leaves_acls(mapped: Mapped) -> None:
+    """squash_to_root shows owners as root; whom an ACL names stays."""
+    mapped.mount("squash_to_root")
+    assert mapped.owner("user") == (0, 0)
+    none = 0xFFFFFFFF
+    entries = ((1, 6, none), (2, 4, 7), (4, 4, none), (16, 4, none), (32, 0, none))
+    acl = struct.pack("=I", 2) + b"".join(struct.pack("=HHI", *entry) for entry in entries)
+    os.setxattr(mapped.mnt / "user", "system.posix_acl_access", acl)
+    assert os.getxattr(mapped.mnt / "user", "system.posix_acl_access") == acl
+    assert os.getxattr(mapped.top / "user", "system.posix_acl_access") == acl
+
+
+@pytest.mark.parametrize("words", ["squash_to_gid=100043", f"gidmapping={SHIFT}"])
+def test_set_group_id_stays_for_the_group_that_shows(mapped: Mapped, words: str) -> None:
+    """An ACL set by a member of the group that the file shows leaves set-group-ID, by anybody else takes it."""
+    mapped.mount(words)
+    for group, left in ((mapped.owner("root")[1], 0o2000), (55, 0)):
+        file = mapped.mnt / f"of-{group}"
+        file.write_text("x")
+        os.chown(file, 100042, -1)
+        if words.startswith("gid"):
+            os.chown(file, -1, mapped.owner("root")[1])
+        file.chmod(0o2770)
+        argv = ["setpriv", "--reuid=100042", f"--regid={group}", "--clear-groups", "--"]
+        subprocess.run([*argv, "setfacl", "-m", "u:7:r", file], check=True)
+        assert file.stat().st_mode & 0o2000 == left

@@ -197,6 +197,77 @@ def test_absolute_leaves_parents_to_the_kernel(tmp_path: Path) -> None:
     assert absolute("a") == os.path.join(os.getcwd(), "a")
 
 
+SENT = "lowerdir=/l/A:/l/B,upperdir=/u,workdir=/w"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lowerdir=/empty,upperdir=/u,workdir=/w",
+        "lowerdir=/diff:/l/A:/l/B",
+        "lowerdir=l/A:l/B,upperdir=ID/diff,workdir=ID/work",
+        "lowerdir=/home/l/A/../diff1:/l/B,upperdir=/u,workdir=/w",
+        *(
+            f"{SENT},{words}"
+            for words in (
+                "volatile",
+                "metacopy=on",
+                "userxattr",
+                "fsync=0",
+                "ro",
+                "rw,ro",
+                "defaults,nodev,nosuid,noexec,noatime,nodiratime,relatime,norelatime,strictatime,nostrictatime",
+                "sync,async,dirsync,mand,nomand,suid,dev,exec,atime,diratime",
+                "private,rprivate,shared,rshared,slave,rslave,unbindable,runbindable",
+                'context="system_u:object_r:container_file_t:s0:c12,c345"',
+                "uidmapping=0:100000:65536,gidmapping=0:100000:65536",
+                "uidmapping=:0:1:1000:1000:0:1,squash_to_gid=100000",
+                "squash_to_uid=100000,squash_to_gid=100000",
+                "noacl,userxattr,index=off,xino=off,nfs_export=off,redirect_dir=off,redirect_dir=nofollow,uuid=null",
+            )
+        ),
+        r'lowerdir=/v\:c,upperdir=/u,workdir=/w,private,context="u:r:t:s0:c1,c2"',
+        "lowerdir=/volume:/content/lower,private",
+    ],
+)
+def test_parse_overlay_takes_what_container_engines_send(text: str) -> None:
+    """Every word that containers-storage's overlay driver, a storage.conf's mountopt and buildah's volumes can send."""
+    assert overlay_options.parse(text).branches
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("xattr_permissions=2", "xattr_permissions=2"),
+        ("metacopy=on,redirect_dir=on", "redirect_dir=on"),
+        ("bind", "bind"),
+        ("squash_to_uid=", "squash_to_uid"),
+        ("squash_to_uid=-1", "squash_to_uid"),
+        ("squash_to_gid=4294967295", "squash_to_gid"),
+        ("squash_to_gid=root", "squash_to_gid"),
+        ("squash_to_uid", "squash_to_uid"),
+    ],
+)
+def test_parse_overlay_names_what_it_refuses_of_container_engines(words: str, why: str) -> None:
+    """force_mask keeps owners and modes in extended attributes, composefs wants redirects written: no word is dropped."""
+    with pytest.raises(UserError, match=why):
+        overlay_options.parse(f"{SENT},{words}")
+
+
+def test_parse_overlay_refuses_layers_of_data_only() -> None:
+    """composefs' `::` would show the data directories' names."""
+    with pytest.raises(UserError, match="data-only"):
+        overlay_options.parse("lowerdir=/l::/data,upperdir=/u,workdir=/w")
+
+
+def test_parse_overlay_reads_squashing() -> None:
+    """A number goes before squash_to_root, also for one kind alone; without any nothing is squashed."""
+    options = overlay_options.parse(f"{SENT},squash_to_uid=7,squash_to_root").options
+    assert (options.squash_uid, options.squash_gid) == (7, 0)
+    options = overlay_options.parse(f"{SENT},squash_to_gid=9").options
+    assert (options.squash_uid, options.squash_gid) == (None, 9)
+
+
 @pytest.mark.parametrize(
     "value",
     [
