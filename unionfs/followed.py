@@ -30,7 +30,17 @@ _FINAL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.ENOMEM, errn
 class Followed:
     """An open file of a private overlay; it is closed when all who hold it have released it, and begins with one."""
 
-    __slots__ = ("_users", "fd", "has_copy", "identity", "overlay", "path", "published", "usable")
+    __slots__ = (
+        "_remembered",
+        "_users",
+        "fd",
+        "has_copy",
+        "identity",
+        "overlay",
+        "path",
+        "published",
+        "usable",
+    )
 
     def __init__(self, overlay: PrivateOverlay, path: bytes, identity: Identity, fd: int) -> None:
         self.overlay = overlay
@@ -41,6 +51,7 @@ class Followed:
         self.published = False  # the copy is the one that the union shows: what is opened may be written to
         self.usable = True  # overlayfs did not refuse to copy it
         self._users = 1
+        self._remembered = False  # the copy has no name any more, but overlayfs knows it
         room.held += 1
 
     def can_be_copied_to(self, target: OpenBranch) -> bool:
@@ -62,12 +73,16 @@ class Followed:
         room.held -= 1
         if self.has_copy:
             self.hide_copy()
+        if self.has_copy:
+            self.overlay.unhidden.append(self.path)
+        if self._remembered:
+            self.overlay.forget_unused()
 
     def hide_copy(self) -> None:
-        """Take the copy's own name away; that is no reason to fail, as the directory goes at the end of the mount."""
-        self.has_copy = False
+        """Take the copy's own name away; failing is put off to when the file is released, and then to `forget_unused`."""
         try:
-            self.overlay.hide_copy(self.path)
+            self._remembered = not self.overlay.hide_copy(self.path)
+            self.has_copy = False
         except OSError as error:
             log.warning("cannot hide the temporary copy of %s: %s", os.fsdecode(self.path), error.strerror)
 

@@ -48,6 +48,7 @@ class PrivateOverlay:
         self.directory = -1
         self.mount = -1
         self.usable = True  # open, and the kernel registers files of it
+        self.unhidden: list[bytes] = []  # names of copies that nobody holds and that could not be hidden yet
         self.copied: set[int] = (
             set()
         )  # files that are copies here by now: no new reader is to begin with those
@@ -101,25 +102,45 @@ class PrivateOverlay:
         return os.open(path, _READING, dir_fd=self.mount)
 
     def forget_unused(self) -> None:
-        """Forget names that nobody uses: behind them may be files that the branch has not any more."""
+        """Hide what could not be hidden, and forget names that nobody uses: behind them may be files that the branch has lost."""
+        for path in self.unhidden[:]:
+            with contextlib.suppress(OSError):
+                self.hide_copy(path)
+                self.unhidden.remove(path)
         try:
             syscalls.drop_unused_names(self.mount)
         except OSError as error:  # then what they lead to is found out when they are used
             log.info("a private overlay keeps the names that it knows: %s", error.strerror)
 
-    def hide_copy(self, path: bytes) -> None:
-        """Take a copy's name away, and let overlayfs forget it too, which else would hold the file when all others gave it up."""
+    def hide_copy(self, path: bytes) -> bool:
+        """Take a copy's name away, and tell whether overlayfs forgot it too; else it holds the file until `forget_unused`.
+
+        OSError if the name is there still: then nothing else can be found by it, and the call can be repeated.
+        """
         if self.directory < 0:
-            return  # closed: the name went with the directory
+            return True  # closed: the name went with the directory
         head, name = os.path.split(path)
         directory = syscalls.openat2(head or b".", _DIRECTORY, dir_fd=self.directory)
         try:
-            try:
-                self._unlink(path, head)  # leaves a whiteout in the name's place
-            finally:
-                os.unlink(name, dir_fd=directory)
+            forgotten = self._forgets(path, head)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(
+                    name, dir_fd=directory
+                )  # the whiteout, or else the copy: it counts as a link of the file
+            return forgotten
         finally:
             os.close(directory)
+
+    def _forgets(self, path: bytes, head: bytes) -> bool:
+        """Let overlayfs give a name up, which leaves a whiteout in its place."""
+        try:
+            self._unlink(path, head)
+        except FileNotFoundError:
+            pass  # done by a call that then could not remove the whiteout
+        except OSError as error:
+            log.info("a private overlay does not give up %s: %s", os.fsdecode(path), error.strerror)
+            return False
+        return True
 
     def _unlink(self, path: bytes, head: bytes) -> None:
         """Remove a name in the mount, also in an immutable or append-only directory, which is not one there from then on."""
