@@ -5,8 +5,9 @@ import mmap
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -62,16 +63,20 @@ def _contend(path: Path, flags: int) -> None:
 
 
 def _check(u: Union, flags: int, *, held: bool) -> None:
+    expected = b"M" * SIZE + b"".join(RECORDS)
     for name in LOWER:
-        reader = os.open(u / name, os.O_RDONLY) if held else -1
-        if held:
-            os.read(reader, SIZE)
-        _contend(u / name, flags)
-        expected = b"M" * SIZE + b"".join(RECORDS)
-        assert (u / name).read_bytes() == expected
-        assert (u.branch(0) / name).read_bytes() == expected
-        if held:
-            os.close(reader)
+        with _reader(u / name) if held else nullcontext():
+            _contend(u / name, flags)
+            assert (u / name).read_bytes() == expected
+            assert (u.branch(0) / name).read_bytes() == expected
+
+
+@contextmanager
+def _reader(path: Path) -> Iterator[None]:
+    """Keep a file open that was read."""
+    with path.open("rb") as file:
+        file.read()
+        yield
 
 
 @pytest.mark.parametrize("union", ["direct"], indirect=True)

@@ -12,6 +12,7 @@ from unionfs.handles import FileHandle, Handles
 from unionfs.nodes import Node
 
 BEFORE = b"abcdefgh"
+WRITER, READER = 7, 8  # threads
 
 
 class Page:
@@ -26,7 +27,7 @@ class Page:
         os.pwrite(self.handle.fd, BEFORE, 0)
 
     def write(self, offset: int, data: bytes) -> None:
-        self.unseen.note(self.handle, offset, len(data))
+        self.unseen.note(self.handle, offset, len(data), WRITER)
         os.pwrite(self.handle.fd, data, offset)
 
     def written_back(self, data: bytes, offset: int = 0) -> bytes:
@@ -58,15 +59,36 @@ def test_page_filled_before_an_append_leaves_the_record(page: Page) -> None:
 def test_page_filled_after_a_write_is_believed(page: Page) -> None:
     """It may bring back on purpose what was there before."""
     page.write(2, b"XYZ")
-    page.unseen.read(page.node, 0, 4096)
+    page.unseen.read(page.node, 0, 4096, READER)
     assert page.written_back(BEFORE) == BEFORE
     assert not page.unseen
+
+
+def test_page_filled_after_an_append_that_the_kernel_has_not_taken_leaves_the_record(page: Page) -> None:
+    """The kernel zeros it behind the former end, and may learn of the new one before it drops the page."""
+    page.write(8, b"record")
+    page.unseen.read(page.node, 0, 4096, READER)
+    assert page.written_back(b"M" + BEFORE[1:] + bytes(6)) == b"Mbcdefghrecord"
+
+
+@pytest.mark.parametrize("taken", ["by its thread", "by the next write", "by a page", "by a change"])
+def test_page_filled_after_an_append_that_the_kernel_has_taken_is_believed(page: Page, taken: str) -> None:
+    """Then whoever mapped the record may put zeros there."""
+    page.write(8, b"record")
+    if taken == "by the next write":
+        page.write(0, b"a")
+    elif taken == "by a page":
+        page.written_back(BEFORE + b"record")
+    elif taken == "by a change":
+        page.unseen.changed(page.node, 1, 1)
+    page.unseen.read(page.node, 0, 4096, WRITER if taken == "by its thread" else READER)
+    assert page.written_back(BEFORE + bytes(6)) == BEFORE + bytes(6)
 
 
 def test_page_filled_in_part_is_believed_there(page: Page) -> None:
     """Only the part that was read is known to the kernel."""
     page.write(2, b"XYZ")
-    page.unseen.read(page.node, 3, 1)
+    page.unseen.read(page.node, 3, 1, READER)
     assert page.written_back(BEFORE) == b"abXdZfgh"
 
 
@@ -93,5 +115,5 @@ def test_writes_of_a_file_that_nobody_can_map_are_not_remembered(page: Page) -> 
     page.node.handles.clear()
     page.unseen.released(page.node)
     assert not page.unseen
-    page.unseen.note(page.handle, 0, 4)
+    page.unseen.note(page.handle, 0, 4, WRITER)
     assert not page.unseen

@@ -55,7 +55,7 @@ class DataRequests:
         fh, offset, size, read_flags, _, _, _ = abi.READ_IN.unpack_from(body)
         handle = self._filesystem.file(fh)
         if self._unseen and not read_flags & abi.READ_LOCKOWNER:
-            self._unseen.read(handle.node, offset, size)
+            self._unseen.read(handle.node, offset, size, header.pid)
         fd = handle.fd
         if handle.size <= LIMIT:
             self._small.lost(header.nodeid)
@@ -91,7 +91,7 @@ class DataRequests:
         if write_flags & abi.WRITE_KILL_SUIDGID:
             self._strip(handle)
         if self._unseen or write_flags & abi.WRITE_LOCKOWNER:
-            data = self._with_unseen(handle, offset, data, write_flags)
+            data = self._with_unseen(handle, offset, data, write_flags, header.pid)
         # RWF_SYNC and RWF_DSYNC show in the request alone; what the descriptor was opened with is done by the branch.
         sync = flags & ~handle.flags & _SYNC if not write_flags & abi.WRITE_CACHE else 0
         if self._may_wait(handle, sync):
@@ -109,14 +109,16 @@ class DataRequests:
             return False
         return bool((handle.flags | sync) & _SYNC) or time.monotonic() < self._slow_until
 
-    def _with_unseen(self, handle: FileHandle, offset: int, data: memoryview, write_flags: int) -> memoryview:
+    def _with_unseen(
+        self, handle: FileHandle, offset: int, data: memoryview, write_flags: int, pid: int
+    ) -> memoryview:
         """Return what is to be written, and note what the kernel's pages of the file know of it."""
         if write_flags & abi.WRITE_CACHE:
             return self._unseen.merge(handle, offset, data)
         if write_flags & abi.WRITE_LOCKOWNER:
-            self._unseen.note(handle, offset, len(data))
+            self._unseen.note(handle, offset, len(data), pid)
         else:
-            self._unseen.read(handle.node, offset, len(data))
+            self._unseen.changed(handle.node, offset, len(data))
         return data
 
     def _strip(self, handle: FileHandle) -> None:

@@ -160,7 +160,7 @@ class FileRequests:
         """Allocate, punch or zero a range."""
         fh, offset, length, mode = abi.FALLOCATE_IN.unpack_from(body)
         handle = self._filesystem.writable_file(fh)
-        self._unseen.read(handle.node, offset, length)  # the kernel changes its pages itself
+        self._unseen.changed(handle.node, offset, length)  # the kernel changes its pages itself
         return errand(lambda: syscalls.fallocate(handle.fd, mode, offset, length), handle)
 
     def lseek(self, header: Header, body: memoryview) -> Reply:
@@ -182,7 +182,7 @@ class FileRequests:
         writer = self._filesystem.writable_file(target)
         reader = self._filesystem.file(source)
         length = min(length, 1 << 30)
-        self._unseen.read(writer.node, target_offset, length)  # the kernel drops its pages
+        self._unseen.changed(writer.node, target_offset, length)  # the kernel drops its pages
 
         def work() -> bytes:
             count = os.copy_file_range(reader.fd, writer.fd, length, offset, target_offset)
