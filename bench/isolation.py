@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from bench import cgroups, syscalls
+from bench import cgroups, interrupt, syscalls
 from unionfs import syscalls as mounts
 from unionfs.errors import UserError
 from unionfs.program import run_command
@@ -160,7 +160,7 @@ def _enter(main: Callable[[Path], int], room: Path, outer: int) -> int:
 
 def _be_first(main: Callable[[Path], int], room: Path) -> int:
     syscalls.set_parent_death_signal(signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupt.expect()
     mounts.mount("proc", "/proc", "proc", 0, "")
     status = run_command("unionbench", lambda: main(room))
     sys.stdout.flush()

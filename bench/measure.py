@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from bench import programs, unprivileged
+from bench import interrupt, programs, unprivileged
 from bench.client import Client, Figures, MeasurementError, Place, Sample, call
 from bench.layers import Layers, build_layers
 from bench.plan import Layout, Plan, figures_of, mount_figure
@@ -171,6 +171,7 @@ class Run:
     ) -> None:
         started: list[tuple[Instance, Client]] = []
         for instance in order:
+            interrupt.check()
             if self._can_measure(number, workload, instance, places):
                 try:
                     self._prepare(workload, places[instance.label])
