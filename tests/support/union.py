@@ -181,7 +181,10 @@ class Union:
 
     def change(self, options: str) -> subprocess.CompletedProcess[str]:
         """Run `unionfs remount -o OPTIONS`; {B0} and so on stand for the branches."""
-        return unionfs("remount", "-o", options.format(**self.branches), self.mnt, check=False)
+        done = unionfs("remount", "-o", options.format(**self.branches), self.mnt, check=False)
+        if done.returncode and self.process is not None:  # pytest shows it where that is a surprise
+            print(f"server: {self.process.poll()}, log: {self.log.read_text(errors='replace')!r}")
+        return done
 
     def status(self) -> dict[str, Any]:
         """Return what `unionfs status --json` says."""
