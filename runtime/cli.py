@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from runtime.engine import cgroup, foreground, request
+from runtime.engine import cgroup, foreground, ids, request
 from runtime.engine import container as containers
 from runtime.engine.spec import ContainerSpec, Limits, Process
 from runtime.oci import console, seccomp
@@ -208,7 +208,7 @@ def _spec(
     layout: cgroup.Layout,
     seccomp_filter: Filter,
 ) -> ContainerSpec:
-    uid_map, gid_map = request.id_maps(wanted=options.userns)
+    uid_map, gid_map = ids.for_container(wanted=options.userns or not _is_root(options.user))
     window = console.window_of(1) if options.terminal and os.isatty(1) else None
     environment = _environment(options.env)
     if options.terminal and "TERM" in os.environ:
@@ -234,6 +234,11 @@ def _spec(
         plain_rootfs=options.plain_rootfs,
         filter=seccomp_filter,
     )
+
+
+def _is_root(user: str) -> bool:
+    """Tell whether --user is certainly root; other names the container's /etc/passwd knows."""
+    return all(word in ("", "0", "root") for word in user.split(":"))
 
 
 def _environment(words: Sequence[str]) -> tuple[tuple[str, str], ...]:

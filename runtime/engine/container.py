@@ -13,7 +13,7 @@ import shutil
 import time
 from dataclasses import dataclass
 
-from runtime.engine import cgroup
+from runtime.engine import cgroup, ids
 from runtime.oci import files
 from unionfs.errors import UserError
 
@@ -51,6 +51,13 @@ class Container:
         deadline = time.monotonic() + _PATIENCE
         self.group.kill(deadline)
         self.group.remove(deadline)
+        try:
+            self._remove()
+        except PermissionError:  # its users' files, whom only their user namespace can name
+            if not ids.in_servers(self._remove):
+                raise
+
+    def _remove(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=False, onerror=_unless_gone)
 
 

@@ -294,7 +294,8 @@ def _prepare_program(spec: ContainerSpec) -> tuple[privileges.User, dict[str, st
         raise _Failure(SETUP_FAILED, f"{error.args[0]}; give --user UID:GID") from None
     if not (_has_id(spec.uid_map, user.uid) and _has_id(spec.gid_map, user.gid)):
         hint = (
-            "an ordinary user's has root alone"
+            "an ordinary user's has root alone, unless newuidmap is installed (package uidmap) and /etc/subuid and /etc/subgid "
+            "grant 65536 ids: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 NAME"
             if len(spec.uid_map) == 1 == spec.uid_map[0].size
             else "it ends before that"
         )

@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what the user asked for to what is to be done: branches, hidden directories, id maps. Nothing is executed here."""
+"""From what the user asked for to what is to be done: branches, hidden directories, options. Nothing is executed here."""
 
 import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from runtime.engine import ids
 from runtime.engine.container import Container
-from runtime.engine.spec import ContainerSpec, IdMap
+from runtime.engine.spec import ContainerSpec
 from unionfs import branch_lock
 from unionfs.branch import Branch
 from unionfs.errors import UserError
 from unionfs.option_table import Options
-
-# Ids of a container's user namespace when the machine grants root no range: far from every real user, below 2**31.
-_SPARE_IDS = IdMap(0, 0x7FFF0000 - 65536, 65536)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +56,20 @@ def prepare(
     branches = [Branch(path, "ro", _attributes(path)) for path in lower]
     hidden = {inside for path in lower for secret in (top, root) if (inside := _seen_in(path, secret))}
     spec = replace(spec, hidden=tuple(sorted(hidden)))
-    return Request(spec, (permission, *branches), _options(), hold, private=rw is None)
+    return Request(spec, (permission, *branches), _options(spec), hold, private=rw is None)
 
 
-def _options() -> Options:
+def _options(spec: ContainerSpec) -> Options:
     """Return the union's options.
 
-    An ordinary user's container has one id. All files are shown as its, its root may then do with them what the server may,
-    which has the user's rights; a file of an id that has no number inside could not be changed, nor anything made in a directory.
+    An ordinary user's container has one id, or his subordinate ones too. Files of all others are shown as root's, which may then
+    do with them what the server may, and that has the user's rights; a file of an id that has no number inside could not be
+    changed, nor anything made in a directory.
     """
     if os.geteuid() == 0:
         return Options()
-    user, group = ((os.geteuid(), 0, 1),), ((os.getegid(), 0, 1),)
-    return Options(uid_map=user, gid_map=group, unmapped=0, warn_perm=False)
+    users, groups = ids.shown(spec.uid_map, os.geteuid()), ids.shown(spec.gid_map, os.getegid())
+    return Options(uid_map=users, gid_map=groups, unmapped=0, warn_perm=False)
 
 
 def _attributes(layer: str) -> frozenset[str]:
@@ -140,25 +139,3 @@ def _seen_in(layer: str, directory: str) -> str:
     """Return the path under which a container on `layer` would see `directory`, empty if it would not."""
     prefix = layer.rstrip("/") + "/"
     return "/" + directory[len(prefix) :] if directory.startswith(prefix) else ""
-
-
-def id_maps(*, wanted: bool) -> tuple[tuple[IdMap, ...], tuple[IdMap, ...]]:
-    """Return uid and gid map of a new container; empty ones for none. Who is not root gets a namespace, with one id."""
-    if os.geteuid() != 0:
-        return (IdMap(0, os.geteuid(), 1),), (IdMap(0, os.getegid(), 1),)
-    if not wanted:
-        return (), ()
-    return (_subordinate("/etc/subuid"),), (_subordinate("/etc/subgid"),)
-
-
-def _subordinate(path: str) -> IdMap:
-    """Return root's first range of at least 65536 ids."""
-    try:
-        with open(path, encoding="ascii", errors="replace") as stream:
-            for line in stream:
-                name, first, size = [*line.strip().split(":"), "", ""][:3]
-                if name in ("root", "0") and first.isdigit() and size.isdigit() and int(size) >= 65536:
-                    return IdMap(0, int(first), 65536)
-    except OSError:
-        pass
-    return _SPARE_IDS

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
-from runtime.engine import init, namespaces
+from runtime.engine import ids, init
 from runtime.engine.container import Container
 from runtime.engine.request import Request
 from runtime.oci import channel as messages
@@ -82,6 +82,9 @@ class _Supervisor:
                 return FAILED
             self._pidfd = os.pidfd_open(pid)
             return self._attend(pid)
+        except BaseException:
+            self._channel.close()  # stage 1 may wait for an answer
+            raise
         finally:
             for child in (stage_one, None):
                 _reap(child)
@@ -125,7 +128,7 @@ class _Supervisor:
         while True:
             word, text, descriptors = messages.receive_from(stage_one, self._channel)
             if word == "map":
-                namespaces.write_id_maps(stage_one, spec.uid_map, spec.gid_map)
+                ids.write(stage_one, (spec.uid_map, spec.gid_map))
                 messages.send(self._channel, "ok")
             elif word == "join":
                 if group.exists():
@@ -186,6 +189,8 @@ class _Supervisor:
         """Open the branches and return the function that serves until the mount has gone."""
         if self._device is None:
             return watch.ended.wait
+        spec = self._request.spec
+        ids.enter_servers((spec.uid_map, spec.gid_map))  # before the union's modules look whose they are
         # Only here: the processes of the container were forked before and need not carry these modules.
         from unionfs import server
         from unionfs.filesystem import UnionFilesystem
