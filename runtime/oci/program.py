@@ -11,7 +11,7 @@ import sys
 
 from runtime.oci import image, log, options
 from runtime.oci.failure import FAILED, Failure, describe
-from runtime.oci.settings import GLOBAL, Settings
+from runtime.oci.settings import GLOBAL, from_options
 from runtime.oci.signals import signal
 
 TYPE_CHECKING = False
@@ -109,7 +109,7 @@ def _run(arguments: list[str]) -> int:
     parsed = options.parse(rest[1:], module.COMMAND)
     if parsed.flag("help"):
         return _show_help([name], asked=True)
-    return int(module.run(Settings(given), parsed))
+    return int(module.run(from_options(given), parsed))
 
 
 def _show_version() -> int:

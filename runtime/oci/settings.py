@@ -41,23 +41,26 @@ _MANAGERS = ("cgroupfs", "systemd", "disabled")
 
 
 class Settings:
-    """The values of the global options."""
+    """What holds for all containers of a caller: `root`, an absolute path, is where their states are kept."""
 
-    __slots__ = ("debug", "manager", "root", "rootless")
+    __slots__ = ("manager", "root", "rootless")
 
-    def __init__(self, options: Options) -> None:
-        self.debug = options.flag("debug") or options.text("log-level") == "debug"
-        self.rootless = _is_rootless(options.text("rootless", "auto"))
-        self.root = files.absolute(options.text("root") or _default_root(rootless=self.rootless))
-        self.manager = (
-            "systemd" if options.flag("systemd-cgroup") else options.text("cgroup-manager", "cgroupfs")
-        )
-        if self.manager not in _MANAGERS:
-            raise Failure(
-                f"--cgroup-manager: unknown manager {self.manager!r}", f"give {', '.join(_MANAGERS)}"
-            )
-        if self.manager == "systemd" and not os.path.isdir("/run/systemd/system"):
-            raise Failure("--systemd-cgroup: systemd does not run here", "give --cgroup-manager cgroupfs")
+    def __init__(self, root: str, *, rootless: bool, manager: str = "cgroupfs") -> None:
+        self.root = root
+        self.rootless = rootless
+        self.manager = manager
+
+
+def from_options(options: Options) -> Settings:
+    """Return the values of the global options; Failure for one that cannot be."""
+    rootless = is_rootless(options.text("rootless", "auto"))
+    root = files.absolute(options.text("root") or _default_root(rootless=rootless))
+    manager = "systemd" if options.flag("systemd-cgroup") else options.text("cgroup-manager", "cgroupfs")
+    if manager not in _MANAGERS:
+        raise Failure(f"--cgroup-manager: unknown manager {manager!r}", f"give {', '.join(_MANAGERS)}")
+    if manager == "systemd" and not os.path.isdir("/run/systemd/system"):
+        raise Failure("--systemd-cgroup: systemd does not run here", "give --cgroup-manager cgroupfs")
+    return Settings(root, rootless=rootless, manager=manager)
 
 
 def _default_root(*, rootless: bool) -> str:
@@ -67,7 +70,8 @@ def _default_root(*, rootless: bool) -> str:
     return f"/tmp/unionrt-{os.geteuid()}" if rootless and os.geteuid() != 0 else "/run/unionrt"
 
 
-def _is_rootless(text: str) -> bool:
+def is_rootless(text: str = "auto") -> bool:
+    """Tell whether to let pass what an ordinary user may not do: as `text` says, or if we are one."""
     if text in ("true", "false"):
         return text == "true"
     if text != "auto":

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from runtime.oci import config, options, shape, steps
+from runtime.oci import config, shape, steps
 from runtime.oci.commands import exec_, spec, update
 from runtime.oci.failure import Failure
 from runtime.oci.job import Request
-from runtime.oci.settings import GLOBAL, Settings
+from runtime.oci.settings import Settings, is_rootless
 from tests.support.oci import Bundle
 
 Key = tuple[str | int, ...]
@@ -183,7 +183,7 @@ def judge(tmp_path: Path) -> Callable[[dict[str, Any]], str]:
 
     Anything but a Failure is an internal error and fails the test.
     """
-    settings = Settings(options.parse_global(["--root", str(tmp_path)], GLOBAL)[0])
+    settings = Settings(str(tmp_path), rootless=is_rootless())
     path = tmp_path / "config.json"
     (tmp_path / "rootfs").mkdir()
 
