@@ -24,17 +24,66 @@ from _socket import socket as Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-__all__ = ["Channel", "ask", "pair", "receive", "receive_before", "receive_from", "send", "wait"]
+__all__ = [
+    "Channel",
+    "accept",
+    "ask",
+    "connect",
+    "listen",
+    "pair",
+    "receive",
+    "receive_before",
+    "receive_from",
+    "send",
+    "wait",
+]
 
 _LONGEST = 65536
+_LONGEST_ADDRESS = 100  # bytes; the kernel takes 107
 _MOST_DESCRIPTORS = 4
 
 
 def pair() -> tuple[Channel, Channel]:
     """Return two connected sockets."""
     return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+
+
+def listen(path: str) -> Channel:
+    """Return a socket at `path`, which `connect` reaches; OSError carries the path."""
+    channel = Channel(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+    _at(path, channel.bind)
+    channel.listen()
+    return channel
+
+
+def accept(listener: Channel) -> Channel:
+    """Wait for one who connects, and return the socket to him."""
+    fd, _address = listener._accept()  # type: ignore[attr-defined]  # of the C module, which has no other
+    return Channel(fileno=fd)
+
+
+def connect(path: str) -> Channel:
+    """Return a socket connected to the one that listens at `path`; OSError carries the path."""
+    channel = Channel(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+    _at(path, channel.connect)
+    return channel
+
+
+def _at(path: str, act: Callable[[str], None]) -> None:
+    """Call `act` with the address of `path`: one that is too long is named by a descriptor of its directory."""
+    directory, name = os.path.split(path)
+    try:
+        if len(os.fsencode(path)) <= _LONGEST_ADDRESS:
+            return act(path)
+        parent = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return act(f"/proc/self/fd/{parent}/{name}")
+        finally:
+            os.close(parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
 
 
 def send(channel: Channel, word: str, text: str = "", descriptors: Sequence[int] = ()) -> bool:

@@ -151,11 +151,30 @@ def check(config: Config) -> None:
         raise Failure(f"config.json: ociVersion {version!r} is not supported", "use 1.x")
     if not config.get("root", {}).get("path"):
         raise Failure("config.json: root.path is missing")
+    _check_unions(config)
     _check_process(config)
     config.setdefault("mounts", [])
     linux = config.setdefault("linux", {})
     _check_namespaces(config, linux)
     _check_linux(linux)
+
+
+def _check_unions(config: Config) -> None:
+    """A union without a socket has nobody who serves it."""
+    root = config["root"]
+    if root.get("type", "") not in ("", "unionfs"):
+        raise Failure(
+            f"config.json: root.type {root['type']!r} is not known", "leave it out, or give unionfs"
+        )
+    places = [
+        ("root", root),
+        *((f"mounts[{at}]", entry) for at, entry in enumerate(config.get("mounts", ()))),
+    ]
+    for place, entry in places:
+        if entry.get("type") == "unionfs" and not entry.get("source"):
+            raise Failure(
+                f"config.json: {place}.source is missing", "it names the socket of the union's server"
+            )
 
 
 def _check_process(config: Config) -> None:

@@ -134,7 +134,9 @@ class _Creation:
         )
         if config.get("annotations", {}).get(_KEEP_GROUPS) in ("1", "true"):
             job.process.user.groups = None
-        job.root = rootfs.prepare(config, self._request.bundle, rootless=self._settings.rootless)
+        job.root = rootfs.prepare(
+            config, self._request.bundle, identity=self._request.id, rootless=self._settings.rootless
+        )
         if configuration.has_filter(config):
             image.bring("runtime.oci.seccomp")
             from runtime.oci import seccomp
@@ -343,6 +345,8 @@ class _Creation:
         from runtime.oci import destroy
 
         self._channel.close()  # ends a first process too whose pid we were not told
+        if hasattr(self._job, "root"):
+            self._job.root.close()  # the server of a union hears of its end
         for pid in {self._first, self._init} - {0}:
             destroy.end_child(pid, self._job.group.layout.v1)
         try:

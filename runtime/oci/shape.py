@@ -185,7 +185,8 @@ _LINUX: dict[str, Any] = {
 
 CONFIG: dict[str, Any] = {
     "ociVersion": str,
-    "root": {"path": str, "readonly": bool},
+    # type, source and options are ours: see docs/unionrt.md.
+    "root": {"path": str, "readonly": bool, "type": str, "source": str, "options": [str]},
     "mounts": [
         Whole(
             "destination",

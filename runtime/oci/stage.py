@@ -23,6 +23,7 @@ from runtime.oci import channel as messages
 from runtime.oci import importer, init, log, namespaces, state, syscalls
 from runtime.oci.failure import Failure, Step, describe
 from runtime.oci.process.prepared import set_oom_score
+from runtime.oci.rootfs import steps as rootfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def _be_child(job: Job, new: int) -> NoReturn:
         job.container.release()
         _die_with_parent()
         importer.freeze()
+        rootfs.stand_at_root(job.root)
         if new:
             with Step("make the namespaces", _hint()):
                 syscalls.unshare(new)
@@ -127,6 +129,8 @@ def _stage(job: Job) -> None:
         _become_root()
     with Step("make the namespaces"):
         syscalls.unshare(new)
+    if job.root.make_unions is not None:
+        job.root.make_unions()  # by a process of the host's pid namespace, as this is and init is not
     if wanted.makes("time") and job.config["linux"].get("timeOffsets"):
         messages.ask(job.channel, "offsets")
     with Step("start the container's first process", "raise linux.resources.pids.limit"):

@@ -44,6 +44,7 @@ def full() -> dict[str, Any]:
     kinds = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
     config["hooks"] = {kind: [copy.deepcopy(hook)] for kind in kinds}
     config |= {"hostname": "inner", "domainname": "outer", "annotations": {"org.x": "y"}}
+    config["root"] |= {"type": "unionfs", "source": "union.sock", "options": ["nodev"]}
     config["process"] |= {
         "terminal": False,
         "consoleSize": {"height": 24, "width": 80},
@@ -315,6 +316,7 @@ def test_extreme_values_leave_nothing(bundle: Bundle) -> None:
     config = full()
     del config["linux"]["netDevices"]
     del config["mounts"][0]
+    del config["root"]["type"]  # nobody serves it here
     config["linux"]["resources"] = {"pids": {"limit": 100}}
     config["linux"]["cgroupsPath"] = bundle.linux["cgroupsPath"]
     for key in ("uidMappings", "gidMappings"):

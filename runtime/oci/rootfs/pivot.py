@@ -9,6 +9,10 @@ from runtime.oci.rootfs import mountinfo, syscalls
 from runtime.oci.rootfs.mountflags import PROPAGATION
 from runtime.oci.rootfs.syscalls import ATTR_RDONLY, MNT_DETACH, MS_PRIVATE, MS_SLAVE, MS_UNBINDABLE
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -46,6 +50,13 @@ def mount_root(path: str, shared: bool) -> int:
         return tree
     finally:
         os.close(target)
+
+
+def mount_union(attach: Callable[[], int], shared: bool) -> int:
+    """Have the root attached to the current directory, and return its descriptor. `shared` as above."""
+    if shared:
+        _make_parent_private(os.getcwd())
+    return attach()
 
 
 def _make_parent_private(path: str) -> None:

@@ -23,7 +23,11 @@ def plan(config: Config, bundle: str) -> list[str]:
             with Step(mount.title()):
                 mount.check_source()
     checked_sysctl(prepared.sysctl, config)
-    lines = [f"bind {prepared.root} on itself"]
+    lines = [
+        f"bind {prepared.root} on itself"
+        if prepared.union is None
+        else f"mount a union on {prepared.root}, served at {prepared.union.source}"
+    ]
     lines += [
         _with_options(mount.title(), entry)
         for mount, entry in zip(prepared.mounts, config.get("mounts") or (), strict=True)

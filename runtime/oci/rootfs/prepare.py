@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from runtime.oci.rootfs.union import Union
+
     Config = dict[str, Any]
 
 _USER_HINT = "the container's root user needs the right: is the root owned by the ids of linux.uidMappings?"
@@ -31,8 +33,8 @@ class Prepared:
     """The checked root of a container and the descriptors that only the parent can open."""
 
     __slots__ = (
-        "devices", "has_namespace", "hint", "made_devices", "masked", "mounts", "nodes", "propagation", "read_only",
-        "read_only_paths", "root", "root_fd", "set_sysctls", "sysctl", "tree_propagation",
+        "devices", "fuse", "has_namespace", "hint", "made_devices", "make_unions", "masked", "mounts", "nodes", "propagation",
+        "read_only", "read_only_paths", "root", "root_fd", "set_sysctls", "sysctl", "tree_propagation", "union",
     )  # fmt: skip
 
     def __init__(self, config: Config, bundle: str) -> None:
@@ -40,6 +42,11 @@ class Prepared:
         root = config["root"]
         self.root: str = os.path.realpath(os.path.join(bundle, root["path"]))
         self.root_fd = -1
+        self.union = _root_union(root, bundle)
+        self.fuse = -1  # where stage finds a FUSE device
+        self.make_unions: Callable[[], None] | None = (
+            None  # what stage calls in the container's user namespace
+        )
         self.read_only = bool(root.get("readonly"))
         self.has_namespace = "mount" in namespaces(linux)
         self.hint = _USER_HINT if "user" in namespaces(linux) else ""
@@ -58,15 +65,25 @@ class Prepared:
         self.sysctl: dict[str, str] = linux.get("sysctl") or {}
         self.set_sysctls: Callable[[dict[str, str]], None] | None = None
 
+    def unions(self) -> list[Union]:
+        """Return the root and the mounts that are of type `unionfs`."""
+        mounts = [mount for mount in self.mounts if mount.kind == "unionfs"]
+        return [union for union in (self.union, *mounts) if union is not None]  # type: ignore[misc]  # by their kind
+
     def close(self) -> None:
         """Close what `prepare` opened (in the parent, after the fork)."""
         for mount in self.mounts:
             if isinstance(mount, Bind) and mount.tree >= 0:
                 os.close(mount.tree)
                 mount.tree = -1
+        for union in self.unions():
+            union.close()
         if self.nodes >= 0:
             os.close(self.nodes)
             self.nodes = -1
+        if self.fuse >= 0:
+            os.close(self.fuse)
+            self.fuse = -1
 
 
 def namespaces(linux: dict[str, Any]) -> dict[str, str]:
@@ -74,7 +91,7 @@ def namespaces(linux: dict[str, Any]) -> dict[str, str]:
     return {entry["type"]: entry.get("path") or "" for entry in linux.get("namespaces") or ()}
 
 
-def prepare(config: Config, bundle: str, *, rootless: bool) -> Prepared:
+def prepare(config: Config, bundle: str, *, identity: str, rootless: bool) -> Prepared:
     """Check the root and its mounts, and open what needs the parent's rights. Raises `Failure`."""
     prepared = Prepared(config, bundle)
     check(prepared)
@@ -91,6 +108,9 @@ def prepare(config: Config, bundle: str, *, rootless: bool) -> Prepared:
             for bind in binds:
                 if bind.tree >= 0:  # else it would tell the host of mounts in it
                     syscalls.mount_setattr(bind.tree, propagation=syscalls.MS_SLAVE, recursive=True)
+        if prepared.unions():
+            own_users = "user" in namespaces(linux)
+            _make_unions(prepared, {"id": identity, "bundle": bundle}, own_users=own_users, rootless=rootless)
     except BaseException:
         prepared.close()
         raise
@@ -101,6 +121,8 @@ def check(prepared: Prepared) -> None:
     """Raise a Failure for what the root cannot be; warn of what is not done."""
     if not os.path.isdir(prepared.root):
         raise Failure(f"the root {prepared.root} is no directory", "see root.path of config.json")
+    if not prepared.has_namespace and prepared.union is not None:
+        raise Failure("a root of type unionfs needs a mount namespace", "add one to linux.namespaces")
     if not prepared.has_namespace and (prepared.mounts or prepared.masked or prepared.read_only_paths):
         log.warning("without a mount namespace nothing is mounted or masked, as it would be on the host")
         prepared.mounts = []
@@ -119,6 +141,33 @@ def _propagation(word: str) -> tuple[int, bool]:
         ) from None
 
 
+def _root_union(root: dict[str, Any], bundle: str) -> Union | None:
+    if root.get("type") != "unionfs":
+        return None
+    return _union("/", os.path.join(bundle, root.get("source") or ""), Options(root.get("options") or []))
+
+
+def _union(where: str, socket: str, options: Options) -> Union:
+    from runtime.oci.rootfs.union import Union
+
+    return Union(where, socket, options)
+
+
+def _make_unions(prepared: Prepared, description: dict[str, str], *, own_users: bool, rootless: bool) -> None:
+    from runtime.oci.rootfs import union
+
+    unions = prepared.unions()
+    for each in unions:
+        each.connect()
+    if not own_users:
+        union.make_all(unions, -1, description)
+        return
+    if not rootless:
+        with Step("make a FUSE device for the user namespace"):
+            prepared.fuse = union.make_node()
+    prepared.make_unions = lambda: union.make_all(unions, prepared.fuse, description)
+
+
 def _mount(entry: dict[str, Any], bundle: str, linux: dict[str, Any]) -> Mount:
     where, kind = entry["destination"], entry.get("type") or ""
     options = Options(entry.get("options") or [])
@@ -128,6 +177,8 @@ def _mount(entry: dict[str, Any], bundle: str, linux: dict[str, Any]) -> Mount:
         bind = Bind(where, os.path.join(bundle, entry.get("source") or ""), options)
         bind.maps = entry.get("uidMappings"), entry.get("gidMappings")
         return bind
+    if kind == "unionfs" and not options.remount:
+        return _union(where, os.path.join(bundle, entry.get("source") or ""), options)
     if options.idmap:
         raise Failure(f"mount on {where}: only a bind can be idmapped", "add the option bind or rbind")
     if options.remount or kind in ("", "none"):

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     Config = dict[str, Any]
 
 
+def stand_at_root(prepared: Prepared) -> None:
+    """Make the directory that a union is to be mounted on the current one, while we have the caller's rights.
+
+    The root of a user namespace may not be able to go there. A new mount namespace takes its processes' directories along.
+    """
+    if prepared.union is not None:
+        with Step("enter the directory of the root", "see root.path of config.json"):
+            os.chdir(prepared.root)
+
+
 def build(config: Config, prepared: Prepared) -> None:
     """Mount everything below the root and make the devices. Leaves the root as the current directory. Raises `Failure`."""
     with Step("open the root", "see root.path of config.json"):
@@ -26,7 +36,10 @@ def build(config: Config, prepared: Prepared) -> None:
         else:
             pivot.isolate(prepared.propagation)
             shared = bool(prepared.propagation & MS_SHARED)
-            prepared.root_fd = pivot.mount_root(prepared.root, shared)
+            if prepared.union is not None:
+                prepared.root_fd = pivot.mount_union(prepared.union.become_root, shared)
+            else:
+                prepared.root_fd = pivot.mount_root(prepared.root, shared)
     mask = os.umask(0)
     for mount in prepared.mounts:
         _attach(mount, prepared)
