@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Iterable
 
 from unionfs import whiteout
 from unionfs.copyup import CopyUps
@@ -63,18 +64,23 @@ class PlinkFlusher:
         union = self._union
         made = 0
         failed: dict[int, OSError] = {}
-        lower = self._lower_names()
-        for ino, names in lower.items():
-            plink = union.plinks[ino]
-            for parent, name in names:
-                try:
-                    self._check_end()
-                    fd = self._copyups.directory_on(parent, plink.branch)
-                    materialize(union, plink, parent, fd, name)
-                    made += 1
-                except OSError as error:
-                    failed.setdefault(ino, error)
-        self._release(lower)
+        lower: dict[int, list[tuple[Node, bytes]]] = {}
+        try:
+            self._find_lower_names(lower)
+            for ino, names in lower.items():
+                plink = union.plinks[ino]
+                for parent, name in names:
+                    try:
+                        self._check_end()
+                        fd = self._copyups.directory_on(parent, plink.branch)
+                        materialize(union, plink, parent, fd, name)
+                        made += 1
+                    except OSError as error:
+                        failed.setdefault(ino, error)
+        finally:
+            for names in lower.values():
+                for parent, _ in names:
+                    self._let_go(parent)
         for ino in [ino for ino in union.plinks if ino not in failed]:
             node = union.nodes.of_number(ino)
             try:
@@ -92,12 +98,14 @@ class PlinkFlusher:
         drop_leftovers(union)
         return made
 
-    def _release(self, lower: dict[int, list[tuple[Node, bytes]]]) -> None:
-        """Let go of the directories that a walk kept."""
-        for names in lower.values():
-            for parent, _ in names:
-                parent.opens -= 1
-                self._union.nodes.release(parent)
+    def _hold(self, directory: Node) -> Node:
+        """Keep a directory that a walk needs, as if it were opened once more: the kernel may have forgotten it."""
+        directory.opens += 1
+        return directory
+
+    def _let_go(self, directory: Node) -> None:
+        directory.opens -= 1
+        self._union.nodes.release(directory)
 
     def _rehome(self, node: Node) -> None:
         """Let the node's home be a name that physically is its copy, now that the pseudo-link goes."""
@@ -110,52 +118,40 @@ class PlinkFlusher:
                 return
         union.bury(node)
 
-    def _lower_names(self) -> dict[int, list[tuple[Node, bytes]]]:
-        """Walk the union's directories and return the names whose visible copy is a pseudo-linked lower file.
+    def _find_lower_names(self, result: dict[int, list[tuple[Node, bytes]]]) -> None:
+        """Walk the union's directories and add to `result` the names whose visible copy is a pseudo-linked lower file.
 
-        Files are compared by the inode number in their listing; only candidates are looked up. The directories of the result
-        are kept, as if opened once for each name, until `_release`.
+        Files are compared by the inode number in their listing; only candidates are looked up. Each name's directory is held
+        for the caller to let go, also after an error.
         """
         union = self._union
-        result: dict[int, list[tuple[Node, bytes]]] = {}
         if not union.plinks:
-            return result
-        pending = [union.root]
-        while pending:
-            directory = pending.pop()
-            try:
+            return
+        pending = [self._hold(union.root)]
+        try:
+            while pending:
                 self._check_end()
-                if not directory.removed:
-                    pending.extend(self._scan(directory, result))
-            except OSError as error:
-                if error.errno not in _GONE:  # a directory taken away directly has no names
-                    self._release(result)
-                    for waiting in (directory, *pending):
-                        union.nodes.release(waiting)
-                    raise
-            union.nodes.release(directory)
-            union.trim()
-        return result
+                directory = pending.pop()
+                try:
+                    if not directory.removed:
+                        self._scan(directory, pending, result)
+                except OSError as error:
+                    if error.errno not in _GONE:  # a directory taken away directly has no names
+                        raise
+                finally:
+                    self._let_go(directory)
+                union.trim()
+        finally:
+            for directory in pending:
+                self._let_go(directory)
 
-    def _scan(self, directory: Node, result: dict[int, list[tuple[Node, bytes]]]) -> list[Node]:
+    def _scan(
+        self, directory: Node, pending: list[Node], result: dict[int, list[tuple[Node, bytes]]]
+    ) -> None:
+        """Add the directory's sub-directories to `pending` and its names that are wanted to `result`."""
         union = self._union
-        names: dict[bytes, bool] = {}
         layers = union.dirs(directory)
-        for branch, fd in layers:
-            # After a crash a copy of a copy is known by its recorded number only.
-            recorded = union.plinks.has_recovered() and union.numbers.is_impure(directory, branch)
-            readable = open_list(fd)
-            try:
-                device = os.fstat(readable).st_dev
-                for ino, _, kind, name in raw_entries(readable):
-                    if name in (b".", b"..") or name.startswith(whiteout.PREFIX):
-                        continue
-                    if kind in (_DT_DIR, _DT_UNKNOWN) or recorded or self._may_be_linked(device, ino):
-                        names.setdefault(name, True)
-            finally:
-                os.close(readable)
-        below = []
-        for name in names:
+        for name in self._candidates(directory, layers):
             try:
                 found = find(layers, name, stack=union.directories.stack)
             except Refused:
@@ -163,16 +159,37 @@ class PlinkFlusher:
             if found is None:
                 continue
             if found.is_directory:
-                child = union.node_for(directory, name, found)
-                below.append(child)
+                pending.append(self._hold(union.node_for(directory, name, found)))
                 continue
             identity = union.identity_of(found.status)
             number = union.numbers.of_entry(directory, found.branch, name, identity)
             plink = union.plink_of(number, found, identity)
             if plink is not None and found.branch is not plink.branch:
-                directory.opens += 1  # else it goes with the last directory below it, if the kernel forgot it
-                result.setdefault(plink.ino, []).append((directory, name))
-        return below
+                result.setdefault(plink.ino, []).append((self._hold(directory), name))
+
+    def _candidates(self, directory: Node, layers: whiteout.Layers) -> Iterable[bytes]:
+        """Return the names that may be sub-directories or of a pseudo-linked file, each once, from all copies that are there."""
+        union = self._union
+        names: dict[bytes, None] = {}
+        for branch, fd in layers:
+            # After a crash a copy of a copy is known by its recorded number only.
+            recorded = union.plinks.has_recovered() and union.numbers.is_impure(directory, branch)
+            try:
+                readable = open_list(fd)
+            except OSError as error:
+                if error.errno not in _GONE:
+                    raise
+                continue  # taken away directly; the other copies have their names all the same
+            try:
+                device = os.fstat(readable).st_dev
+                for ino, _, kind, name in raw_entries(readable):
+                    if name in (b".", b"..") or name.startswith(whiteout.PREFIX):
+                        continue
+                    if kind in (_DT_DIR, _DT_UNKNOWN) or recorded or self._may_be_linked(device, ino):
+                        names[name] = None
+            finally:
+                os.close(readable)
+        return names
 
     def _may_be_linked(self, device: int, ino: int) -> bool:
         plinks = self._union.plinks
