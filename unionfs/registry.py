@@ -34,11 +34,17 @@ class NotOurs(UserError):
     """The server answers its owner and root, and this user is neither."""
 
 
-def base() -> Path:
-    """Return the directory that holds the si_<id> directories of this user."""
-    if _is_root():
-        return SHARED
-    return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/unionfs-{_outer_uid()}") / "unionfs"
+def bases() -> list[Path]:
+    """Return the directories that may hold the si_<id> ones of this user, the first choice first.
+
+    A place may have been planted or be unusable: who looks in it, or puts something there, checks that (`open_trusted`).
+    """
+    places = [SHARED] if _is_root() else []
+    given = os.environ.get("XDG_RUNTIME_DIR", "")
+    if given.startswith("/"):
+        places.append(Path(given) / "unionfs")
+    places.append(Path(f"/tmp/unionfs-{_outer_uid()}/unionfs"))
+    return places
 
 
 def _is_root() -> bool:
@@ -56,8 +62,8 @@ def _outer_uid() -> int:
 
 def bases_of(uid: int) -> list[Path]:
     """Return where unions of `uid` may have their run-time directories."""
-    users = [Path(f"/run/user/{uid}/unionfs"), Path(f"/tmp/unionfs-{uid}/unionfs")] if uid else []
-    return list(dict.fromkeys([base(), SHARED, *users]))
+    users = [Path(f"/run/user/{uid}/unionfs"), Path(f"/tmp/unionfs-{uid}/unionfs")]
+    return list(dict.fromkeys([*bases(), SHARED, *users]))
 
 
 @dataclass(slots=True)
@@ -120,6 +126,11 @@ def open_trusted(path: Path, owner: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def check_owned(path: Path, owner: int) -> None:
+    """Raise PermissionError unless a directory is the owner's, or root's, and nobody else may write it."""
+    _check(os.lstat(path), owner, path, on_the_way=False)
 
 
 def _check(status: os.stat_result, owner: int, path: Path, *, on_the_way: bool) -> None:
@@ -277,7 +288,7 @@ def user_of(path: str) -> str | None:
     """Return the mount point of a live union of root's or of this user's that has a branch at or above `path`, or None."""
     real = os.path.realpath(path)
     owner = os.geteuid()
-    for parent in dict.fromkeys((base(), SHARED)):
+    for parent in dict.fromkeys((*bases(), SHARED)):
         for entry in entries(parent, owner):
             if is_unlocked(entry.fd):
                 continue

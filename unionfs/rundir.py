@@ -25,27 +25,40 @@ def escape(path: str) -> str:
     return "".join(f"\\{ord(c):03o}" if ord(c) <= 32 or c in "\\\x7f" else c for c in path)
 
 
-def _make_base(parent: Path) -> None:
-    """Make the directory above the si_<id> ones; UserError if clients would not believe it, as /tmp is everybody's."""
-    if parent == registry.SHARED:
-        parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    else:
-        for directory in (parent.parent, parent):
-            directory.mkdir(mode=0o700, exist_ok=True)
-    try:
-        os.close(registry.open_trusted(parent, os.geteuid()))
-    except OSError:
-        raise UserError(
-            f"{parent} is not a directory of this user alone", "remove it, or set XDG_RUNTIME_DIR"
-        ) from None
+def _make_base() -> Path:
+    """Return the directory for the si_<id> ones, made if it is missing: the first place that clients will believe.
+
+    UserError if there is none: others may write to where it would be, as /tmp is everybody's.
+    """
+    reasons = []
+    for parent in registry.bases():
+        try:
+            _make_trusted(parent)
+        except OSError as error:
+            reasons.append(f"{error.filename or parent}: {error.strerror}")
+        else:
+            return parent
+    raise UserError(
+        f"no place for the run-time directory: {'; '.join(reasons)}",
+        "let XDG_RUNTIME_DIR name a directory of this user alone (mode 0700)",
+    )
+
+
+def _make_trusted(parent: Path) -> None:
+    """Make a directory for run-time ones where nobody else may write; OSError if clients would not believe it."""
+    shared = parent == registry.SHARED
+    if not shared:
+        parent.parent.mkdir(mode=0o700, exist_ok=True)
+    registry.check_owned(parent.parent, os.geteuid())
+    parent.mkdir(mode=0o755 if shared else 0o700, exist_ok=True)
+    os.close(registry.open_trusted(parent, os.geteuid()))
 
 
 class RunDirectory:
     """One mount's directory; a context manager that removes it."""
 
     def __init__(self) -> None:
-        parent = registry.base()
-        _make_base(parent)
+        parent = _make_base()
         sweep(parent)
         self.id = secrets.token_hex(8)
         self.path = parent / f"si_{self.id}"
