@@ -17,8 +17,9 @@ from unionfs.program import one_line
 
 def mount(arguments: argparse.Namespace) -> int:
     """Mount a union, in the background unless told otherwise."""
-    from unionfs.mount import MountPlan, default_flags, mount_in_background, raise_descriptor_limit, serve
+    from unionfs.mount import MountPlan, default_flags, mount_in_background, serve
     from unionfs.options import initial_branches, parse
+    from unionfs.room import raise_limit
 
     request = parse(",".join(arguments.options))
     plan = MountPlan(
@@ -32,7 +33,7 @@ def mount(arguments: argparse.Namespace) -> int:
         log_file=absolute(arguments.log_file) if arguments.log_file else None,
     )
     clear_dead(arguments.mountpoint, ask=not arguments.clear_dead)
-    raise_descriptor_limit()
+    raise_limit()
     if arguments.foreground:
         return serve(plan, lambda: None)
     mount_in_background(plan, ends=True)

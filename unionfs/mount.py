@@ -8,7 +8,6 @@ import errno
 import functools
 import logging
 import os
-import resource
 import select
 import signal
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from unionfs import room
 from unionfs.branch import Branch
 from unionfs.errors import UserError
 from unionfs.options import Options
@@ -167,7 +167,7 @@ def serve_together(plans: Sequence[MountPlan], on_ready: Callable[[], None]) -> 
     mounted, if one cannot be mounted. No mount point may lie inside another one: the server would wait for itself.
     """
     _set_up_log(plans[0])
-    raise_descriptor_limit()
+    room.raise_limit()
     os.umask(0)  # the caller's umask is applied by hand, the server's must not count
     from unionfs.server import Server, choose_session
 
@@ -260,15 +260,6 @@ def _attach(plan: MountPlan, target: str) -> int:
         os.close(device_fd)
         raise
     return device_fd
-
-
-def raise_descriptor_limit() -> None:
-    """Take as many descriptors as the hard limit allows: directories and open files of all clients share them."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(hard, 1 << 20) if hard != resource.RLIM_INFINITY else 1 << 20
-    if soft < wanted:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def default_flags(flags: frozenset[str]) -> frozenset[str]:

@@ -83,8 +83,9 @@ def _is_known(word: str) -> bool:
 
 def _mount(source: str, target: str, text: str) -> int:
     from unionfs.commands import clear_dead
-    from unionfs.mount import MountPlan, default_flags, mount_in_background, raise_descriptor_limit
+    from unionfs.mount import MountPlan, default_flags, mount_in_background
     from unionfs.options import initial_branches, parse
+    from unionfs.room import raise_limit
 
     request = parse(text)
     plan = MountPlan(
@@ -95,7 +96,7 @@ def _mount(source: str, target: str, text: str) -> int:
         fsname=request.fsname or source,
     )
     clear_dead(target, ask=True)
-    raise_descriptor_limit()
+    raise_limit()
     mount_in_background(plan, ends=True)
     return 0
 

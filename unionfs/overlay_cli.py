@@ -104,7 +104,8 @@ def _mount(line: _CommandLine) -> int:
 
         device.remount(target, request.flag_words)
         return 0
-    from unionfs.mount import MountPlan, default_flags, mount_in_background, raise_descriptor_limit, serve
+    from unionfs.mount import MountPlan, default_flags, mount_in_background, serve
+    from unionfs.room import raise_limit
 
     source = line.words[0] if len(line.words) == 2 else PROGRAM
     plan = MountPlan(
@@ -116,7 +117,7 @@ def _mount(line: _CommandLine) -> int:
         subtype=PROGRAM if request.subtype is None else request.subtype,
         debug=line.debug or request.debug,
     )
-    raise_descriptor_limit()
+    raise_limit()
     if line.foreground:
         return serve(plan, lambda: None)
     mount_in_background(plan, ends=True)

@@ -16,8 +16,40 @@ from collections.abc import Iterator
 
 _LEAST, _MOST = 64, 1024  # of a reserve; never more than half of all
 _SPARES = 4
+_MOST_OF_ALL = 1 << 20
 # Of a server itself: standard streams, log, device, event loop, control socket, spares. Of a branch: its root, its lock.
 _OWN, _OF_BRANCH = 24, 2
+
+
+def raise_limit() -> None:
+    """Let this process, which is to be a server, open as many files as it may: it opens those of all its clients.
+
+    The hard limit is a client's, too. Root has it raised, as with a kernel's filesystem there would be none; who wants a server
+    to keep to it takes CAP_SYS_RESOURCE from it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = min(_MOST_OF_ALL, _most_of_a_process())
+    if 0 <= hard < most and _set_limit(most, most):
+        return
+    wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    if 0 <= soft < wanted:
+        _set_limit(wanted, hard)
+
+
+def _set_limit(soft: int, hard: int) -> bool:
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    except (ValueError, OSError):
+        return False
+    return True
+
+
+def _most_of_a_process() -> int:
+    try:
+        with open("/proc/sys/fs/nr_open", encoding="ascii") as stream:
+            return int(stream.read())
+    except (OSError, ValueError):
+        return _MOST_OF_ALL
 
 
 class Room:

@@ -10,7 +10,6 @@ SIGTERM ends it.
 
 import logging
 import os
-import resource
 import select
 import signal
 import sys
@@ -194,13 +193,11 @@ class _Supervisor:
         # Only here: the processes of the container were forked before and need not carry these modules.
         from unionfs import server
         from unionfs.filesystem import UnionFilesystem
+        from unionfs.room import raise_limit
 
         for name in ("pyfuse3", "pyfuse3._pyfuse3"):
             logging.getLogger(name).addFilter(_is_news)
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (most, most)
-        )  # every node that is in use holds descriptors
+        raise_limit()  # every node that is in use holds descriptors
         request = self._request
         filesystem = UnionFilesystem.open(
             request.branches, request.options, overlap_ok=True, held=request.hold

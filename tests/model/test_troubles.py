@@ -11,12 +11,12 @@ from tests.model.budget import FUZZ_SECONDS, SETTINGS, repeat
 from tests.model.operations import Node, Operation, layers
 from tests.model.troubled_world import TroubledWorld
 from tests.model.troubles import Turn, behind, crashes, pressure, turns
-from tests.support.union import Workshop
+from tests.support.union import Workshop, few_descriptors
 
 pytestmark = pytest.mark.timeout(0 if FUZZ_SECONDS else 900)
 Compare = Callable[..., None]
 # So few that the cache of directories, some handles and a client that holds many are more than there are.
-FEW_DESCRIPTORS = ("prlimit", "--nofile=96:96")
+FEW_DESCRIPTORS = tuple(few_descriptors(96))
 
 
 @pytest.fixture

@@ -10,16 +10,21 @@ from pathlib import Path
 import pytest
 
 from tests.support.tree import Tree
-from tests.support.union import Union, Workshop, eventually
+from tests.support.union import Union, Workshop, eventually, few_descriptors
 
 LIMIT = 256  # of the server; the half would do for its own and the reserve
 DIRECTORIES = 40
 LOWER: Tree = {f"d{n}/sub/file": b"lower" for n in range(DIRECTORIES)}
 
 
+def _may_raise_limits() -> bool:
+    effective = Path("/proc/self/status").read_text().split("CapEff:")[1].split()[0]
+    return bool(int(effective, 16) >> 24 & 1)
+
+
 def _mount(union: Workshop, options: str) -> Union:
     u = union.prepare(options, "", {"B0": {}, "B1": LOWER, "B2": LOWER})
-    u.launcher = ["prlimit", f"--nofile={LIMIT}:{LIMIT}"]
+    u.launcher = few_descriptors(LIMIT)
     u.start()
     return u
 
@@ -81,6 +86,19 @@ def _files_are_usable(u: Union, path: Path) -> None:
     path.write_bytes(b"again")
     assert path.read_bytes() == b"again"
     assert (u.branch(0) / path.name).read_bytes() == b"again"
+
+
+@pytest.mark.skipif(not _may_raise_limits(), reason="hard limits are raised with CAP_SYS_RESOURCE only")
+def test_server_of_root_opens_more_than_a_client_may(union: Workshop) -> None:
+    """A hard limit of the processes that use the union is not that of all their files together."""
+    u = union.prepare("", "", {"B0": {}})
+    u.launcher = ["prlimit", f"--nofile={LIMIT}:{LIMIT}"]
+    u.start()
+    fds = [os.open(u / f"f{n}", os.O_RDWR | os.O_CREAT, 0o644) for n in range(2 * LIMIT)]
+    for fd in fds:
+        os.close(fd)
+    limits = Path(f"/proc/{u.pid}/limits").read_text().split("Max open files")[1].split()
+    assert int(limits[0]) == int(limits[1]) == min(1 << 20, int(Path("/proc/sys/fs/nr_open").read_text()))
 
 
 @pytest.mark.parametrize("options", ["", "udba=none", "whiteout=overlay"])

@@ -49,6 +49,12 @@ def unionfs(
     return done
 
 
+def few_descriptors(limit: int) -> list[str]:
+    """Return the words before a server's command that let it open so many files; root's could take itself more."""
+    bound = ["prlimit", f"--nofile={limit}:{limit}"]
+    return bound if os.geteuid() else ["setpriv", "--bounding-set=-sys_resource", "--", *bound]
+
+
 def eventually(condition: Callable[[], object], what: str = "", *, deadline: float = DEADLINE) -> None:
     """Wait until `condition()` holds; fail after `deadline` seconds."""
     end = time.monotonic() + deadline
