@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runtime.oci.job import Request
+    from runtime.oci.process.foreground import Beside
     from runtime.oci.state import Container
 
 
-def attend(container: Container, asked: Request, *, keep: bool) -> int:
+def attend(container: Container, asked: Request, *, keep: bool, beside: Beside | None = None) -> int:
     """Start the container, whose lock is held; return its exit status at its end, or 0 at once if detached.
 
-    It is deleted at its end unless it is to be kept, and if it cannot be started.
+    It is deleted at its end unless it is to be kept, and if it cannot be started or waited for. `beside` is foreground.wait's.
     """
     if not asked.detach:
         foreground.block()  # from here on signals are for the container, once it runs
@@ -38,7 +39,11 @@ def attend(container: Container, asked: Request, *, keep: bool) -> int:
         raise
     if asked.detach:
         return 0
-    status = foreground.wait(ours["pid"], asked.terminal, readiness)
+    try:
+        status = foreground.wait(ours["pid"], asked.terminal, readiness, stdin=asked.stdin, beside=beside)
+    except BaseException:  # nobody takes its output any more
+        _delete(container, ours)
+        raise
     if not keep:
         _delete(container, ours)
     return status

@@ -31,6 +31,7 @@ __all__ = [
     "accept",
     "ask",
     "connect",
+    "has_ended",
     "listen",
     "pair",
     "receive",
@@ -142,6 +143,13 @@ def receive_before(end: int, channel: Channel) -> tuple[str, str, list[int]]:
     poll.poll()
     poll.unregister(end)
     return receive(channel) if poll.poll(0) else ("", "", [])
+
+
+def has_ended(channel: Channel) -> bool:
+    """Tell whether the other side has gone."""
+    poll = select.poll()
+    poll.register(channel.fileno(), 0)
+    return bool(poll.poll(0))
 
 
 def ask(channel: Channel, word: str) -> None:

@@ -47,6 +47,11 @@ def window_of(fd: int) -> tuple[int, int]:
     return rows, columns
 
 
+def own_window() -> tuple[int, int] | None:
+    """Return the size of the terminal that we read from, or else write to; None if there is none."""
+    return next((window_of(fd) for fd in (0, 1) if os.isatty(fd)), None)
+
+
 def adopt(slave: int, owner: int) -> None:
     """Make `slave` the controlling terminal of this session leader and its three standard descriptors."""
     os.fchown(slave, owner, -1)

@@ -31,6 +31,7 @@ _STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _KEEP_GROUPS = (
     "run.oci.keep_original_groups"  # set by engines for files that only a group of the caller may read
 )
+_USER = "unionrt.user"  # USER[:GROUP], names or numbers, instead of the ids of process.user
 _CACHE = ".cache"  # in the state root
 _DIED = "the container's first process died"
 
@@ -134,6 +135,7 @@ class _Creation:
         )
         if config.get("annotations", {}).get(_KEEP_GROUPS) in ("1", "true"):
             job.process.user.groups = None
+        self._name_user()
         job.root = rootfs.prepare(
             config, self._request.bundle, identity=self._request.id, rootless=self._settings.rootless
         )
@@ -150,16 +152,28 @@ class _Creation:
         self._group = job.group
         job.group.begin()
 
+    def _name_user(self) -> None:
+        name = self._job.config.get("annotations", {}).get(_USER)
+        if name is None:
+            return
+        from runtime.oci import mappings
+        from runtime.oci.process import accounts
+
+        linux = self._job.config["linux"]
+        has_groups = not (self._job.namespaces.makes("user") and mappings.forbids_groups(linux))
+        self._job.account = accounts.Account(name, linux, has_groups=has_groups)
+
     def _connect_terminal(self) -> None:
         if not self._job.process.terminal:
             return
+        from runtime.oci import console
         from runtime.oci.process import terminal
 
         if self._request.console_socket:
             self._job.console = terminal.connect(self._request.console_socket)
         else:
             self._terminal, self._job.console = terminal.pair()
-            self._job.process.window = self._job.process.window or terminal.window()
+            self._job.process.window = self._job.process.window or console.own_window()
 
     def _warn(self) -> None:
         for warnings in (self._job.process.warnings, self._job.group.warnings):
@@ -219,10 +233,12 @@ class _Creation:
         while True:
             word, text, descriptors = self._hear()
             if word == "error":
-                raise self._explain(text)
+                status, _, reason = text.partition(" ")
+                raise self._explain(reason, int(status))
             if word in ("", "waiting"):
                 if not self._recorded():
                     raise self._explain(_DIED)
+                self._limit_memory()
                 return
             if word == "warning":
                 log.warning(text)
@@ -290,7 +306,7 @@ class _Creation:
 
     def _configure(self) -> None:
         job, linux = self._job, self._job.config["linux"]
-        job.group.apply(linux.get("resources", {}))
+        job.group.apply({key: value for key, value in linux.get("resources", {}).items() if key != "memory"})
         self._warn()
         if linux.get("netDevices"):
             from runtime.oci import netdevices
@@ -304,6 +320,12 @@ class _Creation:
                 status = "created" if kind == "prestart" else "creating"
                 text = jsontext.dumps(self._container.describe(status, self._init))
                 hooks.run(job.hooks(kind), text, kind=kind, output=hooks.output_of(job.config))
+
+    def _limit_memory(self) -> None:
+        """Set the limits on memory now that the interpreter has gone from the container: they are to suit the program."""
+        if memory := self._job.config["linux"].get("resources", {}).get("memory"):
+            self._job.group.limit({"memory": memory})
+            self._warn()
 
     def _hand_over(self, listener: int) -> None:
         from runtime.oci.seccomp import notify
@@ -319,12 +341,15 @@ class _Creation:
         """Tell whether init lives and the record says so."""
         return bool(self._init) and self._container.pid == self._init
 
-    def _explain(self, text: str) -> Failure:
-        """Return the failure that `text` from the child tells, with the memory limit as its reason if that killed it."""
+    def _explain(self, text: str, program: int = 0) -> Failure:
+        """Return the failure that `text` from the child tells, with the memory limit as its reason if that killed it.
+
+        `program` is what a shell's status would be, if it is one of the program.
+        """
         kills = self._job.group.oom_kills()
         if kills:
-            return Failure(f"{text}; the memory limit killed it", "raise linux.resources.memory.limit")
-        return Failure(text)
+            return Failure(f"{text}: the memory limit is too low", "raise linux.resources.memory.limit")
+        return Failure(text, program=program)
 
     def publish(self) -> None:
         """Tell the caller about the container, in the ways he asked for."""

@@ -13,13 +13,17 @@ FAILED = 1
 
 
 class Failure(Exception):
-    """Something that the user is told in one line. `status` is the program's exit status."""
+    """Something that the user is told in one line. `status` is the program's exit status.
 
-    def __init__(self, message: str, hint: str = "", *, status: int = FAILED) -> None:
+    `program` is 126 or 127 if it is the container's program that cannot be executed, whatever `status` says, else 0.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, status: int = FAILED, program: int = 0) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.status = status
+        self.program = program
 
     def line(self) -> str:
         """Return what failed and what to do as one line."""

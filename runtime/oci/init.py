@@ -21,6 +21,7 @@ from runtime.oci import jsontext, namespaces, syscalls
 from runtime.oci.failure import Failure, Step, describe
 from runtime.oci.process import become, keyring, launch
 from runtime.oci.rootfs import steps
+from runtime.oci.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def run(job: Job) -> None:
     else:
         messages.send(job.channel, "built")
     steps.enter(job.config, job.root, no_pivot=not job.request.pivot)
+    if job.account is not None:
+        job.account.find(job.process)  # in the container's own files
     become.make_directory(job.process)
     if job.process.terminal:
         from runtime.oci.process import terminal
@@ -74,10 +77,11 @@ def _become_program(job: Job) -> None:
     can_wait = job.process.no_new_privileges and not job.hooks("startContainer")
     late = job.filter if can_wait and job.filter and not job.filter.listener else None
     become.become(job.process, _loader(job) if late is None else None, lambda: messages.wait(job.channel))
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)  # the container is known from now on, and outlives `create`
+    _settle_end(job)
+    init = job.request.init
     if not job.hooks("startContainer"):
         channel = job.channel.fileno()  # close-on-exec, but until then errors go there
-        launch.execute(job.process, report=job.report, gate=job.gate, seccomp=late, keep=channel)
+        launch.execute(job.process, report=job.report, gate=job.gate, seccomp=late, keep=channel, init=init)
     messages.send(job.channel, "waiting")
     job.channel.close()
     launch.close_all_but({0, 1, 2, job.gate, job.report} | job.process.kept)
@@ -85,12 +89,19 @@ def _become_program(job: Job) -> None:
         os._exit(1)
     try:
         _run_hooks(job, "startContainer", "starting", job.process.environment)
-        launch.execute(job.process, report=job.report, seccomp=late)
+        launch.execute(job.process, report=job.report, seccomp=late, init=init)
     except BaseException as error:  # `start` takes silence for success
         reason = describe(error) if isinstance(error, OSError) else str(error)
         text = error.line() if isinstance(error, Failure) else f"start the container: {reason}"
         os.write(job.report, b"E" + text.encode("utf-8", "surrogateescape")[:_LONGEST_REPORT])
     os._exit(1)
+
+
+def _settle_end(job: Job) -> None:
+    """Outlive `create`, as the container is known from now on; or be tied to who made it, again, as a change of ids ends that."""
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL if job.request.tied else 0)
+    if job.request.tied and messages.has_ended(job.channel):
+        os._exit(1)  # he died before the line above
 
 
 def _loader(job: Job) -> Callable[[], None] | None:

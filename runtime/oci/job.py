@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from runtime.oci.channel import Channel
     from runtime.oci.namespaces import Namespaces
     from runtime.oci.process import Prepared as Process
+    from runtime.oci.process.accounts import Account
     from runtime.oci.rootfs import Prepared as Root
     from runtime.oci.seccomp import Filter
     from runtime.oci.state import Container
@@ -25,12 +26,15 @@ class Request:
         "console_socket",
         "detach",
         "id",
+        "init",
         "new_keyring",
         "pid_file",
         "pidfd_socket",
         "pivot",
         "preserve_fds",
+        "stdin",
         "terminal",
+        "tied",
     )
 
     def __init__(self, identity: str, bundle: str, config: str) -> None:
@@ -43,6 +47,9 @@ class Request:
         self.preserve_fds = 0
         self.pivot = True
         self.new_keyring = True
+        self.init = False  # whether the program gets a parent that does what a pid 1 has to
+        self.tied = False  # whether the container is to die with the process that makes it
+        self.stdin = True  # whether our standard input goes to a terminal that we copy
         self.detach = True  # nobody of ours stays to copy a terminal
         self.terminal: int | None = None  # set by `create` for one who stays: the terminal's other end
 
@@ -51,6 +58,7 @@ class Job:
     """One container to make: its configuration, lowered, and the descriptors its processes need."""
 
     __slots__ = (
+        "account",
         "channel",
         "config",
         "console",
@@ -78,6 +86,7 @@ class Job:
         self.process: Process
         self.root: Root
         self.filter: Filter | None = None
+        self.account: Account | None = None  # the user by name, who is found in the container
         self.console = -1  # the socket that gets the terminal
         self.gate = -1
         self.report = -1

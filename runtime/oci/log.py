@@ -27,6 +27,7 @@ class _Sink:
         self.name = ""
         self.json = False
         self.level = _LEVELS["warning"]
+        self.program = "unionrt"
 
 
 _sink = _Sink()
@@ -50,10 +51,15 @@ def configure(target: str, form: str, level: str) -> None:
         _sink.kind = "file"
 
 
+def speak_as(program: str) -> None:
+    """Begin messages for people with this name: another program's, which calls our functions."""
+    _sink.program = program
+
+
 def error(text: str) -> None:
     """Say why the command fails; standard error gets it too."""
     if _sink.kind:
-        _stderr(f"unionrt: {text}")
+        _stderr(f"{_sink.program}: {text}")
     _write("error", text)
 
 
@@ -92,7 +98,7 @@ def _write(level: str, text: str) -> None:
     elif _sink.json:
         _stderr(_line(level, text).decode().rstrip("\n"))
     else:
-        _stderr(f"unionrt: {text}" if level == "error" else f"unionrt: {level}: {text}")
+        _stderr(f"{_sink.program}: {text}" if level == "error" else f"{_sink.program}: {level}: {text}")
 
 
 def _append(level: str, text: str) -> None:
@@ -100,7 +106,7 @@ def _append(level: str, text: str) -> None:
         os.write(_sink.fd, _line(level, text))
     except OSError:  # a full disk: what `error` has not told yet goes where it can be read
         if level != "error":
-            _stderr(f"unionrt: {level}: {text}")
+            _stderr(f"{_sink.program}: {level}: {text}")
 
 
 def _line(level: str, text: str) -> bytes:
@@ -122,7 +128,7 @@ def _send_to_journal(level: str, text: str) -> None:
     try:
         journal.sendto(message.encode("utf-8", "surrogateescape"), _JOURNAL)
     except OSError:
-        _stderr(f"unionrt: {text}")
+        _stderr(f"{_sink.program}: {text}")
     finally:
         journal.close()
 

@@ -31,12 +31,17 @@ def write(pid: int, linux: dict[str, Any]) -> None:
     """Write the maps of the process `pid`, which has made its user namespace."""
     uids, gids = _map(linux.get("uidMappings", ())), _map(linux.get("gidMappings", ()))
     privileged = os.geteuid() == 0
-    deny = not privileged and _is_own(gids, os.getegid())
+    deny = forbids_groups(linux)
     if deny:
         with Step("forbid setgroups in the user namespace"):
             files.write(f"/proc/{pid}/setgroups", "deny")
     _write_one(pid, "gid_map", "newgidmap", gids, direct=privileged or deny)
     _write_one(pid, "uid_map", "newuidmap", uids, direct=privileged or _is_own(uids, os.geteuid()))
+
+
+def forbids_groups(linux: dict[str, Any]) -> bool:
+    """Tell whether nobody may set supplementary groups in the new user namespace, as an ordinary user maps his own id alone."""
+    return os.geteuid() != 0 and _is_own(_map(linux.get("gidMappings", ())), os.getegid())
 
 
 def _map(entries: Any) -> Map:

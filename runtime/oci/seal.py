@@ -39,17 +39,21 @@ def execute(
     gate: int = -1,
     seccomp: Filter | None = None,
     limit: Callable[[], None] | None = None,
+    init: bool = False,
 ) -> NoReturn:
     """Become the program at `path`; what fails from here on goes to the descriptor `report` (see `reported`).
 
     With `gate`, wait until a byte can be read there; its end instead of a byte ends the process. With `seccomp`, load that
-    filter just before (needs no_new_privs; not for one with a listener). `limit` is called when no descriptor and no file is
+    filter just before (needs no_new_privs; not for one with a listener). With `init`, this process stays as the program's parent
+    and does what a pid 1 has to. `limit` is called when no descriptor and no file is
     needed any more. Every other descriptor but those that the program shall have must be close-on-exec. Raises OSError if not
     even the stub runs.
     """
     flags, program = (seccomp.flags, seccomp.program) if seccomp is not None else (0, b"")
-    image = stub.image(report=report, gate=gate, flags=flags, program=program)
+    image = stub.image(report=report, gate=gate, flags=flags, program=program, init=init)
     if image is None:
+        if init:
+            raise OSError(errno.ENOSYS, "there is no init for this machine")
         if limit is not None:
             limit()
         _execute_checked(path, arguments, environment, report, gate, seccomp)

@@ -54,7 +54,7 @@ def _hint() -> str:
 
 def _be_child(job: Job, new: int) -> NoReturn:
     """Make the `new` namespaces, be init or stage, tell the parent why that failed if it did, and end this process."""
-    text = ""
+    text, program = "", 0
     try:
         job.control.close()  # else we would not hear of the parent's end
         job.container.release()
@@ -77,7 +77,7 @@ def _be_child(job: Job, new: int) -> NoReturn:
             init.settle(job)
         init.run(job)
     except Failure as failure:
-        text = failure.line()
+        text, program = failure.line(), failure.program
     except OSError as error:
         text = f"{describe(error)}{_place(error)}"
     except BaseException as error:
@@ -85,7 +85,7 @@ def _be_child(job: Job, new: int) -> NoReturn:
     finally:
         try:
             if text:
-                messages.send(job.channel, "error", text)
+                messages.send(job.channel, "error", f"{program} {text}")
         finally:  # whatever happens: what the parent does next must not be done in the container
             os._exit(1 if text else 0)
 

@@ -88,4 +88,4 @@ def _problem(container: Container, data: bytes) -> Failure | None:
     if error is None:
         return None
     status = 127 if error.errno == errno.ENOENT else 126
-    return Failure(f"exec {describe(error)}", status=status)
+    return Failure(f"exec {describe(error)}", status=status, program=status)

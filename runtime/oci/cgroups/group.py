@@ -147,6 +147,12 @@ class Group:
         limits.apply(self, resources)
         limits.restrict_devices(self, resources.get("devices") or [])
 
+    def limit(self, resources: dict[str, Any]) -> None:
+        """Set what `resources` asks for, devices apart. Failure names the setting."""
+        from runtime.oci.cgroups import limits
+
+        limits.apply(self, resources)
+
     def update(self, resources: dict[str, Any]) -> None:
         """Change what `resources` names and leave all else, devices too if it names none."""
         from runtime.oci.cgroups import limits

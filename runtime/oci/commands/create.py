@@ -21,6 +21,7 @@ OPTIONS = (
     Option("pid-file", "", "PATH", "write the first process' pid to this file"),
     Option("pidfd-socket", "", "PATH", "send a pidfd of the first process to this socket"),
     Option("no-pivot", "", "", "move the root instead of pivoting into it (for a ramdisk)"),
+    Option("init", "", "", "give the program a parent as pid 1 that forwards signals and reaps"),
     Option("no-new-keyring", "", "", "keep the caller's session keyring"),
     Option("preserve-fds", "", "N", "pass N more descriptors to the container"),
 )
@@ -43,6 +44,7 @@ def request(options: Options) -> Request:
     asked.pid_file = options.text("pid-file")
     asked.pidfd_socket = options.text("pidfd-socket")
     asked.preserve_fds = options.count("preserve-fds")
+    asked.init = options.flag("init")
     asked.pivot = not options.flag("no-pivot")
     asked.new_keyring = not options.flag("no-new-keyring")
     return asked

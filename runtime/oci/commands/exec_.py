@@ -77,6 +77,7 @@ def _run(settings: Settings, options: Options) -> int:
         log.warning(text)
     master_socket = -1
     if terminal:
+        from runtime.oci import console
         from runtime.oci.process import terminal as terminals
 
         visit.attach = terminals.attach
@@ -84,7 +85,7 @@ def _run(settings: Settings, options: Options) -> int:
             visit.console = terminals.connect(options.text("console-socket"))
         else:
             master_socket, visit.console = terminals.pair()
-            visit.process.window = visit.process.window or terminals.window()
+            visit.process.window = visit.process.window or console.own_window()
     kinds = ", ".join(name.partition(" ")[0] for _, _, name in visit.namespaces.joined)
     log.debug(f"exec {process['args'][0]!r} in container {container.id}: joining {kinds or 'no'} namespaces")
     pid = _start(visit, container, options)

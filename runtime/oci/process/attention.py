@@ -51,6 +51,15 @@ class Attention:
         self._acts[fd] = act
         self._poll.register(fd, events)
 
+    def once(self, fd: int, act: Callable[[], object]) -> None:
+        """Call `act` when `fd` can be read, or at its end, the first time."""
+
+        def act_and_ignore() -> None:
+            self.ignore(fd)
+            act()
+
+        self.watch(fd, act_and_ignore)
+
     def ignore(self, fd: int) -> None:
         """Watch `fd` no longer."""
         if self._acts.pop(fd, None):

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from runtime.oci.process.notify import Readiness
 
+    Beside = tuple[int, Callable[[], object]]
+
 # About ourselves, not to be caught, or (the terminal's stop signals) meant for us.
 _NOT_FORWARDED = (
     signal.SIGCHLD,
@@ -35,11 +37,19 @@ def block() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
 
 
-def wait(pid: int, master: int | None = None, readiness: Readiness | None = None) -> int:
+def wait(
+    pid: int,
+    master: int | None = None,
+    readiness: Readiness | None = None,
+    *,
+    stdin: bool = True,
+    beside: Beside | None = None,
+) -> int:
     """Wait for the child `pid` and return its exit status (128 + n for signal n); for `run` and `exec`.
 
     Forwards signals and reaps whatever else becomes a child of ours. `master` is the terminal's other end, copied from
-    and to our descriptors 0 and 1, with ours in raw mode if it is a terminal. What `readiness` hears is passed on meanwhile.
+    and to our descriptors 0 (with `stdin`) and 1, with ours in raw mode if it is a terminal. What `readiness` hears is passed on
+    meanwhile. `beside` is a descriptor and what is called, once, when it can be read or its other end has gone.
     """
 
     def forward(number: int) -> None:
@@ -49,8 +59,8 @@ def wait(pid: int, master: int | None = None, readiness: Readiness | None = None
             except ProcessLookupError:
                 pass
 
-    if master is not None or readiness is not None:
-        return _attend(lambda: collect(pid), forward, master, readiness)
+    if master is not None or readiness is not None or beside is not None:
+        return _attend(lambda: collect(pid), forward, master, readiness, stdin=stdin, beside=beside)
     block()
     while (status := collect(pid)) is None:
         forward(signal.sigwait(signal.valid_signals()))
@@ -62,18 +72,24 @@ def _attend(
     forward: Callable[[int], None],
     master: int | None,
     readiness: Readiness | None,
+    *,
+    stdin: bool,
+    beside: Beside | None,
 ) -> int:
     from runtime.oci.process.attention import Attention
 
     with Attention(forward) as attention:
         if readiness is not None:
             attention.watch(readiness.fileno(), readiness.hear)
+        if beside is not None:
+            fd, act = beside
+            attention.once(fd, act)
         if master is None:
             status = attention.wait(collect)
         else:
             from runtime.oci.process.relay import Relay
 
-            with Relay(master, attention):
+            with Relay(master, attention, stdin=stdin):
                 status = attention.wait(collect)
     if readiness is not None:
         readiness.hear()  # its last words

@@ -49,9 +49,9 @@ def explain(name: bytes, error: OSError) -> Failure:
     text = name.decode("utf-8", "surrogateescape")
     if error.errno in _ABSENT:
         if "/" in text:
-            return Failure(f"exec {text}: {_lower(error)}", status=NOT_FOUND)
-        return Failure(f'exec "{text}": executable file not found in $PATH', status=NOT_FOUND)
-    return Failure(f"exec {text}: {_lower(error)}", status=CANNOT_EXECUTE)
+            return Failure(f"exec {text}: {_lower(error)}", program=NOT_FOUND)
+        return Failure(f'exec "{text}": executable file not found in $PATH', program=NOT_FOUND)
+    return Failure(f"exec {text}: {_lower(error)}", program=CANNOT_EXECUTE)
 
 
 def _lower(error: OSError) -> str:
@@ -65,10 +65,11 @@ def execute(
     gate: int = -1,
     seccomp: Filter | None = None,
     keep: int = -1,
+    init: bool = False,
 ) -> NoReturn:
     """Close every descriptor but 0-2, the preserved ones, `report`, `gate` and `keep`, reset signals, become the program.
 
-    `report`, `gate` and `seccomp` are seal.execute's; `keep` is a socket for the caller's own report of a failure, which
+    `report`, `gate`, `seccomp` and `init` are seal.execute's; `keep` is a socket for the caller's own report of a failure, which
     the exec closes. Raises Failure if not even the exec can start.
     """
     os.umask(prepared.user.umask)
@@ -86,6 +87,7 @@ def execute(
             gate=gate,
             seccomp=seccomp,
             limit=lambda: limits.set_late(prepared.rlimits),
+            init=init,
         )
     except OSError as error:
         raise explain(prepared.arguments[0], error) from None

@@ -20,10 +20,14 @@ _END_OF_INPUT = b"\x04"  # Ctrl-D, as a terminal has no end of file
 
 
 class Relay:
-    """Copies both ways as long as `attention` is paid; a context manager that restores our terminal."""
+    """Copies both ways, or only from the container without `stdin`, as long as `attention` is paid.
 
-    def __init__(self, master: int, attention: Attention) -> None:
+    A context manager that restores our terminal. OSError with the path "standard output" if that cannot be written.
+    """
+
+    def __init__(self, master: int, attention: Attention, *, stdin: bool = True) -> None:
         self._master = master
+        self._stdin = stdin
         self._attention = attention
         self._to_container = b""
         self._open = True
@@ -32,9 +36,10 @@ class Relay:
 
     def __enter__(self) -> Relay:
         os.set_blocking(self._master, False)
-        self._attention.watch(0, self._take_input)
+        if self._stdin:
+            self._attention.watch(0, self._take_input)
         self._attention.watch(self._master, self._exchange)
-        if os.isatty(0):
+        if self._stdin and os.isatty(0):
             self._saved = termios.tcgetattr(0)
             tty.setraw(0)
         self._attention.on(signal.SIGWINCH, self._resize)
@@ -49,8 +54,8 @@ class Relay:
 
     def _resize(self) -> None:
         """Give the container's terminal the size of ours."""
-        if os.isatty(0):
-            console.set_window(self._master, console.window_of(0))
+        if window := console.own_window():
+            console.set_window(self._master, window)
 
     def _exchange(self) -> None:
         self._take_output()
@@ -88,29 +93,34 @@ class Relay:
             self._attention.watch(self._master, self._exchange, wanted)
 
     def _take_output(self) -> None:
-        try:
-            self._copy_output()
-        except (
-            OSError
-        ):  # EIO: every process has closed the terminal; one may open it again, but nobody waits for that
-            self._open = False
+        self._copy_output()
+        if not self._open:
             self._attention.ignore(self._master)
 
     def _copy_output(self) -> bool:
-        """Copy what is there; tell whether there was something. Raises OSError if the terminal is closed inside."""
+        """Copy what is there; tell whether there was something."""
         try:
             data = os.read(self._master, _CHUNK)
         except BlockingIOError:
             return False
-        while data:
-            data = data[os.write(1, data) :]
+        except OSError:  # EIO: all have closed the terminal; one may open it again, but nobody waits for that
+            self._open = False
+            return False
+        _write_out(data)
         if self._ended_in is not None and self._is_canonical() != self._ended_in:
             self._end_input()  # a shell that has just taken over its terminal does not see what came before
         return True
 
     def _drain(self) -> None:
-        try:
-            while self._copy_output():
-                pass
-        except OSError:
+        while self._copy_output():
             pass
+
+
+def _write_out(data: bytes) -> None:
+    while data:
+        try:
+            data = data[os.write(1, data) :]
+        except BlockingIOError:  # our caller's pipe does not wait; we do
+            select.select([], [1], [])
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard output") from None

@@ -47,11 +47,6 @@ def pair() -> tuple[int, int]:
     return ours.detach(), theirs.detach()
 
 
-def window() -> tuple[int, int] | None:
-    """Return the size of our own terminal, for a container's in the foreground; None if our input is none."""
-    return console.window_of(0) if os.isatty(0) else None
-
-
 def receive(descriptor: int) -> int | None:
     """Wait for a terminal sent by `attach` and return it; None if the other end has gone without sending one."""
     connection = _socket.socket(fileno=descriptor)

@@ -135,14 +135,15 @@ def _give_standard_descriptors(uid: int, gid: int) -> None:
 def home(uid: int) -> bytes:
     """Return the home directory of `uid` by the present root's /etc/passwd, "/" if it knows none."""
     wanted = b"%d" % uid
-    for line in _read(b"/etc/passwd").split(b"\n"):
+    for line in read_file("/etc/passwd").split(b"\n"):
         fields = line.split(b":")
         if len(fields) >= 7 and fields[2] == wanted and b"\0" not in fields[5]:  # which no variable can hold
             return fields[5] or b"/"
     return b"/"
 
 
-def _read(path: bytes) -> bytes:
+def read_file(path: str) -> bytes:
+    """Return what a regular file of the container has, as far as it is not too much; nothing if it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
