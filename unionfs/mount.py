@@ -169,10 +169,11 @@ def serve_together(plans: Sequence[MountPlan], on_ready: Callable[[], None]) -> 
     _set_up_log(plans[0])
     room.raise_limit()
     os.umask(0)  # the caller's umask is applied by hand, the server's must not count
-    from unionfs.server import Server, choose_session
+    from unionfs.server import Server, choose_session, load_session
 
     for plan in plans:
-        choose_session(plan.session)
+        # Now, as after the mount the modules may lie in it.
+        load_session(choose_session(plan.session)[0])
     targets = _check_targets(plans)
     waiting = set(targets)
 

@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from types import ModuleType
 from typing import Any
@@ -25,7 +24,7 @@ from unionfs.branch import Branch
 from unionfs.committing import Committing
 from unionfs.errors import UserError
 from unionfs.filesystem import UnionFilesystem
-from unionfs.fuse import device, threads
+from unionfs.fuse import child, device, threads
 from unionfs.openers import open_inodes
 from unionfs.option_table import shown
 from unionfs.options import parse
@@ -58,8 +57,8 @@ def choose_session(wanted: str) -> tuple[str, str]:
     return "pyfuse3", f"Linux {release} is too old for the direct session, which needs 5.4"
 
 
-def _session(name: str) -> ModuleType:
-    """Import the module of a session."""
+def load_session(name: str) -> ModuleType:
+    """Import the module of a session, if that was not done before."""
     return importlib.import_module(f"unionfs.fuse.{'pyfuse3_session' if name == 'pyfuse3' else name}")
 
 
@@ -221,7 +220,7 @@ class _Mount:
 
     async def serve(self, announced: Callable[[], None]) -> None:
         """Serve until the mount is gone, then close the filesystem; the run-time directory stays until that is done."""
-        session = _session(self.session)
+        session = load_session(self.session)
         with contextlib.ExitStack() as stack:
             if self.control:
                 self.directory = stack.enter_context(RunDirectory())
@@ -259,15 +258,11 @@ class _Mount:
         keep the device open, so that the connection would not end either.
         """
         if self.mountpoint is not None:
-            command = ["stat", "--format=%d", "--", self.mountpoint]
-            probe = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-            assert probe.stdout is not None
-            await trio.lowlevel.wait_readable(probe.stdout)
-            answer, _ = probe.communicate()  # it has our answer and ends
-            if self.directory is not None and answer:
-                self.directory.show_device(self.mountpoint, int(answer))
-            if answer:
+            mountpoint = self.mountpoint
+            if answer := await child.ask(lambda: str(os.stat(mountpoint).st_dev)):
                 number = int(answer)
+                if self.directory is not None:
+                    self.directory.show_device(mountpoint, number)
                 device = f"{os.major(number)}:{os.minor(number)}"
                 self.filesystem.open_inodes = functools.partial(open_inodes, device)
         self.ready = True
@@ -283,7 +278,9 @@ class _Mount:
         reason = ""
         for lazy in (False, True):
             try:
-                done = await threads.run_program(device.unmount_command(self.mountpoint, lazy=lazy))
+                done = await threads.run_program(
+                    functools.partial(device.unmount_command, self.mountpoint, lazy=lazy)
+                )
             except OSError as error:
                 reason = str(error)
                 continue

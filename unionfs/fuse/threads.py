@@ -79,19 +79,46 @@ async def run_elsewhere(
             await trio.sleep(_PAUSE)
 
 
+async def retry(start: Callable[[], T]) -> T:
+    """Call `start`, which needs a process or descriptors, until they can be had; other errors are raised."""
+    while True:
+        try:
+            return start()
+        except OSError as error:
+            await _wait_for_better_times(error)
+
+
+async def _wait_for_better_times(error: OSError) -> None:
+    if error.errno not in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+        raise error
+    warn()
+    await trio.sleep(_PAUSE)
+
+
 async def run_program(
-    command: list[str], *, env: Mapping[str, str] | None = None
+    command: Callable[[], list[str]], *, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a program and return its outcome, as soon as a process can be had; OSError if there is no such program."""
+    """Run the program that `command` names, in a thread, as soon as a process can be had; OSError if there is no such program.
+
+    It may lie in the union itself, or be looked for there.
+    """
 
     def start() -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        return subprocess.run(
+            command(),
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            preexec_fn=_plain_fork,
+        )
 
     while True:
         try:
             return await run_elsewhere(start, abandon_on_cancel=True)
         except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
-                raise
-            warn()
-            await trio.sleep(_PAUSE)
+            await _wait_for_better_times(error)
+
+
+def _plain_fork() -> None:
+    """Do nothing: what is called before exec(2) keeps subprocess from vfork(2), which holds the whole process up until then."""
