@@ -23,6 +23,7 @@ from unionfs.errors import UserError
 log = logging.getLogger(__name__)
 
 _PATIENCE = 300.0  # seconds; a flush of many pseudo-links or a move of a big file takes its time
+_ENDS = 10.0  # seconds; so long a server whose mount is gone may still be listening
 _MOST = (
     256 << 20
 )  # bytes of an answer: `which` and `busy` of a union with thousands of branches and open files
@@ -44,10 +45,12 @@ async def serve(
     commands: Callable[[], Commands],
     ready: Callable[[], None],
     settled: Callable[[], Awaitable[None]],
+    gone: Callable[[], bool],
 ) -> None:
     """Answer commands on a new 0600 socket at `path` until cancelled, each when what it began is `settled`.
 
-    `commands` makes what one conversation can ask for.
+    `commands` makes what one conversation can ask for. Once the mount is `gone` nobody is answered: another one may have its
+    device number already, by which clients have found us.
     """
     import trio
 
@@ -61,11 +64,13 @@ async def serve(
     listener.listen()
     ready()
     await trio.serve_listeners(
-        lambda stream: _converse(stream, commands(), settled), [trio.SocketListener(listener)]
+        lambda stream: _converse(stream, commands(), settled, gone), [trio.SocketListener(listener)]
     )
 
 
-async def _converse(stream: Any, commands: Commands, settled: Callable[[], Awaitable[None]]) -> None:
+async def _converse(
+    stream: Any, commands: Commands, settled: Callable[[], Awaitable[None]], gone: Callable[[], bool]
+) -> None:
     import trio
 
     buffer = b""
@@ -76,6 +81,8 @@ async def _converse(stream: Any, commands: Commands, settled: Callable[[], Await
                 buffer += chunk
                 while b"\n" in buffer:
                     line, _, buffer = buffer.partition(b"\n")
+                    if gone():
+                        return
                     reply = json.dumps(answer(line, table))
                     await settled()
                     await stream.send_all(reply.encode() + b"\n")
@@ -110,9 +117,14 @@ class Conversation:
 
     def __init__(self, mountpoint: str) -> None:
         self._mountpoint = mountpoint
+        self._answered = False
+        self._connect()
+
+    def _connect(self) -> None:
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with registry.find(mountpoint) as entry:
+            with registry.find(self._mountpoint) as entry:
+                self._server = entry.path
                 self._connection.settimeout(_PATIENCE)
                 entry.connect(self._connection)
         except OSError as error:
@@ -138,18 +150,37 @@ class Conversation:
         UserError if it does not answer, or not as a server of ours does: who mounted the union chose the server, and that may be
         somebody else than who asks.
         """
-        try:
-            self._connection.settimeout(_PATIENCE)
-            self._connection.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
-            line = _read_line(self._connection)
-        except OSError as error:
-            raise self._silence(error) from None
+        request = json.dumps({"command": command, **arguments}).encode() + b"\n"
+        line = self._ask(request)
+        if not line and not self._answered and self._finds_another():
+            line = self._ask(request)
         if not line:
             raise UserError(f"{self._mountpoint}: its server went away")
+        self._answered = True
         try:
             return replies.read(command, line)
         except ValueError as error:
             raise UserError(f"{self._mountpoint}: its server answers nonsense: {error}") from None
+
+    def _ask(self, request: bytes) -> bytes:
+        """Return the answer, b"" if the server ends the conversation instead."""
+        try:
+            self._connection.settimeout(_PATIENCE)
+            self._connection.sendall(request)
+            return _read_line(self._connection)
+        except (ConnectionResetError, BrokenPipeError):
+            return b""
+        except OSError as error:
+            raise self._silence(error) from None
+
+    def _finds_another(self) -> bool:
+        """Find the union's own server after one that was about to end was taken for it: both had its device number."""
+        former, end = self._server, time.monotonic() + _ENDS
+        while self._server == former and time.monotonic() < end:
+            self.close()
+            time.sleep(0.02)
+            self._connect()
+        return self._server != former
 
     def _silence(self, error: OSError) -> UserError:
         text = error.strerror or f"after {_PATIENCE:.0f} s"

@@ -232,13 +232,21 @@ class _Mount:
                     listening = trio.Event()
                     commands = functools.partial(Commands, self)
                     nursery.start_soon(
-                        channel.serve, self.directory.socket, commands, listening.set, self._settled
+                        channel.serve,
+                        self.directory.socket,
+                        commands,
+                        listening.set,
+                        self._settled,
+                        self._is_gone,
                     )
                     await listening.wait()
                 nursery.start_soon(self._announce, announced)
                 with ending.announced(self.gone), self.session_scope:
                     await session.serve(self.filesystem, self.device_fd, self.statistics)
                 nursery.cancel_scope.cancel()
+
+    def _is_gone(self) -> bool:
+        return self.gone.is_set() or device.is_gone(self.device_fd)
 
     async def end_when_idle(self, patience: float) -> None:
         """End the session once nothing is asked of it for `patience` seconds, unless it ends before."""

@@ -7,6 +7,7 @@ Owns the two ways to mount: mount(2) for who may, fusermount3 for who may not. I
 import array
 import errno
 import os
+import select
 import shutil
 import socket
 import stat
@@ -199,6 +200,13 @@ def is_dead(target: str) -> bool:
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False
+
+
+def is_gone(fd: int) -> bool:
+    """Tell whether the mount that a device was opened for is gone; then another one may have its number."""
+    poller = select.poll()
+    poller.register(fd, 0)
+    return bool(poller.poll(0))  # POLLERR, or POLLNVAL once it is closed
 
 
 def check_target(target: str) -> None:
