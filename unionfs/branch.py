@@ -40,6 +40,7 @@ _ONE_DEVICE_KINDS = {0xEF53: "ext4", 0x58465342: "xfs", 0x01021994: "tmpfs"}
 # with its name whatever is made, removed or replaced; ext4 and xfs keep it also when another file is renamed over the name.
 _STEADY_KINDS = {0xEF53: "ext4", 0x58465342: "xfs", **_READ_ONLY_KINDS}
 _COUNTING_KINDS = {0x01021994: "tmpfs", 0x9123683E: "btrfs", 0x794C7630: "overlay", **_STEADY_KINDS}
+_FUSE = 0x65735546
 _REFUSED_KINDS = {
     0x9FA0: "procfs",
     0x62656572: "sysfs",
@@ -267,12 +268,26 @@ def _default_permission(magic: int, index: int, union_read_only: bool) -> str:
 def check_writable(root: int, path: str) -> None:
     """Raise EINVAL unless the filesystem behind `root` can be a writable branch."""
     status = os.statvfs(root)
+    if _is_on_union(root):
+        reason = "it lies on a union, which cannot be a writable branch: take one elsewhere, or this one as a lower branch"
+        raise OSError(errno.EINVAL, reason, path)
     if status.f_flag & os.ST_RDONLY:
         raise OSError(errno.EINVAL, "the filesystem is read-only, rw is impossible", path)
     if status.f_namemax < 255:
         raise OSError(
             errno.EINVAL, f"the filesystem allows names of {status.f_namemax} bytes, rw needs 255", path
         )
+
+
+def _is_on_union(root: int) -> bool:
+    """Tell whether a directory is one of a union's: it keeps names that begin with `.wh.` to itself (EPERM)."""
+    if syscalls.filesystem_magic(root) != _FUSE:
+        return False
+    try:
+        os.stat(b".wh..wh.orph", dir_fd=root, follow_symlinks=False)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return False
 
 
 def _number_prefix(root: int, device: int) -> int:

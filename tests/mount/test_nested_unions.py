@@ -2,12 +2,14 @@
 """A union whose branch is a union itself, as podman's image mounts are: it answers EPERM for names that begin with `.wh.`."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.support.place import refused
 from tests.support.tree import Dir, File, Tree
-from tests.support.union import Union, Workshop
+from tests.support.union import Union, Workshop, eventually, program, unionfs
 
 BELOW: Tree = {
     "d/one": File("one"),
@@ -51,3 +53,27 @@ def test_union_over_a_union_shows_and_changes_its_files(union: Workshop, form: s
     assert names(u.mnt) == before | {"d": ["sub", "three"], "d/sub": ["deep", "two"]}
     assert (u / "file").read_text() == "filed"
     assert (names(low.mnt), (low / "file").read_text()) == (before, "file")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_directory_of_a_union_as_writable_branch_is_refused_in_one_line(
+    union: Workshop, form: str, tmp_path: Path
+) -> None:
+    """The message names the directory and says what to do, in both forms, also for one that is appended or becomes writable."""
+    low = inner(union, form)
+    upper, mnt = low / "d", tmp_path / "mnt"
+    mnt.mkdir()
+    argv = [
+        *program("unionfs-overlay", "unionfs.overlay_cli"),
+        "-o",
+        f"lowerdir=/mnt,upperdir={upper}",
+        str(mnt),
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    refused(done, f"branch {upper}: it lies on a union")
+    refused(
+        unionfs("mount", "-o", f"br:{upper}=rw:/mnt", mnt, check=False), f"branch {upper}: it lies on a union"
+    )
+    u = union.mount("br:{A}=rw", A={})
+    eventually(lambda: unionfs("status", u.mnt, check=False).returncode == 0, "an answer")
+    refused(unionfs("branch", "append", u.mnt, f"{upper}=rw", check=False), "it lies on a union")
