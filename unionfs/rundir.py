@@ -102,9 +102,9 @@ class RunDirectory:
                 file.unlink()
         self.write("xi_path", f"{xino}\n" if xino else "\n")
 
-    def show_device(self, mountpoint: str, device: int) -> None:
-        """Record which device number the mount has."""
-        self.write("dev", f"{os.major(device)}:{os.minor(device)}\n")
+    def show_device(self, mountpoint: str, device: str) -> None:
+        """Record which device number ("major:minor") the mount has."""
+        self.write("dev", f"{device}\n")
         self.write("mountpoint", f"{escape(mountpoint)}\n")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import trio
 
 from unionfs import control as channel
-from unionfs import ending, remount
+from unionfs import ending, mount_table, remount
 from unionfs.branch import Branch
 from unionfs.committing import Committing
 from unionfs.errors import UserError
@@ -267,12 +267,10 @@ class _Mount:
         """
         if self.mountpoint is not None:
             mountpoint = self.mountpoint
-            if answer := await child.ask(lambda: str(os.stat(mountpoint).st_dev)):
-                number = int(answer)
+            if number := await child.ask(lambda: _device_of(mountpoint)):
                 if self.directory is not None:
                     self.directory.show_device(mountpoint, number)
-                device = f"{os.major(number)}:{os.minor(number)}"
-                self.filesystem.open_inodes = functools.partial(open_inodes, device)
+                self.filesystem.open_inodes = functools.partial(open_inodes, number)
         self.ready = True
         self.on_ready()
         announced()
@@ -440,6 +438,16 @@ class Commands:
     def do_refresh(self) -> None:
         """Forget what the kernel cached: AUFS' bare remount."""
         self._filesystem.invalidate_all()
+
+
+def _device_of(mountpoint: str) -> str:
+    """Ask a mount for its device number; if it cannot tell, because a branch was lost already, the kernel's table does."""
+    try:
+        number = os.stat(mountpoint).st_dev
+        return f"{os.major(number)}:{os.minor(number)}"
+    except OSError:
+        found = mount_table.find(mountpoint)
+        return found.device if found is not None else ""
 
 
 def notify_manager(state: str) -> None:
