@@ -12,8 +12,8 @@ from typing import NamedTuple, TypeVar
 
 from unionfs import protection, syscalls, whiteout
 from unionfs.copyup import CopyUps
-from unionfs.handles import FileHandle
 from unionfs.nodes import NO_CAPABILITIES, NO_XATTRS, SOME_XATTRS, UNKNOWN, Attributes, Node
+from unionfs.open_files import OpenFile
 from unionfs.union import Union
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class AttributeChanger:
         self._union = union
         self._copyups = copyups
 
-    def change(self, node: Node, changes: Changes, handle: FileHandle | None = None) -> Attributes:
+    def change(self, node: Node, changes: Changes, handle: OpenFile | None = None) -> Attributes:
         """Apply `changes` and return the new attributes; a truncation copies up only what survives it.
 
         The copy of a lower file is published with the changes: one step, which happens or does not.
@@ -106,7 +106,7 @@ class AttributeChanger:
         except OSError:
             return self._union.attributes_now(node, made)
 
-    def _change_in_place(self, node: Node, changes: Changes, handle: FileHandle | None) -> Attributes:
+    def _change_in_place(self, node: Node, changes: Changes, handle: OpenFile | None) -> Attributes:
         if handle is None and node.handles and self._union.trust:
             # Whoever unpacks an archive still has the file open, and its descriptor saves opening another one.
             handle = next((other for other in node.handles if other.writes), None)

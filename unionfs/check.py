@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from unionfs import emptying, registry
 from unionfs.errors import UserError
-from unionfs.lookup import LIST_DIRECTORY
 from unionfs.paths import absolute
 from unionfs.plink_records import noted_record, parse_record
 from unionfs.stage import is_stage
+from unionfs.syscalls import LIST_DIRECTORY
 from unionfs.whiteout import BASE, META_PREFIX, OPAQUE, ORPHAN_DIR, PLINK_DIR, PREFIX
 
 _BOOKKEEPING_DIRS = (PLINK_DIR, ORPHAN_DIR)

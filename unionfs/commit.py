@@ -20,8 +20,8 @@ from unionfs.control import Conversation
 from unionfs.errors import UserError
 from unionfs.fold import Fold, Summary
 from unionfs.fuse import device
-from unionfs.lookup import LIST_DIRECTORY
 from unionfs.program import describe, one_line
+from unionfs.syscalls import LIST_DIRECTORY
 
 # So long (seconds) a server may take to make the mount writable after another commit was killed.
 _PATIENCE = 10.0

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.syscalls import DIRENT64, DirectoryReader
-
-if TYPE_CHECKING:
-    from unionfs.nodes import Node
 
 # A directory of so many bytes is taken to hold a name for each _BYTES_A_NAME of them (ext4: about 4096 for 60 to 100).
 _BYTES_A_NAME = 48
@@ -120,17 +117,24 @@ def empty(branch: OpenBranch) -> Contents | None:
     return Contents(None, 0, True, 0, set()) if branch.writable and branch.whable else None
 
 
+class Directory(Protocol):
+    """What keeps the names of a directory: for each of its copies what is known of them, after so many lookups."""
+
+    finds: int
+    contents: tuple[Contents | None, ...]
+
+
 class KnownNames:
     """What is known of the names in the directories of one union, up to `budget` bytes; the least recently used goes first."""
 
     def __init__(self, budget: int = _MAX_BYTES) -> None:
         self.budget = budget
-        self._sizes: dict[Node, int] = {}  # of directories that have names, least recently used first
-        self._last: Node | None = None  # the most recently used
+        self._sizes: dict[Directory, int] = {}  # of directories that have names, least recently used first
+        self._last: Directory | None = None  # the most recently used
         self.bytes = 0
 
     def of(
-        self, node: Node, dirs: tuple[tuple[OpenBranch, int], ...], trust: bool
+        self, node: Directory, dirs: tuple[tuple[OpenBranch, int], ...], trust: bool
     ) -> tuple[Contents | None, ...]:
         """Return what is known of the names in each of `dirs`, a directory's copies; learn it when asked often enough."""
         node.finds = finds = node.finds + 1
@@ -156,18 +160,18 @@ class KnownNames:
                     self._keep(node, known)
         return known
 
-    def know_unmarked(self, node: Node, dirs: tuple[tuple[OpenBranch, int], ...]) -> None:
+    def know_unmarked(self, node: Directory, dirs: tuple[tuple[OpenBranch, int], ...]) -> None:
         """Note that no copy of a directory has a whiteout, as was just read. Only while nobody but us changes the branches."""
         if not node.contents:
             node.contents = tuple([empty(branch) if branch.writable else _UNMARKED for branch, _ in dirs])
 
-    def grew(self, node: Node) -> None:
+    def grew(self, node: Directory) -> None:
         """Count one more mark."""
         size = _OBJECT
         self._sizes[node] = self._sizes.get(node, 0) + size
         self._bound(size)
 
-    def forget(self, node: Node) -> None:
+    def forget(self, node: Directory) -> None:
         """Drop what is known of a directory's names."""
         node.contents = ()
         self.bytes -= self._sizes.pop(node, 0)
@@ -179,7 +183,7 @@ class KnownNames:
         for node in list(self._sizes):
             self.forget(node)
 
-    def _keep(self, node: Node, known: tuple[Contents | None, ...]) -> None:
+    def _keep(self, node: Directory, known: tuple[Contents | None, ...]) -> None:
         self.forget(node)
         node.contents = known
         size = sum(len(one.bits or b"") + _OBJECT * len(one.marks or ()) for one in known if one is not None)

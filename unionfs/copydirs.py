@@ -10,9 +10,9 @@ import os
 
 from unionfs import leftovers, protection, stage, syscalls, whiteout
 from unionfs.branch import OpenBranch
-from unionfs.lookup import LIST_DIRECTORY, PATH_DIRECTORY
 from unionfs.metadata import copy_metadata, try_to_restore_times
 from unionfs.nodes import Node
+from unionfs.syscalls import LIST_DIRECTORY, PATH_DIRECTORY
 from unionfs.union import Union
 
 

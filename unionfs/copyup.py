@@ -21,12 +21,13 @@ from unionfs.branch import OpenBranch
 from unionfs.copydata import CopyJob, Deferred
 from unionfs.copydirs import DirectoryCopies
 from unionfs.followed import begin_followed, is_followed, is_to_be_made_by_us
-from unionfs.handles import FileHandle, is_pinned
+from unionfs.handles import is_pinned
 from unionfs.metacopy import Completion
 from unionfs.metacopy import begin as begin_completion
 from unionfs.metacopy import empty as empty_metacopy
 from unionfs.metadata import copy_metadata, try_to_restore_times
 from unionfs.nodes import Node
+from unionfs.open_files import OpenFile
 from unionfs.ordering import WriteBack, write_back_before_name
 from unionfs.plinks import plinked
 from unionfs.policy import Policies
@@ -375,7 +376,7 @@ class CopyUps:
         node: Node,
         target: OpenBranch,
         copy: os.stat_result,
-        descriptors: list[tuple[FileHandle, int]],
+        descriptors: list[tuple[OpenFile, int]],
         *,
         follows: bool = False,
     ) -> None:
@@ -450,9 +451,9 @@ class CopyUps:
 
 
 @contextlib.contextmanager
-def _reopened(node: Node, fd: int, *, follows: bool) -> Iterator[list[tuple[FileHandle, int]]]:
+def _reopened(node: Node, fd: int, *, follows: bool) -> Iterator[list[tuple[OpenFile, int]]]:
     """Around a publication: open the copy behind `fd` for every handle that is to go on with it, while that may still fail."""
-    descriptors: list[tuple[FileHandle, int]] = []
+    descriptors: list[tuple[OpenFile, int]] = []
     try:
         for handle in node.handles or ():
             if handle.backing is None or (follows and handle.backing is node.backing):

@@ -17,11 +17,12 @@ from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.contents import KnownNames, empty
 from unionfs.identity import Identities, Identity
-from unionfs.lookup import LIST_DIRECTORY, PATH_DIRECTORY, Found, find
+from unionfs.lookup import Found, find
 from unionfs.lost import LostBranches
 from unionfs.nodes import UNKNOWN, Node, stale
 from unionfs.redirects import Stack
 from unionfs.room import room
+from unionfs.syscalls import LIST_DIRECTORY, PATH_DIRECTORY
 
 
 class Directories:

@@ -15,8 +15,8 @@ import stat
 
 from unionfs import leftovers, stage, whiteout
 from unionfs.branch import OpenBranch
-from unionfs.lookup import LIST_DIRECTORY
 from unionfs.metadata import restore_times
+from unionfs.syscalls import LIST_DIRECTORY
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from unionfs.copyup import CopyUps
 from unionfs.create import Caller, Creator
 from unionfs.descriptor import Descriptor, Errand, errand
 from unionfs.following import Following
-from unionfs.handles import DirectoryHandle, FileHandle, Handles, HandleTable, branch_flags
+from unionfs.handles import DirectoryHandle, FileHandle, HandleTable, branch_flags
 from unionfs.idmaps import IdMaps
 from unionfs.inodeflags import InodeFlags
 from unionfs.inspect import Inspector
@@ -31,6 +31,7 @@ from unionfs.listings import Listings
 from unionfs.movedown import move_down
 from unionfs.nodes import Attributes, Node
 from unionfs.onopen import OnOpen
+from unionfs.open_files import Handles, OpenFile
 from unionfs.options import Options
 from unionfs.plink_flush import PlinkFlusher
 from unionfs.plinks import recover_plinks
@@ -301,11 +302,11 @@ class UnionFilesystem:
         finally:
             os.close(path)
 
-    def reopen(self, opened: FileHandle, flags: int, caller: Caller) -> int:
+    def reopen(self, node: Node, opened: OpenFile, flags: int, caller: Caller) -> int:
         """Open for reading what `opened` has open, even if the file was copied up since; return the handle's number."""
         room.check_file()
         fd = os.open(whiteout.proc_path(opened.fd), branch_flags(flags, writable=False))
-        handle = FileHandle(opened.node, fd, flags, caller.pid, elsewhere=opened.elsewhere)
+        handle = FileHandle(node, fd, flags, caller.pid, elsewhere=opened.elsewhere)
         return self._add_file(handle)
 
     def _add_file(self, handle: FileHandle) -> int:

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from unionfs import syscalls, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.foldstage import FoldStages, Stage
-from unionfs.lookup import LIST_DIRECTORY
 from unionfs.metadata import copy_metadata, list_xattrs
+from unionfs.syscalls import LIST_DIRECTORY
 
 Lowers = Sequence[tuple[OpenBranch, int]]
 

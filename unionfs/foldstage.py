@@ -19,8 +19,8 @@ from unionfs.branch import OpenBranch
 from unionfs.copydata import CopyJob
 from unionfs.copyup import open_unseen
 from unionfs.leftovers import discard, remove_tree
-from unionfs.lookup import LIST_DIRECTORY
 from unionfs.metadata import copy_metadata, restore_times
+from unionfs.syscalls import LIST_DIRECTORY
 
 _NAME = b"commit"
 _PREFIX = whiteout.META_PREFIX + _NAME + b"."

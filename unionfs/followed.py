@@ -14,8 +14,8 @@ import os
 from unionfs import protection, syscalls, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copydata import CopyJob
-from unionfs.handles import Backing
 from unionfs.identity import Identity
+from unionfs.open_files import Backing
 from unionfs.ordering import WriteBack
 from unionfs.private_overlay import PrivateOverlay
 from unionfs.room import room
@@ -141,7 +141,7 @@ def begin_followed(
 ) -> FollowedJob | None:
     """Begin a copy on `target` of a file of `length` bytes that the readers of `backing` follow; None if they cannot."""
     followed = backing.followed if backing is not None else None
-    if followed is None or not followed.can_be_copied_to(target):
+    if not isinstance(followed, Followed) or not followed.can_be_copied_to(target):
         return None
     return FollowedJob(followed, target, length, write_back)
 
@@ -161,6 +161,6 @@ def is_to_be_made_by_us(job: CopyJob) -> bool:
 def is_followed(job: CopyJob, backing: Backing | None) -> bool:
     """Tell whether the readers of `backing` read what `job` has copied."""
     followed = backing.followed if backing is not None else None
-    if followed is None or not isinstance(job, FollowedJob):
+    if not isinstance(followed, Followed) or not isinstance(job, FollowedJob):
         return False
     return (followed.overlay, followed.path) == (job.followed.overlay, job.followed.path)

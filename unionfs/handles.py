@@ -12,40 +12,17 @@ import errno
 import itertools
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from unionfs import whiteout
 from unionfs.descriptor import Descriptor
 from unionfs.nodes import Node
+from unionfs.open_files import Backing
+from unionfs.readdir import Listing
 from unionfs.room import room
-
-if TYPE_CHECKING:
-    from unionfs.followed import Followed
-    from unionfs.readdir import Listing
 
 # What of the caller's flags reaches the branch. O_DIRECT would demand aligned buffers of us; O_APPEND would override the
 # offset that the kernel computed; O_SYNC and O_DSYNC are kept, they are the caller's promise of durability.
 _KEPT_FLAGS = os.O_ACCMODE | os.O_SYNC | os.O_DSYNC
-
-
-class Backing:
-    """A branch file that open files of one nodeid pass through to, registered with the kernel while there are any.
-
-    With `followed` it is the file as a private overlay shows it, and its readers follow a copy-up.
-    """
-
-    __slots__ = ("branch_id", "followed", "id", "nodeid", "opens")
-
-    def __init__(self, backing_id: int, nodeid: int, branch_id: int, followed: Followed | None) -> None:
-        self.id = backing_id
-        self.nodeid = nodeid
-        self.branch_id = branch_id
-        self.followed = followed
-        self.opens = 0
-
-    def is_on(self, branch_id: int, present_id: int) -> bool:
-        """Tell whether its readers or writers use a branch, where `present_id` is the branch of the visible copy."""
-        return branch_id == self.branch_id or (self.followed is not None and branch_id == present_id)
 
 
 class FileHandle(Descriptor):
@@ -79,17 +56,6 @@ class FileHandle(Descriptor):
     def close(self) -> None:
         """Close the descriptor, as soon as no work for threads holds it any more."""
         self.drop()
-
-
-class Handles(set[FileHandle]):
-    """The handles of a file that is open."""
-
-    __slots__ = ("backing",)
-
-    def __init__(self) -> None:
-        self.backing: Backing | None = (
-            None  # of those whose opens pass through to the file that is visible now
-        )
 
 
 class DirectoryHandle:

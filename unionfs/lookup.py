@@ -15,12 +15,10 @@ from unionfs import whiteout
 from unionfs.branch import OpenBranch
 from unionfs.contents import Contents
 from unionfs.redirects import Place, Stack, Trail, is_redirected
+from unionfs.syscalls import PATH_DIRECTORY
 from unionfs.whiteout import Layers
 
 _S_IFMT = 0o170000
-# To open a directory by one component that is no symbolic link.
-PATH_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-LIST_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Found(NamedTuple):

@@ -12,9 +12,9 @@ from unionfs import leftovers, stage, whiteout
 from unionfs.branch import OpenBranch
 from unionfs.copydata import CopyJob
 from unionfs.copyup import CopyUps, open_unseen
-from unionfs.lookup import LIST_DIRECTORY
 from unionfs.metadata import copy_metadata, restore_times
 from unionfs.nodes import Node
+from unionfs.syscalls import LIST_DIRECTORY
 from unionfs.union import Union
 
 Place = tuple[int, bytes]  # a directory and a name in it

@@ -11,15 +11,13 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from unionfs.branch import OpenBranch
+from unionfs.contents import Contents
 from unionfs.identity import Identity
-
-if TYPE_CHECKING:
-    from unionfs.contents import Contents
-    from unionfs.handles import Backing, Handles
-    from unionfs.redirects import Place
+from unionfs.open_files import Backing, Handles
+from unionfs.redirects import Place
 
 ROOT_NODEID = 1  # FUSE_ROOT_ID
 ROOT_INO = 2  # what AUFS shows for its root

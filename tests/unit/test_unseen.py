@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from unionfs.fuse.direct.unseen import UnseenWrites
-from unionfs.handles import FileHandle, Handles
+from unionfs.handles import FileHandle
 from unionfs.nodes import Node
+from unionfs.open_files import Handles
 
 BEFORE = b"abcdefgh"
 WRITER, READER = 7, 8  # threads

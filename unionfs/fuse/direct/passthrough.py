@@ -49,9 +49,10 @@ from unionfs.create import Caller
 from unionfs.filesystem import UnionFilesystem
 from unionfs.fuse import abi
 from unionfs.fuse.direct.smallfiles import LIMIT, SmallFiles
-from unionfs.handles import Backing, FileHandle
+from unionfs.handles import FileHandle
 from unionfs.identity import filesystem_of
 from unionfs.nodes import Node
+from unionfs.open_files import Backing, OpenFile
 
 log = logging.getLogger(__name__)
 
@@ -239,7 +240,7 @@ class Passthrough:
                 self._stale.clear()
             self._stale[nodeid, caller.pid] = (node.lookups, now)
             raise stale()
-        number = self._filesystem.reopen(opened, flags, caller)
+        number = self._filesystem.reopen(node, opened, flags, caller)
         handle = self._filesystem.file(number)
         assert opened.backing is not None
         handle.backing = opened.backing
@@ -344,7 +345,7 @@ def _takes_direct(fd: int, first: bool) -> bool:
     return True
 
 
-def _old_reader(node: Node, nodeid: int) -> FileHandle | None:
+def _old_reader(node: Node, nodeid: int) -> OpenFile | None:
     for handle in node.handles or ():
         if handle.backing is not None and handle.backing.nodeid == nodeid:
             return handle

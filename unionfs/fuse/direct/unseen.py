@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from unionfs.handles import FileHandle
 from unionfs.nodes import Node
+from unionfs.open_files import OpenFile
 
 _MOST_BYTES = 1 << 20  # of former data a node; the oldest is forgotten first
 _MOST_WRITES = 4096
@@ -138,7 +139,7 @@ class UnseenWrites:
         return memoryview(merged)
 
 
-def _mappable(node: Node) -> FileHandle | None:
+def _mappable(node: Node) -> OpenFile | None:
     """Return a handle through whose mapping a file's pages may be changed; the mapping keeps it open."""
     for handle in node.handles or ():
         if handle.flags & os.O_ACCMODE == os.O_RDWR and handle.backing is None:
