@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -65,6 +66,8 @@ class Launcher(ABC):
 
     isolates = True  # false only for what is no container at all
     stays = True  # the command that starts a container stays as long as it: there is no detached form
+
+    ending = signal.SIGTERM  # what ends a container whose command stays
 
     @abstractmethod
     def container(

@@ -9,13 +9,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from runtime.engine import cgroup, foreground, ids, request
 from runtime.engine import container as containers
-from runtime.engine.spec import ContainerSpec, Limits, Process
-from runtime.oci import console, seccomp
-from runtime.oci.failure import Failure
-from runtime.oci.privileges import DEFAULT_CAPABILITIES
-from runtime.oci.seccomp import Filter, default
+from runtime.engine import foreground, ids, request
+from runtime.engine.wish import Wish
+from runtime.oci import console
+from runtime.oci.cgroups import layout
+from runtime.oci.cgroups.files import read
 from unionfs.arguments import Parser, Version
 from unionfs.errors import UserError
 from unionfs.program import run_command, set_up_log
@@ -141,9 +140,9 @@ def _parser() -> Parser:
     run.add_argument("--no-new-privileges", action="store_true", help="setuid programs give nothing")
     run.add_argument("-i", "--interactive", dest="stdin", action="store_true", help="connect standard input")
     run.add_argument("-t", "--tty", dest="terminal", action="store_true", help="give the command a terminal")
+    run.add_argument("--init", action="store_true", help="a tiny pid 1 that forwards signals and reaps")
     # What people type from habit, and what holds in any case.
     run.add_argument("--rm", action="store_true", help="always so: nothing of a container stays but --rw")
-    run.add_argument("--init", action="store_true", help="always so: pid 1 forwards signals and reaps")
     # For tests of the low level: a plain bind mount of DIR as root, without a union.
     run.add_argument("--plain-rootfs", metavar="DIR", help=argparse.SUPPRESS)
     run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="COMMAND")
@@ -157,21 +156,15 @@ def _run(options: argparse.Namespace) -> int:
     if not arguments:
         raise UserError("no command is given", "write: unionbox run -- COMMAND")
     root = containers.default_root()
-    layout = cgroup.detect()
-    containers.sweep(root, layout)
-    container = containers.create(root, layout)
+    wish = _wish(options, arguments)
+    containers.sweep(root)
+    container = containers.create(root)
     try:
-        wish = request.prepare(
-            _spec(options, arguments, container.id, layout, _filter(root)),
-            _layers(options),
-            options.rw,
-            container,
-            root=os.path.realpath(root),
-        )
+        asked = request.prepare(wish, _layers(options), options.rw, container, root=os.path.realpath(root))
     except BaseException:
         container.clean()
         raise
-    return foreground.run(wish, container)
+    return foreground.run(asked, container)
 
 
 def _layers(options: argparse.Namespace) -> list[str]:
@@ -183,56 +176,38 @@ def _layers(options: argparse.Namespace) -> list[str]:
     return layers
 
 
-def _filter(root: str) -> Filter:
-    """Return unionrt's default filter of system calls for the default capabilities, compiled once."""
-    section = default.profile([f"CAP_{name}" for name in DEFAULT_CAPABILITIES])
-    try:
-        found = seccomp.prepare({"linux": {"seccomp": section}}, os.path.join(root, ".cache"))
-    except Failure as failure:
-        raise UserError(failure.message, failure.hint) from None
-    assert found is not None
-    return found
+def _pids(asked: int | None) -> int | None:
+    """Return the limit of processes: by default none of an ordinary user's, who may not set any."""
+    if asked is None and os.geteuid() == 0:
+        groups = layout.detect()
+        if "pids" in groups.v1 or "pids" in (read(groups.v2, "cgroup.controllers") or "").split():
+            return _DEFAULT_PIDS
+    return asked or None
 
 
-def _limits(options: argparse.Namespace, layout: cgroup.Layout) -> Limits:
-    pids = options.pids
-    if pids is None and os.geteuid() == 0 and "pids" in layout.controllers():
-        pids = _DEFAULT_PIDS
-    return Limits(options.memory, options.cpus, pids or None)
-
-
-def _spec(
-    options: argparse.Namespace,
-    arguments: list[str],
-    identity: str,
-    layout: cgroup.Layout,
-    seccomp_filter: Filter,
-) -> ContainerSpec:
+def _wish(options: argparse.Namespace, arguments: Sequence[str]) -> Wish:
     uid_map, gid_map = ids.for_container(wanted=options.userns or not _is_root(options.user))
-    window = console.window_of(1) if options.terminal and os.isatty(1) else None
     environment = _environment(options.env)
     if options.terminal and "TERM" in os.environ:
-        environment = (("TERM", os.environ["TERM"]), *environment)
-    process = Process(
+        environment = [f"TERM={os.environ['TERM']}", *environment]
+    return Wish(
         arguments=tuple(arguments),
-        environment=environment,
+        environment=tuple(environment),
         directory=options.workdir,
         user=options.user,
         terminal=options.terminal,
-        window=window,
+        window=console.window_of(1) if options.terminal and os.isatty(1) else None,
         stdin=options.stdin,
+        init=options.init,
         no_new_privileges=options.no_new_privileges,
-    )
-    return ContainerSpec(
-        id=identity,
-        process=process,
-        hostname=options.hostname or identity,
-        limits=_limits(options, layout),
+        hostname=options.hostname or "",
         host_network=options.network == "host",
+        memory=options.memory,
+        cpus=options.cpus,
+        pids=_pids(options.pids),
         uid_map=uid_map,
         gid_map=gid_map,
         plain_rootfs=options.plain_rootfs,
-        filter=seccomp_filter,
     )
 
 
@@ -241,17 +216,17 @@ def _is_root(user: str) -> bool:
     return all(word in ("", "0", "root") for word in user.split(":"))
 
 
-def _environment(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
+def _environment(words: Sequence[str]) -> list[str]:
     result = []
     for word in words:
-        name, separator, value = word.partition("=")
+        name, separator, _ = word.partition("=")
         if not name:
             raise UserError(f"--env {word!r} names no variable", "write NAME=VALUE")
         if separator:
-            result.append((name, value))
+            result.append(word)
         elif name in os.environ:
-            result.append((name, os.environ[name]))
-    return tuple(result)
+            result.append(f"{name}={os.environ[name]}")
+    return result
 
 
 if __name__ == "__main__":

@@ -26,6 +26,10 @@ _STOP_SECONDS = 30.0
 
 
 class _UnionboxLauncher(Launcher):
+    ending = (
+        signal.SIGKILL
+    )  # the program is pid 1, and ignores what it does not handle; its supervisor cleans up
+
     def __init__(self, program: str, image: Path, state: Path) -> None:
         self._program = program
         self._image = image

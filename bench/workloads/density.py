@@ -14,7 +14,6 @@ first of them, a daemon's own growth included.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -122,7 +121,7 @@ class _Crowd:
         """End and remove all containers, and wait until the last of their processes has gone."""
         names = [f"many{number}" for number in range(len(self.containers))]
         for process in self.staying:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(self.launcher.ending)
         for removal in self.launcher.removal(names):
             removal.start(subprocess.DEVNULL, self.errors).wait()
         for number, process in enumerate(self.staying):

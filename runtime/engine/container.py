@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A container's traces on the host: its directory, its lock and its cgroup; how they come, go, and are swept.
+"""A container's traces on the host: its directory, its lock, and what the runtime knows of it; how they come, go, are swept.
 
-`ROOT/containers/ID/` holds `lock` and, unless the user named one, the rw branch. The client and the supervisor both hold
-the lock (one open file, shared over the fork), and either cleans up when the other has died. Where both were killed the
-lock is free, which is how the next run knows what to sweep.
+`ROOT/containers/ID/` is the bundle; it holds `lock` too and, unless the user named one, the rw branch. `ROOT/run/` is the
+runtime's: `unionrt --root ROOT/run list` shows the containers. The client and the supervisor both hold the lock (one open file,
+shared over the fork), and either cleans up when the other has died. Where both were killed the lock is free, which is how the
+next run knows what to sweep.
 """
 
 import fcntl
 import logging
 import os
 import shutil
-import time
 from dataclasses import dataclass
 
-from runtime.engine import cgroup, ids
+from runtime.engine import ids
 from runtime.oci import files
+from runtime.oci.failure import Failure
 from unionfs.errors import UserError
 
 log = logging.getLogger(__name__)
-
-_PATIENCE = 10.0  # seconds until processes that do not die are given up
 
 
 def default_root() -> str:
@@ -37,9 +36,18 @@ class Container:
     """The traces of one container, whose lock this process holds."""
 
     id: str
-    directory: str
+    root: str
     lock: int
-    group: cgroup.Cgroup
+
+    @property
+    def directory(self) -> str:
+        """Return the container's own directory, which is its bundle."""
+        return os.path.join(self.root, "containers", self.id)
+
+    @property
+    def states(self) -> str:
+        """Return the runtime's directory, in which the container is called as here."""
+        return os.path.join(self.root, "run")
 
     @property
     def branch(self) -> str:
@@ -47,10 +55,13 @@ class Container:
         return os.path.join(self.directory, "rw")
 
     def clean(self) -> None:
-        """Kill what is left and remove every trace. May be called twice; raises OSError (TimeoutError) if something stays."""
-        deadline = time.monotonic() + _PATIENCE
-        self.group.kill(deadline)
-        self.group.remove(deadline)
+        """Kill what is left and remove every trace. May be called twice; OSError or Failure if something stays."""
+        from runtime.oci import destroy, state  # nobody has to wait for them at the start
+
+        made = state.open_if_there(self.states, self.id)
+        if made is not None:
+            with made.lock():
+                destroy.destroy(made)
         try:
             self._remove()
         except PermissionError:  # its users' files, whom only their user namespace can name
@@ -68,7 +79,7 @@ def _unless_gone(
         raise error[1]
 
 
-def create(root: str, layout: cgroup.Layout) -> Container:
+def create(root: str) -> Container:
     """Make a container's directory under a new id and lock it."""
     try:
         os.makedirs(os.path.join(root, "containers"), mode=0o700, exist_ok=True)
@@ -82,23 +93,23 @@ def create(root: str, layout: cgroup.Layout) -> Container:
         lock = _lock(os.path.join(directory, "lock"))
     finally:
         os.close(guard)
-    return Container(identity, directory, lock, cgroup.Cgroup(layout, cgroup.PREFIX + identity))
+    return Container(identity, root, lock)
 
 
-def sweep(root: str, layout: cgroup.Layout) -> list[str]:
+def sweep(root: str) -> list[str]:
     """Remove the traces of containers whose processes were all killed at once; return their ids."""
-    stale = _stale(root, layout)
+    stale = _stale(root)
     for container in stale:
         try:
             container.clean()
-        except OSError as error:
+        except (OSError, Failure) as error:
             log.warning("cannot sweep container %s: %s", container.id, error)
         finally:
             os.close(container.lock)
     return [container.id for container in stale]
 
 
-def _stale(root: str, layout: cgroup.Layout) -> list[Container]:
+def _stale(root: str) -> list[Container]:
     """Return the containers that nobody holds, now held by us; no container is half made while we look."""
     parent = os.path.join(root, "containers")
     if not os.path.isdir(parent):
@@ -112,9 +123,7 @@ def _stale(root: str, layout: cgroup.Layout) -> list[Container]:
                 lock = _lock(os.path.join(directory, "lock"), wait=False)
             except OSError:
                 continue  # alive, or just being swept by somebody else
-            found.append(
-                Container(identity, directory, lock, cgroup.Cgroup(layout, cgroup.PREFIX + identity))
-            )
+            found.append(Container(identity, root, lock))
     finally:
         os.close(guard)
     return found

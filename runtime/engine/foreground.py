@@ -1,227 +1,162 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client of a container in the foreground: forwards signals, lends the terminal, waits, and reports.
+"""The client of a container in the foreground: has it made by the runtime, attends it, waits for the supervisor, and reports.
 
-If the supervisor dies, init dies with it, and this process removes what they leave.
+The container's first process is this one's child and dies with it; if the supervisor dies, it is killed. Whoever of the two is
+left removes what they leave.
 """
 
-import os
-import select
-import signal
-import socket
-import sys
-import termios
-import tty
-from collections.abc import Callable
+from __future__ import annotations
 
-from runtime.engine import supervisor
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from runtime.engine import bundle, supervisor
 from runtime.engine.container import Container
 from runtime.engine.request import Request
 from runtime.oci import channel as messages
-from runtime.oci import console, syscalls
+from runtime.oci.failure import Failure
 from unionfs.program import one_line
 
-_PR_SET_CHILD_SUBREAPER = 36
-_LOCAL = {
-    signal.SIGCHLD,
-    signal.SIGPIPE,
-    signal.SIGURG,
-    signal.SIGKILL,
-    signal.SIGSTOP,
-    signal.SIGTSTP,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGSEGV,
-    signal.SIGBUS,
-    signal.SIGFPE,
-    signal.SIGILL,
-    signal.SIGTRAP,
-    signal.SIGSYS,
-    signal.SIGABRT,
-}
-_ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
-_CHUNK = 65536
+if TYPE_CHECKING:
+    from runtime.oci.job import Request as Asked
+    from runtime.oci.state import Container as Made
+
+FAILED = 125
+_CANNOT_EXECUTE, _NOT_FOUND, _INTERRUPTED = 126, 127, 128
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+# Of services that started us: it is not the container that they wait for, or have opened something for.
+_NOT_FOR_CONTAINERS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID")
 
 
 def run(request: Request, container: Container) -> int:
     """Run a container and return the exit status for our caller."""
-    # So that init, whose parent may be killed, comes to us to be reaped.
-    syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    control, supervisor_side = messages.pair()
-    terminal, container_side = messages.pair() if request.spec.process.terminal else (None, None)
-    pid = os.fork()
-    if pid == 0:
-        control.close()
-        if terminal is not None:
-            terminal.close()
-        supervisor.main(request, container, supervisor_side, container_side)
-    supervisor_side.close()
-    if container_side is not None:
-        container_side.close()
-    client = _Client(request, control, terminal, pid)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who ignores it cannot wait for a child
+    for name in _NOT_FOR_CONTAINERS:
+        os.environ.pop(name, None)
+    run = _Run(request, container)
     try:
-        status = client.attend()
+        status = run.attend()
     finally:
-        client.restore()
-        _wait_for_children(pid)
+        run.wait_for_supervisor()
         container.clean()  # usually the supervisor has, and there is nothing left to do
-    if client.problem:
-        print(f"unionbox: {one_line(client.problem)}", file=sys.stderr)
+    if run.problem:
+        print(f"unionbox: {one_line(run.problem)}", file=sys.stderr)
     return status
 
 
-def _wait_for_children(pid: int) -> None:
-    """Wait for the supervisor and then for whatever else has become our child."""
-    try:
-        os.waitpid(pid, 0)
-        while True:
-            os.waitpid(-1, 0)
-    except ChildProcessError:
-        pass
+class _Run:
+    """One run: the container, and its supervisor unless the root is no union."""
 
-
-class _Client:
-    """Moves signals, terminal bytes and messages until the container has ended."""
-
-    def __init__(
-        self, request: Request, control: messages.Channel, terminal: messages.Channel | None, supervisor: int
-    ) -> None:
+    def __init__(self, request: Request, container: Container) -> None:
         self.problem = ""
         self._request = request
-        self._control = control
-        self._terminal = terminal
-        self._supervisor = supervisor
-        self._status: int | None = None
-        self._pidfd = -1
-        self._pending: list[int] = []
-        self._master = -1
-        self._to_container = b""
-        self._saved: list[int | list[bytes | int]] | None = None
-        self._wakeup, self._wakeup_writer = socket.socketpair()
-        self._catch_signals()
+        self._container = container
+        self._made: Made | None = None
+        self._lost = False  # whether the supervisor ended before the container
+        self._supervisor, self._channel = -1, None
+        if request.wish.plain_rootfs is None:
+            self._supervisor, self._channel = supervisor.fork(request, container)
 
-    def _catch_signals(self) -> None:
-        self._wakeup.setblocking(False)
-        self._wakeup_writer.setblocking(False)
-        signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
-        for number in signal.valid_signals() - _LOCAL:
-            try:
-                signal.signal(number, lambda _number, _frame: None)
-            except OSError:
-                continue
+    _channel: messages.Channel | None
 
     def attend(self) -> int:
-        """Work until the supervisor has gone; return the exit status."""
-        handlers: dict[int, Callable[[], bool]] = {
-            self._control.fileno(): self._hear,
-            self._wakeup.fileno(): self._forward_signals,
-        }
-        if self._terminal is not None:
-            handlers[self._terminal.fileno()] = lambda: self._take_terminal(handlers)
-        while True:
-            readers = list(handlers)
-            writers = [self._master] if self._to_container and self._master >= 0 else []
-            readable, writable, _ = select.select(readers, writers, [])
-            if writable:
-                self._write_to_container()
-            for fd in readable:
-                if not handlers[fd]():
-                    if fd == self._control.fileno():
-                        return self._finish()
-                    del handlers[fd]
+        """Make the container, wait for its end, return its exit status; what kept it from starting becomes the problem."""
+        try:
+            status = self._attend()
+        except Failure as failure:
+            self._hear()
+            self.problem = self.problem or _words(failure, self._request.wish.arguments[0])
+            return _status(failure)
+        if self._lost:
+            self._hear()
+            self.problem = (
+                self.problem or "the container's supervisor died; the container was killed and removed"
+            )
+            return FAILED
+        kills = self._made.group().oom_kills() if self._made is not None else 0
+        if kills:
+            self.problem = f"processes killed at the memory limit: {kills}"
+        return status
 
-    def _finish(self) -> int:
-        if self._master >= 0:
-            # What the terminal still holds.
-            while select.select([self._master], [], [], 0)[0] and self._copy_output():
-                pass
-        if self._status is None:
-            self.problem = "the container's supervisor died; the container was killed and removed"
-            return supervisor.FAILED
-        return self._status
+    def _attend(self) -> int:
+        # Only here: the supervisor loads its modules meanwhile, on another processor.
+        from runtime.oci import attend, create, log
+        from runtime.oci.settings import Settings
 
-    def _hear(self) -> bool:
-        word, text, descriptors = messages.receive(self._control)
-        if word == "init":
-            self._pidfd = descriptors[0]
-            for number in self._pending:
-                self._send_signal(number)
-        elif word == "error":
-            status, _, self.problem = text.partition(" ")
-            if self._status is None:
-                self._status = int(status)
-        elif word == "warning":
+        log.speak_as("unionbox")
+        wish = self._request.wish
+        if not wish.stdin:
+            null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            os.dup2(null, 0)
+            os.close(null)
+        settings = Settings(self._container.states, rootless=os.geteuid() != 0)
+        asked = self._asked()
+        self._made = create.create(settings, asked)
+        beside = None if self._channel is None else (self._channel.fileno(), self._lose)
+        return attend.attend(self._made, asked, keep=True, beside=beside)
+
+    def _asked(self) -> Asked:
+        from runtime.oci import job
+
+        directory = self._container.directory
+        asked = job.Request(self._container.id, directory, os.path.join(directory, bundle.CONFIG))
+        asked.detach = False
+        asked.tied = True
+        asked.init = self._request.wish.init
+        asked.stdin = self._request.wish.stdin
+        return asked
+
+    def _lose(self) -> None:
+        """The supervisor has died or cannot serve: a container without a root must go."""
+        assert self._made is not None
+        self._lost = True
+        os.kill(self._made.record["pid"], signal.SIGKILL)  # ours, and not waited for yet
+
+    def _hear(self) -> None:
+        """Take what the supervisor has said, if it has: why it cannot serve is the reason of all that follows."""
+        channel = self._channel
+        while channel is not None and messages.has_words(channel):
+            word, text, _ = messages.receive(channel)
+            if not word:
+                return
             self.problem = self.problem or text
-        elif word == "exit" and self._status is None:
-            self._status = int(text)
-        return bool(word)
 
-    def _forward_signals(self) -> bool:
-        for number in self._wakeup.recv(256):
-            if number == signal.SIGWINCH:
-                self._resize()
-            elif self._pidfd < 0:
-                self._pending.append(number)
-            else:
-                self._send_signal(number)
-        return True
+    def wait_for_supervisor(self) -> None:
+        """Tell the supervisor that the container has ended and wait until it has, too; a signal that ends us ends its work."""
+        channel = self._channel
+        if channel is None:
+            return
+        messages.end(channel)
+        from runtime.oci.process.attention import Attention
 
-    def _send_signal(self, number: int) -> None:
-        if self._status is None:
+        with Attention(self._hurry) as attention:
+            attention.wait(self._collect)
+        self._hear()
+
+    def _hurry(self, number: int) -> None:
+        if number in _ENDING:
             try:
-                signal.pidfd_send_signal(self._pidfd, number)
+                os.kill(self._supervisor, signal.SIGTERM)
             except ProcessLookupError:
                 pass
-        elif number in _ENDING:  # what the supervisor still does may be left undone
-            os.kill(self._supervisor, signal.SIGTERM)
 
-    def _resize(self) -> None:
-        if self._master >= 0 and os.isatty(1):
-            console.set_window(self._master, console.window_of(1))
-
-    def _take_terminal(self, handlers: dict[int, Callable[[], bool]]) -> bool:
-        word, _, descriptors = messages.receive(self._terminal) if self._terminal else ("", "", [])
-        if word == "terminal":
-            self._master = descriptors[0]
-            os.set_blocking(self._master, False)
-            self._resize()
-            handlers[self._master] = self._copy_output
-            if self._request.spec.process.stdin:
-                if os.isatty(0):
-                    self._saved = termios.tcgetattr(0)
-                    tty.setraw(0)
-                handlers[0] = self._copy_input
-        return False
-
-    def _copy_output(self) -> bool:
+    def _collect(self) -> int | None:
+        """Return 0 when the supervisor has ended; who waited for the container may have reaped it."""
         try:
-            data = os.read(self._master, _CHUNK)
-        except BlockingIOError:
-            return True
-        except OSError:  # EIO: the last process has closed the terminal
-            return False
-        try:
-            while data:
-                data = data[os.write(1, data) :]
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, "standard output") from None
-        return True
+            return None if os.waitpid(self._supervisor, os.WNOHANG) == (0, 0) else 0
+        except ChildProcessError:
+            return 0
 
-    def _copy_input(self) -> bool:
-        data = os.read(0, _CHUNK)
-        self._to_container += data or b"\x04"  # the end of input is Ctrl-D to a terminal
-        self._write_to_container()
-        return bool(data)
 
-    def _write_to_container(self) -> None:
-        try:
-            self._to_container = self._to_container[os.write(self._master, self._to_container) :]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._to_container = b""
+def _status(failure: Failure) -> int:
+    known = failure.program or failure.status
+    return known if known in (_CANNOT_EXECUTE, _NOT_FOUND) or known > _INTERRUPTED else FAILED
 
-    def restore(self) -> None:
-        """Give the user the terminal back as it was."""
-        if self._saved is not None:
-            termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
-            self._saved = None
+
+def _words(failure: Failure, program: str) -> str:
+    """Return what to say; of a program that cannot be executed its name and the reason, as a shell does."""
+    if not (failure.program or failure.status in (_CANNOT_EXECUTE, _NOT_FOUND)):
+        return failure.line()
+    return failure.line().removeprefix("exec ").replace(f'"{one_line(program)}"', program, 1)

@@ -11,7 +11,7 @@ import pwd
 import shutil
 from collections.abc import Callable, Sequence
 
-from runtime.engine.spec import IdMap
+from runtime.engine.wish import IdMap
 from runtime.oci import channel as messages
 from runtime.oci import mappings, syscalls
 from runtime.oci.failure import Failure

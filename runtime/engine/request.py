@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what the user asked for to what is to be done: branches, hidden directories, options. Nothing is executed here."""
+"""From what the user asked for to what is to be done: branches, options, the bundle. Nothing is executed here."""
 
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from runtime.engine import ids
+from runtime.engine import bundle, ids
 from runtime.engine.container import Container
-from runtime.engine.spec import ContainerSpec
+from runtime.engine.wish import Wish
 from unionfs import branch_lock
 from unionfs.branch import Branch
 from unionfs.errors import UserError
@@ -17,23 +17,21 @@ from unionfs.option_table import Options
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A container to run: what init does (`spec`) and what the supervisor serves (`branches`).
+    """A container to run: the user's wish, whose bundle is written, and what the supervisor serves (`branches`).
 
     `hold` is a descriptor that keeps others from the rw branch as long as client or supervisor lives. A `private` rw branch
     goes with the container.
     """
 
-    spec: ContainerSpec
+    wish: Wish
     branches: tuple[Branch, ...]
     options: Options
     hold: int
     private: bool
 
 
-def prepare(
-    spec: ContainerSpec, layers: Sequence[str], rw: str | None, container: Container, *, root: str
-) -> Request:
-    """Settle the branches of `spec`: `layers` read-only below `rw` or a private directory of the container.
+def prepare(wish: Wish, layers: Sequence[str], rw: str | None, container: Container, *, root: str) -> Request:
+    """Settle the branches: `layers` read-only below `rw` or a private directory of the container; write the bundle.
 
     Raises UserError for a directory that cannot serve.
     """
@@ -44,7 +42,7 @@ def prepare(
             raise UserError(f"the layer {path} lies in the rw directory {top}", "give another --rw")
     if rw is None:
         os.mkdir(top)
-    elif not (spec.user_namespace and os.geteuid() == 0):  # there its root is nobody on the host
+    elif not (wish.user_namespace and os.geteuid() == 0):  # there its root is nobody on the host
         _refuse_reachable(top)
     hold = _hold(top)
     if not os.listdir(top):
@@ -55,11 +53,11 @@ def prepare(
     permission = Branch(top, "rw")
     branches = [Branch(path, "ro", _attributes(path)) for path in lower]
     hidden = {inside for path in lower for secret in (top, root) if (inside := _seen_in(path, secret))}
-    spec = replace(spec, hidden=tuple(sorted(hidden)))
-    return Request(spec, (permission, *branches), _options(spec), hold, private=rw is None)
+    bundle.write(container.directory, container.id, wish, sorted(hidden))
+    return Request(wish, (permission, *branches), _options(wish), hold, private=rw is None)
 
 
-def _options(spec: ContainerSpec) -> Options:
+def _options(wish: Wish) -> Options:
     """Return the union's options.
 
     An ordinary user's container has one id, or his subordinate ones too. Files of all others are shown as root's, which may then
@@ -68,7 +66,7 @@ def _options(spec: ContainerSpec) -> Options:
     """
     if os.geteuid() == 0:
         return Options()
-    users, groups = ids.shown(spec.uid_map, os.geteuid()), ids.shown(spec.gid_map, os.getegid())
+    users, groups = ids.shown(wish.uid_map, os.geteuid()), ids.shown(wish.gid_map, os.getegid())
     return Options(uid_map=users, gid_map=groups, unmapped=0, warn_perm=False)
 
 

@@ -15,6 +15,7 @@ from _socket import (
     CMSG_SPACE,
     MSG_CMSG_CLOEXEC,
     SCM_RIGHTS,
+    SHUT_WR,
     SOCK_CLOEXEC,
     SOCK_SEQPACKET,
     SOL_SOCKET,
@@ -31,7 +32,9 @@ __all__ = [
     "accept",
     "ask",
     "connect",
+    "end",
     "has_ended",
+    "has_words",
     "listen",
     "pair",
     "receive",
@@ -143,6 +146,18 @@ def receive_before(end: int, channel: Channel) -> tuple[str, str, list[int]]:
     poll.poll()
     poll.unregister(end)
     return receive(channel) if poll.poll(0) else ("", "", [])
+
+
+def has_words(channel: Channel) -> bool:
+    """Tell whether `receive` would not have to wait."""
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def end(channel: Channel) -> None:
+    """Let the other side see the end, and go on hearing it."""
+    channel.shutdown(SHUT_WR)
 
 
 def has_ended(channel: Channel) -> bool:

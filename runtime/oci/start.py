@@ -61,7 +61,7 @@ def _open_gate(container: Container) -> Failure | None:
                 gate = os.open(container.path(state.GATE), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError as error:
                 if error.errno == errno.ENXIO:
-                    return Failure(f"container {container.id} has ended before it was started")
+                    return _ended(container)
                 raise
             os.write(gate, b"s")
             os.close(gate)
@@ -70,6 +70,12 @@ def _open_gate(container: Container) -> Failure | None:
             os.close(report)
         os.unlink(container.path(state.GATE))
     return _problem(container, data)
+
+
+def _ended(container: Container) -> Failure:
+    kills = container.group().oom_kills() if container.has_group() else 0
+    reason = ": the memory limit is too low" if kills else ""
+    return Failure(f"container {container.id} has ended before it was started{reason}")
 
 
 def _read_all(fd: int) -> bytes:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.engine import cgroup
+from runtime.oci.cgroups import layout
 from tests.support.box import Box, groups
 
-CAN_RUN = os.geteuid() == 0 and Path("/dev/fuse").exists() and bool(cgroup.detect().directories())
+CAN_RUN = os.geteuid() == 0 and Path("/dev/fuse").exists() and bool(layout.detect().v1 or layout.detect().v2)
 
 
 @pytest.fixture
@@ -26,6 +26,7 @@ def box() -> Iterator[Box]:
             yield place
             left = place.identities()
             assert left == set()
+            assert place.states() == set()
             assert [path for identity in left for path in groups(identity)] == []
             assert str(place.directory) not in Path("/proc/self/mountinfo").read_text()
         finally:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.box import Box, children, kill, wait_for_end
+from tests.support.box import Box, children, first_of, kill, supervisor_of, wait_for_end
 from tests.support.oci import make_root
 from tests.support.stuck import StuckLayers, wait_for_pending
 from tests.support.union import Workshop
@@ -82,8 +82,7 @@ def test_end_with_a_process_in_the_mount_namespace_is_not_held_up(box: Box) -> N
     """Somebody on the host who has entered the container's mount namespace loses its root; the run ends."""
     client = box.start("--", "sh", "-c", "echo ready; read line; exit 3")
     assert client.stdout is not None and client.stdout.readline() == "ready\n"
-    (supervisor,) = children(client.pid)
-    (init,) = children(supervisor)
+    supervisor, init = supervisor_of(client.pid), first_of(client.pid)
     visitor = subprocess.Popen(
         ["nsenter", "--target", str(init), "--mount", "sh", "-c", "echo in; read line"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.box import Box, children, groups, kill, wait_for_end, wait_until
+from tests.support.box import Box, children, first_of, groups, kill, supervisor_of, wait_for_end, wait_until
 
 SCRIPT = "setsid sleep 1000 & echo ready; echo x > /written; sleep 1000"
 
@@ -20,8 +20,8 @@ class _Running:
     def __init__(self, box: Box) -> None:
         self.client: subprocess.Popen[str] = box.start("--memory", "256m", "--", "sh", "-c", SCRIPT)
         assert self.client.stdout is not None and self.client.stdout.readline() == "ready\n"
-        (self.supervisor,) = children(self.client.pid)
-        (self.init,) = children(self.supervisor)
+        self.supervisor = supervisor_of(self.client.pid)
+        self.init = first_of(self.client.pid)
         self.programs = children(self.init)
         (self.identity,) = box.identities()
         assert groups(self.identity)
@@ -68,9 +68,9 @@ def test_kill_of_all_processes_is_swept_by_the_next_run(box: Box) -> None:
     client = box.start("--", "sh", "-c", SCRIPT)
     assert client.stdout is not None and client.stdout.readline() == "ready\n"
     (dead,) = box.identities() - {other}
-    (supervisor,) = children(client.pid)
-    kill(client.pid, supervisor, *children(supervisor))
-    wait_for_end([client.pid, supervisor])
+    supervisor, init = supervisor_of(client.pid), first_of(client.pid)
+    kill(client.pid, supervisor, init)
+    wait_for_end([client.pid, supervisor, init])
     assert groups(dead)
     assert box.run("--", "true").returncode == 0
     assert (box.identities(), groups(dead)) == ({other}, [])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.box import ROOT, Box, children, wait_until
+from tests.support.box import ROOT, Box, first_of, kill, name_of
 from tests.support.oddmounts import odd_mounts
 
 
@@ -22,8 +22,6 @@ from tests.support.oddmounts import odd_mounts
     [
         (["true"], 0, ""),
         (["sh", "-c", "exit 3"], 3, ""),
-        (["sh", "-c", "kill -KILL $$"], 137, ""),
-        (["sh", "-c", "kill -TERM $$"], 143, ""),
         (["no-such-command"], 127, "unionbox: no-such-command: executable file not found in $PATH\n"),
         (["no\nsuch\x1b[1m"], 127, "unionbox: no\\nsuch\\x1b[1m: executable file not found in $PATH\n"),
         (["/no/such/file"], 127, "unionbox: /no/such/file: no such file or directory\n"),
@@ -35,6 +33,15 @@ def test_run_exit_status_is_dockers(box: Box, arguments: list[str], status: int,
     """The command's status, 128+n, 127 for what is not found, 126 for what cannot be executed; one line says why."""
     done = box.run("--", *arguments)
     assert (done.returncode, done.stderr) == (status, message)
+
+
+@pytest.mark.parametrize(("name", "status"), [("KILL", 137), ("TERM", 143)])
+def test_run_exit_status_tells_the_signal(box: Box, name: str, status: int) -> None:
+    """128+n; from inside no signal kills a pid 1, so the command must not be it, or a command below it."""
+    done = box.run("--init", "--", "sh", "-c", f"kill -{name} $$")
+    assert (done.returncode, done.stderr) == (status, "")
+    done = box.run("--", "sh", "-c", f"sh -c 'kill -{name} $$'; exit $?")
+    assert (done.returncode, done.stdout) == (status, "")
 
 
 @pytest.mark.parametrize(
@@ -49,7 +56,7 @@ def test_run_exit_status_is_dockers(box: Box, arguments: list[str], status: int,
         (["--user", "nosuchuser", "--", "true"], "no user 'nosuchuser' in /etc/passwd of the container"),
         (["--user", "4294967296", "--", "true"], "no user '4294967296' in /etc/passwd of the container"),
         (["--memory", "9" * 400, "--", "true"], "is not a size such as 64m or 1g"),
-        (["--memory", "1m", "--", "true"], "the memory limit is too low"),
+        (["--memory", "64k", "--", "true"], "the memory limit is too low"),
         (["--"], "no command is given"),
         (["-i", "-t", "--", "true"], "standard input is not a terminal; leave out -t"),
     ],
@@ -84,7 +91,7 @@ def test_run_option_of_others_is_refused_with_the_help_of_run(
 
 
 def test_run_takes_what_holds_in_any_case(box: Box) -> None:
-    """Habits from other programs: a container always goes, and always has an init."""
+    """Habits from other programs: a container always goes."""
     done = box.run("--rm", "--init", "--interactive", "--", "cat", stdin="hello")
     assert (done.returncode, done.stdout, done.stderr) == (0, "hello", "")
 
@@ -157,7 +164,7 @@ def test_run_command_sees_a_tidy_machine(box: Box) -> None:
     lines = done.stdout.splitlines()
     assert lines[:4] == ["inner", "/new/place", "0", "b /root unionbox"]
     assert int(lines[4]) <= 4
-    assert lines[5:] == ["unionbox-init", "lo", "0x9"]
+    assert lines[5:] == ["sh", "lo", "0x9"]
 
 
 def test_run_leaks_no_descriptor(box: Box) -> None:
@@ -171,7 +178,7 @@ def test_run_command_has_dockers_capabilities_and_cannot_look_into_init(box: Box
     """The bounding set is Docker's default; init's executable and descriptors cannot be reached (CVE-2019-5736)."""
     script = "grep -h Cap /proc/self/status /proc/1/status; readlink /proc/1/exe || echo no exe; "
     script += "mount -t tmpfs x /mnt 2>/dev/null || echo no mount; echo 1 2>/dev/null > /proc/sys/kernel/sysrq || echo no sysctl"
-    lines = box.run("--", "sh", "-c", script).stdout.splitlines()
+    lines = box.run("--init", "--", "sh", "-c", script).stdout.splitlines()
     allowed = 0x00000000A80425FB
     for line in lines[:10]:
         assert int(line.split()[1], 16) & ~allowed == 0, line
@@ -304,9 +311,9 @@ def test_run_base_change_is_seen_by_running_containers(box: Box) -> None:
 
 
 def test_run_signals_reach_the_command(box: Box) -> None:
-    """SIGTERM and SIGUSR1 sent to the client are the command's; without a handler it ends with 128+n."""
+    """SIGTERM and SIGUSR1 sent to the client are the command's; without a handler it ends with 128+n under an init."""
     script = "trap 'echo usr1' USR1; echo ready; while :; do sleep 0.1; done"
-    process = box.start("--", "sh", "-c", script)
+    process = box.start("--init", "--", "sh", "-c", script)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGUSR1)
     assert process.stdout.readline() == "usr1\n"
@@ -319,15 +326,39 @@ def test_run_pid_one_reaps_orphans(box: Box) -> None:
     script = "(sh -c 'echo $$ > /orphan' &) ; while ! test -s /orphan; do :; done; "
     script += "i=0; while test -d /proc/$(cat /orphan) && test $i -lt 100000; do i=$((i+1)); done; "
     script += "test -d /proc/$(cat /orphan) && echo left || echo reaped"
-    assert box.run("--", "sh", "-c", script).stdout == "reaped\n"
+    assert box.run("--init", "--", "sh", "-c", script).stdout == "reaped\n"
+
+
+def test_run_command_is_pid_one_without_an_init(box: Box) -> None:
+    """As in Docker: it gets the signals itself, and one that it does not handle is nothing to it; SIGKILL ends it."""
+    script = "trap 'echo term' TERM; echo $$ ready; while :; do sleep 0.1; done"
+    process = box.start("--", "sh", "-c", script)
+    assert process.stdout is not None and process.stdout.readline() == "1 ready\n"
+    process.send_signal(signal.SIGUSR1)
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "term\n"
+    kill(first_of(process.pid))
+    assert process.wait(60) == 137
+
+
+def test_run_init_is_a_page_of_code(box: Box) -> None:
+    """pid 1 of --init is no interpreter: a static program with some kilobytes of memory, which holds no descriptor."""
+    process = box.start("--init", "--", "sh", "-c", "echo $$ $PPID; read line")
+    assert process.stdout is not None and process.stdout.readline() == "2 1\n"
+    init = first_of(process.pid)
+    assert name_of(init) == "init"
+    status = Path(f"/proc/{init}/status").read_text()
+    (resident,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+    assert resident < 200  # kB
+    assert os.listdir(f"/proc/{init}/fd") == []
+    process.communicate("\n", timeout=60)
+    assert process.returncode == 0
 
 
 def test_run_processes_left_behind_die_with_the_command(box: Box) -> None:
     """When the command ends everything else in the container is killed."""
     process = box.start("--", "sh", "-c", "setsid sleep 1000 & echo ready; read line")
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    supervisor = children(process.pid)[0]
-    wait_until(lambda: children(supervisor), "init runs")
     _output, errors = process.communicate("\n", timeout=60)
     assert (process.returncode, errors) == (0, "")
 

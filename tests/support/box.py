@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from runtime.engine import cgroup
+from runtime.engine import bundle
+from runtime.oci.cgroups import open_group
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0
@@ -59,6 +60,11 @@ class Box:
         self._started.append(process)
         return process
 
+    def unionrt(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the runtime on the containers of this place."""
+        command = [str(ROOT / "runtime/unionrt"), "--root", str(self.state / "run"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL)
+
     def command(self, *arguments: str) -> list[str]:
         """Return the command line of `unionbox run ARGUMENTS`."""
         return [sys.executable, "-m", "runtime.cli", "run", *arguments]
@@ -70,6 +76,11 @@ class Box:
     def identities(self) -> set[str]:
         """Return the ids of the containers that have traces here."""
         return {path.name for path in self.containers.iterdir()} if self.containers.is_dir() else set()
+
+    def states(self) -> set[str]:
+        """Return the ids of the containers that the runtime knows here."""
+        run = self.state / "run"
+        return {path.name for path in run.glob("[!.]*")} if run.is_dir() else set()
 
     def close(self) -> None:
         """End what still runs."""
@@ -122,5 +133,22 @@ def kill(*pids: int) -> None:
 
 def groups(identity: str) -> list[str]:
     """Return the cgroup directories of a container."""
-    group = cgroup.Cgroup(cgroup.detect(), cgroup.PREFIX + identity)
-    return [path for top in group.layout.directories() if os.path.isdir(path := group.path(top))]
+    return open_group({"linux": {"cgroupsPath": f"/{bundle.GROUP}{identity}"}}, identity).present()
+
+
+def supervisor_of(client: int) -> int:
+    """Return the pid of the process that serves the union of a client's container."""
+    (found,) = (pid for pid in children(client) if name_of(pid) == "unionbox-serve")
+    return found
+
+
+def first_of(client: int) -> int:
+    """Return the pid of the first process of a client's container, which is the client's child too."""
+    supervisor = supervisor_of(client)
+    (found,) = (pid for pid in children(client) if pid != supervisor)
+    return found
+
+
+def name_of(pid: int) -> str:
+    """Return what a process is called in listings."""
+    return Path(f"/proc/{pid}/comm").read_text().strip()

@@ -1,27 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `runtime` decides before it acts: sizes, mounts, hidden paths, lookups; and what it must not import."""
+"""What `runtime` decides before it acts: sizes, a container's configuration, lookups; and what it must not import."""
 
 import argparse
-import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runtime import cli, demo
-from runtime.engine import cgroup, mounts, process
-from runtime.engine.spec import ContainerSpec, IdMap, Process
-from runtime.oci import privileges
+from runtime.engine import bundle
+from runtime.engine.wish import IdMap, Wish
+from runtime.oci.cgroups.layout import Layout
+from runtime.oci.commands import spec
+from runtime.oci.config import check
+from runtime.oci.process.capabilities import number
+from runtime.oci.process.environment import candidates
+from runtime.oci.seccomp.default import profile
 
 ROOT = Path(__file__).parents[2]
-V1 = cgroup.Layout(
-    {"cpu": "/c/cpu,cpuacct", "cpuacct": "/c/cpu,cpuacct", "memory": "/c/memory"}, "/c/unified"
-)
-
-
-def _spec(**changes: object) -> ContainerSpec:
-    return ContainerSpec("id", Process(("true",)), "host", **changes)  # type: ignore[arg-type]
+V1 = Layout({"devices": "/c/devices", "memory": "/c/memory"}, "/c/unified")
 
 
 @pytest.mark.parametrize(
@@ -50,58 +49,66 @@ def test_parse_size_refuses_nonsense(text: str) -> None:
         cli.parse_size(text)
 
 
-def test_plan_mounts_parents_before_children() -> None:
-    """Every mount comes after the one its target lies in; all but /dev are nodev or devpts."""
-    planned = mounts.plan(_spec(), V1)
-    targets = [mount.target for mount in planned]
-    for number, target in enumerate(targets):
-        assert all(not other.startswith(target + "/") for other in targets[:number])
-    assert targets[-3:] == ["/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/unified"]
-    assert [mount.data for mount in planned[-3:]] == ["cpu,cpuacct", "memory", ""]
+def _config(groups: Layout = V1, hidden: tuple[str, ...] = (), **changes: Any) -> dict[str, Any]:
+    return bundle.configuration("id", Wish(("true",), **changes), hidden, groups)
 
 
-def test_plan_in_a_user_namespace_asks_for_what_is_allowed() -> None:
+def test_configuration_mounts_parents_before_children() -> None:
+    """Every mount comes after the one its target lies in, and only files of the container's own /dev are devices."""
+    mounts = _config()["mounts"]
+    targets = [mount["destination"] for mount in mounts]
+    for index, target in enumerate(targets):
+        assert all(not other.startswith(target + "/") for other in targets[:index])
+    assert targets[-2:] == ["/sys", "/sys/fs/cgroup"]
+    assert "ro" in mounts[-1]["options"]
+
+
+def test_configuration_in_a_user_namespace_asks_for_what_is_allowed() -> None:
     """devpts gets no group that is not mapped; with the host's network /sys is the host's, bound."""
+
+    def mounts(**changes: Any) -> dict[str, dict[str, Any]]:
+        return {mount["destination"]: mount for mount in _config(**changes)["mounts"]}
+
     one = (IdMap(0, 1000, 1),)
-    planned = mounts.plan(_spec(uid_map=one, gid_map=one, host_network=True), V1)
-    assert "gid=5" not in next(mount.data for mount in planned if mount.kind == "devpts")
-    assert planned[-1] == mounts.Mount("/sys", "bind", source="/sys")
-    assert "gid=5" in next(mount.data for mount in mounts.plan(_spec(), V1) if mount.kind == "devpts")
+    planned = mounts(uid_map=one, gid_map=one, host_network=True)
+    assert "gid=5" not in planned["/dev/pts"]["options"]
+    assert planned["/sys"]["source"] == "/sys" and {"rbind", "ro"} <= set(planned["/sys"]["options"])
+    assert "gid=5" in mounts()["/dev/pts"]["options"] and mounts()["/sys"]["type"] == "sysfs"
+    linux = _config(uid_map=one, gid_map=one)["linux"]
+    assert linux["uidMappings"] == [{"containerID": 0, "hostID": 1000, "size": 1}]
+    assert {"type": "user"} in linux["namespaces"] and {"type": "network"} in linux["namespaces"]
 
 
-def test_plan_on_v2_shows_one_hierarchy() -> None:
-    """Without v1 the container's group is mounted on /sys/fs/cgroup itself; without cgroups there is nothing to show."""
-    assert mounts.plan(_spec(), cgroup.Layout({}, "/sys/fs/cgroup"))[-1].kind == "cgroup2"
-    assert mounts.plan(_spec(), cgroup.Layout({}))[-1].target == "/sys"
+def test_configuration_is_dockers_and_unionrts_default() -> None:
+    """Docker's fourteen capabilities and filter; the masked and read-only paths are `unionrt spec`'s, with what we hide."""
+    config, default = _config(hidden=("/secret",)), spec.default(rootless=False)
+    assert config["linux"]["maskedPaths"] == [*default["linux"]["maskedPaths"], "/secret"]
+    assert config["linux"]["readonlyPaths"] == default["linux"]["readonlyPaths"]
+    assert config["linux"]["resources"]["devices"] == default["linux"]["resources"]["devices"]
+    capabilities = config["process"]["capabilities"]
+    mask = sum(
+        1 << capability for name in capabilities["bounding"] if (capability := number(name)) is not None
+    )
+    assert mask == 0xA80425FB
+    assert capabilities == dict.fromkeys(("bounding", "effective", "permitted"), capabilities["bounding"])
+    assert config["linux"]["seccomp"] == profile(capabilities["bounding"])
+    assert not config["process"]["noNewPrivileges"]
+    assert _config(no_new_privileges=True)["process"]["noNewPrivileges"]
+    check(config)
 
 
-def test_open_directory_follows_no_link(tmp_path: Path) -> None:
-    """A component that is a link, or .., is refused; what is missing is made."""
-    (tmp_path / "link").symlink_to("/etc")
-    root = os.open(tmp_path, os.O_PATH)
-    try:
-        for path in ("link", "link/x", "a/../b"):
-            with pytest.raises(OSError):
-                mounts.open_directory(root, path)
-        os.close(mounts.open_directory(root, "/new/deep/"))
-        assert (tmp_path / "new/deep").is_dir()
-        with pytest.raises(FileNotFoundError):
-            mounts.open_directory(root, "other", create=False)
-    finally:
-        os.close(root)
+def test_configuration_without_device_rules_has_no_mknod() -> None:
+    """Where neither a v1 controller nor v2 keeps devices away, a node made in the container would be as good as the host's."""
+    apart = Layout({"memory": "/c/memory"}, "/c/unified")
+    for groups, has in ((apart, False), (Layout({}, ""), False), (V1, True), (Layout({}, "/c"), True)):
+        assert ("CAP_MKNOD" in _config(groups)["process"]["capabilities"]["bounding"]) == has
 
 
 def test_candidates_are_execvps() -> None:
     """A name with a slash is taken as it is; an empty PATH element is the current directory."""
-    assert process.candidates("a/b", "/bin") == ["a/b"]
-    assert process.candidates("x", "/bin::/usr/bin") == ["/bin/x", "./x", "/usr/bin/x"]
-    assert process.candidates("", "/bin") == []
-
-
-def test_default_capabilities_are_dockers() -> None:
-    """The mask is the well-known one; without a devices cgroup mknod is not in it."""
-    assert privileges.capability_mask() == 0xA80425FB
-    assert privileges.capability_mask(without_mknod=True) == 0xA00425FB
+    assert candidates(b"a/b", {b"PATH": b"/bin"}) == [b"a/b"]
+    assert candidates(b"x", {b"PATH": b"/bin::/usr/bin"}) == [b"/bin/x", b"./x", b"/usr/bin/x"]
+    assert candidates(b"", {b"PATH": b"/bin"}) == []
 
 
 def test_demo_tells_new_changed_and_removed(tmp_path: Path) -> None:

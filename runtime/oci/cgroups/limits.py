@@ -137,7 +137,7 @@ def _failure(group: Group, setting: Setting, error: OSError) -> Failure:
             )
         return Failure(message, "this kernel has no such limit")
     hints = {
-        errno.EBUSY: "the limit is too low: the container uses more than that",
+        errno.EBUSY: f"the {field.partition('.')[0]} limit is too low: the container uses more than that",
         errno.EACCES: "the group above this one does not have it",
         errno.ENODEV: "there is no such device",
         errno.ERANGE: "too large, or more than this machine has",

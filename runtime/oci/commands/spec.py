@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from runtime.oci import jsontext
+from runtime.oci import defaults, jsontext
 from runtime.oci.failure import Failure, Step
 from runtime.oci.options import Command, Option, Options
 
@@ -30,10 +30,6 @@ COMMAND = Command(
 )
 
 _CAPABILITIES = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
-_MASKED = (
-    "acpi asound kcore keys latency_stats timer_list timer_stats sched_debug scsi".split()  # below /proc
-)
-_READONLY = "bus fs irq sys sysrq-trigger".split()
 
 
 def run(settings: Settings, options: Options) -> int:
@@ -68,7 +64,7 @@ def default(*, rootless: bool) -> dict[str, Any]:
             "terminal": True,
             "user": {"uid": 0, "gid": 0},
             "args": ["sh"],
-            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
+            "env": [f"PATH={defaults.PATH}", "TERM=xterm"],
             "cwd": "/",
             "capabilities": {kind: list(_CAPABILITIES) for kind in ("bounding", "effective", "permitted")},
             "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
@@ -76,13 +72,12 @@ def default(*, rootless: bool) -> dict[str, Any]:
         },
         "root": {"path": "rootfs", "readonly": True},
         "hostname": "unionrt",
-        "mounts": _mounts(rootless=rootless),
+        "mounts": defaults.mounts(tty_group=not rootless, host_sys=rootless),
         "linux": {
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
             "namespaces": [{"type": kind} for kind in _namespaces()],
-            "maskedPaths": [f"/proc/{name}" for name in _MASKED]
-            + ["/sys/firmware", "/sys/devices/virtual/powercap"],
-            "readonlyPaths": [f"/proc/{name}" for name in _READONLY],
+            "maskedPaths": defaults.masked(),
+            "readonlyPaths": list(defaults.READ_ONLY),
         },
     }
     if rootless:
@@ -94,23 +89,6 @@ def _namespaces() -> tuple[str, ...]:
     """A cgroup namespace only where there is nothing but v2: v1 programs look for their group below the whole hierarchy."""
     names = ("pid", "network", "ipc", "uts", "mount")
     return (*names, "cgroup") if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else names
-
-
-def _mounts(*, rootless: bool) -> list[dict[str, Any]]:
-    def mount(destination: str, kind: str, source: str, options: str) -> dict[str, Any]:
-        return {"destination": destination, "type": kind, "source": source, "options": options.split()}
-
-    group = "" if rootless else " gid=5"
-    sys = mount("/sys", "sysfs", "sysfs", "nosuid noexec nodev ro")
-    return [
-        {"destination": "/proc", "type": "proc", "source": "proc"},
-        mount("/dev", "tmpfs", "tmpfs", "nosuid strictatime mode=755 size=65536k"),
-        mount("/dev/pts", "devpts", "devpts", "nosuid noexec newinstance ptmxmode=0666 mode=0620" + group),
-        mount("/dev/shm", "tmpfs", "shm", "nosuid noexec nodev mode=1777 size=65536k"),
-        mount("/dev/mqueue", "mqueue", "mqueue", "nosuid noexec nodev"),
-        mount("/sys", "none", "/sys", "rbind nosuid noexec nodev ro") if rootless else sys,
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid noexec nodev relatime ro"),
-    ]
 
 
 def _adapt(config: dict[str, Any]) -> None:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 ANNOTATION = "unionrt.user"  # USER[:GROUP], names or numbers; counts instead of process.user's uid, gid and additionalGids
 _HINT = "give --user UID:GID"
+_ALONE = (
+    "an ordinary user's has root alone, unless newuidmap is installed (package uidmap) and /etc/subuid and /etc/subgid "
+    "grant 65536 ids: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 NAME"
+)
 
 
 class Account:
@@ -43,7 +47,7 @@ class Account:
             alone = len(self._uids) == 1 == self._uids[0]["size"]
             raise Failure(
                 f"user {self._text} ({user.uid}:{user.gid}) has no id in the container's user namespace",
-                "an ordinary user's has root alone" if alone else "it ends before that",
+                _ALONE if alone else "it ends before that",
             )
         if not self._has_groups:
             user.groups = []

@@ -38,6 +38,9 @@ class Attention:
         return self
 
     def __exit__(self, *_: object) -> None:
+        signal.pthread_sigmask(
+            signal.SIG_SETMASK, signal.valid_signals()
+        )  # what comes now waits for the next one
         signal.set_wakeup_fd(-1)
         os.close(self._wakeup)
         os.close(self._wakeup_writer)
