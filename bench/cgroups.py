@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import syscalls
-from unionfs import syscalls as mounts
+from unionfs.kernel import syscalls as mounts
 
 _TOP = Path("/sys/fs/cgroup")
 _LEAF = "unionbench"  # on v2 a group with processes may have no groups below it with controllers

@@ -25,7 +25,7 @@ from bench.targets import BASELINE, FULL, QUICK, TARGETS, Instance, parse_target
 from bench.targets.model import Target
 from bench.workloads import SUITES, check_programs, parse_suites
 from bench.workloads.model import Workload
-from unionfs.arguments import Parser, Version
+from unionfs.cli.arguments import Parser, Version
 from unionfs.errors import UserError
 from unionfs.program import run_command
 

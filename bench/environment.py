@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.targets.servers import program_version
-from unionfs import mount_table
+from unionfs.kernel import mount_table
 
 
 def describe(directory: Path) -> dict[str, Any]:

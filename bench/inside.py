@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench import syscalls
 from bench.layers import Layers
-from unionfs import syscalls as mounts
+from unionfs.kernel import syscalls as mounts
 
 _PROGRAMS = ("usr", "etc", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _DEVICES = ("null", "zero", "urandom")

@@ -20,8 +20,8 @@ from pathlib import Path
 from types import FrameType
 
 from bench import cgroups, interrupt, syscalls
-from unionfs import syscalls as mounts
 from unionfs.errors import UserError
+from unionfs.kernel import syscalls as mounts
 from unionfs.program import run_command
 
 _PREFIX = "unionbench-run-"

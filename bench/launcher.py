@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from unionfs import syscalls as mounts
+from unionfs.kernel import syscalls as mounts
 
 FILESYSTEM = "filesystem"  # the kinds of targets
 RUNTIME = "runtime"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from bench import syscalls
 from bench.unprivileged import User
-from unionfs import mount_table
-from unionfs import syscalls as mounts
-from unionfs.fuse import abi
+from unionfs.kernel import mount_table
+from unionfs.kernel import syscalls as mounts
+from unionfs.session import abi
 
 _TRACING = Path("/sys/kernel/tracing")
 _EVENT = _TRACING / "events/fuse/fuse_request_send/id"

@@ -18,8 +18,8 @@ from functools import cache
 from pathlib import Path
 
 from bench import syscalls
-from unionfs import mount_table
-from unionfs import syscalls as mounts
+from unionfs.kernel import mount_table
+from unionfs.kernel import syscalls as mounts
 
 _UID = 59_000  # nobody's, in the range of ordinary users
 _SUBORDINATE = 1_000_000

@@ -15,7 +15,7 @@ from runtime.engine.wish import Wish
 from runtime.oci import console
 from runtime.oci.cgroups import layout
 from runtime.oci.cgroups.files import read
-from unionfs.arguments import Parser, Version
+from unionfs.cli.arguments import Parser, Version
 from unionfs.errors import UserError
 from unionfs.program import run_command, set_up_log
 

@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from unionfs.branch import Branch
+from unionfs.branches.branch import Branch
 from unionfs.errors import UserError
-from unionfs.mount import MountPlan, mount_in_background, wait_for_end
+from unionfs.server.mount import MountPlan, mount_in_background, wait_for_end
 
 PACKAGE = "hello"
 _MOST_SHOWN = 8
@@ -145,7 +145,7 @@ def _run(*arguments: str) -> None:
 
 
 def _unionfs(*arguments: str, status: int = 0) -> None:
-    _execute("unionfs.cli", "unionfs", arguments, arguments, status)
+    _execute("unionfs.cli.main", "unionfs", arguments, arguments, status)
 
 
 def _execute(module: str, name: str, shown: Sequence[str], arguments: Sequence[str], status: int) -> None:

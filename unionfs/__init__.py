@@ -8,13 +8,13 @@ Names are imported when they are first used, so that small programs start fast.
 TYPE_CHECKING = False  # importing it from `typing` takes longer than all the rest
 if TYPE_CHECKING:
     from unionfs.api import mounted
-    from unionfs.branch import Branch
+    from unionfs.branches.branch import Branch
     from unionfs.errors import UserError
-    from unionfs.options import Options
+    from unionfs.options.aufs import Options
 
 __all__ = ["Branch", "Options", "UserError", "mounted"]
 
-_HOMES = {"Branch": "branch", "Options": "options", "UserError": "errors", "mounted": "api"}
+_HOMES = {"Branch": "branches.branch", "Options": "options.aufs", "UserError": "errors", "mounted": "api"}
 
 
 def __getattr__(name: str) -> object:

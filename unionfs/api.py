@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from unionfs.branch import Branch
-from unionfs.options import Options
+from unionfs.branches.branch import Branch
+from unionfs.options.aufs import Options
 
 
 @contextlib.contextmanager
@@ -25,11 +25,11 @@ def mounted(
     `branches` are top first, as `Branch` or "DIR=PERM"; without `mountpoint` a temporary directory is used. `options` is an
     `Options` or a string as after -o. Raises UserError if it cannot be mounted; nothing is left then.
     """
-    from unionfs.control import request
     from unionfs.errors import UserError
-    from unionfs.fuse import device
-    from unionfs.mount import MountPlan, default_flags, mount_in_background, wait_for_end
-    from unionfs.options import parse
+    from unionfs.options.aufs import parse
+    from unionfs.server.control import request
+    from unionfs.server.mount import MountPlan, default_flags, mount_in_background, wait_for_end
+    from unionfs.session import device
 
     values = tuple(branch if isinstance(branch, Branch) else Branch.parse(branch) for branch in branches)
     flags: frozenset[str] = frozenset()

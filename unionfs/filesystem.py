@@ -14,34 +14,37 @@ import stat
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from unionfs import leftovers, protection, questions, surgery, syscalls, whiteout
-from unionfs.attributes import AttributeChanger, Changes
-from unionfs.branch import Branch, OpenBranch
-from unionfs.branch_lock import BranchLocks
-from unionfs.copyup import CopyUps
-from unionfs.create import Caller, Creator
-from unionfs.descriptor import Descriptor, Errand, errand
-from unionfs.following import Following
-from unionfs.handles import DirectoryHandle, FileHandle, HandleTable, branch_flags
-from unionfs.idmaps import IdMaps
-from unionfs.inodeflags import InodeFlags
-from unionfs.inspect import Inspector
-from unionfs.link import Linker
-from unionfs.listings import Listings
-from unionfs.movedown import move_down
-from unionfs.nodes import Attributes, Node
-from unionfs.onopen import OnOpen
-from unionfs.open_files import Handles, OpenFile
-from unionfs.options import Options
-from unionfs.plink_flush import PlinkFlusher
-from unionfs.plinks import recover_plinks
-from unionfs.policy import Policies
-from unionfs.readdir import Listing, Place
-from unionfs.records import Entry
-from unionfs.remove import Remover
-from unionfs.rename import Renamer
-from unionfs.room import room, spares
-from unionfs.union import Union
+from unionfs.branches import leftovers, whiteout
+from unionfs.branches.branch import Branch, OpenBranch
+from unionfs.handles.handles import DirectoryHandle, FileHandle, HandleTable, branch_flags
+from unionfs.kernel import syscalls
+from unionfs.kernel.descriptor import Descriptor, Errand, errand
+from unionfs.kernel.reserve import room, spares
+from unionfs.listing.readdir import Listing, Place
+from unionfs.listing.records import Entry
+from unionfs.listing.unopened import Listings
+from unionfs.live.branch_lock import BranchLocks
+from unionfs.operations import questions, surgery
+from unionfs.operations.attributes import AttributeChanger, Changes
+from unionfs.operations.copyup import CopyUps
+from unionfs.operations.create import Caller, Creator
+from unionfs.operations.flush_plinks import PlinkFlusher
+from unionfs.operations.following import Following
+from unionfs.operations.inode_flags import InodeFlags
+from unionfs.operations.inspection import Inspector
+from unionfs.operations.link import Linker
+from unionfs.operations.movedown import move_down
+from unionfs.operations.onopen import OnOpen
+from unionfs.operations.policy import Policies
+from unionfs.operations.remove import Remover
+from unionfs.operations.rename import Renamer
+from unionfs.options.aufs import Options
+from unionfs.options.idmaps import IdMaps
+from unionfs.plinks.pseudolinks import recover_plinks
+from unionfs.tree import protection
+from unionfs.tree.nodes import Attributes, Node
+from unionfs.tree.open_files import Handles, OpenFile
+from unionfs.tree.union import Union
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unionfs.branch import Branch
+from unionfs.branches.branch import Branch
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from bench.launcher import FEATURES, RUNTIME
 from bench.layers import build_plain
 from bench.targets.model import Mounted, Room, Target
 from bench.targets.servers import program_version
-from unionfs import mount_table
-from unionfs import syscalls as mounts
+from unionfs.kernel import mount_table
+from unionfs.kernel import syscalls as mounts
 
 _MNT_DETACH = 2
 _TOPS = ("/mnt", "/media", "/srv")

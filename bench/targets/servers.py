@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.client import Figures, MeasurementError, call
 from bench.targets.model import COPY_UP, MANY, REPLACE, SERVER, WHITEOUT, Mounted, Room, Target, unmount
-from unionfs import option_table
+from unionfs.options import table
 
 _START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
@@ -127,7 +127,7 @@ class Unionfs(Server):
         said = subprocess.run([*_unionfs(), "mount", "--help"], capture_output=True, text=True).stdout
         if self._session not in said:
             return f"this version of the project has no {self._session} session"
-        if self._switch and self._switch not in option_table.SWITCHES:
+        if self._switch and self._switch not in table.SWITCHES:
             return f"this version of the project has no mount option {self._switch}"
         return "" if Path("/dev/fuse").exists() else "this kernel offers no /dev/fuse"
 
@@ -149,7 +149,7 @@ class Unionfs(Server):
 
 
 def _unionfs() -> list[str]:
-    return [sys.executable, "-m", "unionfs.cli"]
+    return [sys.executable, "-m", "unionfs.cli.main"]
 
 
 class FuseOverlayfs(Server):

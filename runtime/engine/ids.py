@@ -16,7 +16,7 @@ from runtime.oci import channel as messages
 from runtime.oci import mappings, syscalls
 from runtime.oci.failure import Failure
 from unionfs.errors import UserError
-from unionfs.option_table import IdRange
+from unionfs.options.table import IdRange
 
 _ENOUGH = 65536
 _OVERFLOW = 65534

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from runtime.engine import bundle, ids
 from runtime.engine.container import Container
 from runtime.engine.wish import Wish
-from unionfs import branch_lock
-from unionfs.branch import Branch
+from unionfs.branches.branch import Branch
 from unionfs.errors import UserError
-from unionfs.option_table import Options
+from unionfs.live import branch_lock
+from unionfs.options.table import Options
 
 
 @dataclass(frozen=True, slots=True)

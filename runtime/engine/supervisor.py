@@ -117,9 +117,9 @@ def _open(request: Request) -> UnionFilesystem:
     wish = request.wish
     ids.enter_servers((wish.uid_map, wish.gid_map))  # before the union's modules look whose they are
     # Only here: the client was forked before and need not carry these modules.
-    from unionfs import server  # noqa: F401  # while the container is being made
     from unionfs.filesystem import UnionFilesystem
-    from unionfs.room import raise_limit
+    from unionfs.kernel.reserve import raise_limit
+    from unionfs.server import process  # noqa: F401  # while the container is being made
 
     for name in ("pyfuse3", "pyfuse3._pyfuse3"):
         logging.getLogger(name).addFilter(_is_news)
@@ -130,9 +130,9 @@ def _open(request: Request) -> UnionFilesystem:
 
 
 def _serve_mount(filesystem: UnionFilesystem, device: int, watch: _Watch) -> None:
-    from unionfs import server
+    from unionfs.server import process
 
-    served = server.Server()
+    served = process.Server()
     told = partial(watch.ended.wait, _PATIENCE)  # the client's own end is first, ours may take long
     served.add(filesystem, device, mountpoint=None, control=False, on_gone=told)
     # A mount outlives the container when somebody else has entered its mount namespace.

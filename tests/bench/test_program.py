@@ -279,6 +279,6 @@ def _servers(directory: Path) -> list[int]:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"unionfs.cli" in words and any(os.fsencode(directory) in word for word in words):
+        if b"unionfs.cli.main" in words and any(os.fsencode(directory) in word for word in words):
             found.append(int(path.parent.name))
     return found

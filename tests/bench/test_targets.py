@@ -14,7 +14,7 @@ import pytest
 from bench import syscalls, unprivileged
 from bench.client import Figures, Sample, call
 from bench.results import Results, load, summarize
-from unionfs import syscalls as mounts
+from unionfs.kernel import syscalls as mounts
 
 CAN_MOUNT = os.geteuid() == 0 and Path("/dev/fuse").exists()
 pytestmark = pytest.mark.skipif(not CAN_MOUNT, reason="mounting needs root and /dev/fuse")
@@ -106,7 +106,9 @@ def _processors_of_servers(directory: Path) -> set[str]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
-            if b"unionfs.cli" not in words[:4] or not any(os.fsencode(directory) in word for word in words):
+            if b"unionfs.cli.main" not in words[:4] or not any(
+                os.fsencode(directory) in word for word in words
+            ):
                 continue
             for status in path.parent.glob("task/*/status"):
                 lines = dict(

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.union import Workshop, unionfs
-from unionfs import syscalls
-from unionfs.branch import Branch
-from unionfs.copydata import Deferred
-from unionfs.create import Caller
+from unionfs.branches.branch import Branch
+from unionfs.branches.copydata import Deferred
 from unionfs.filesystem import UnionFilesystem
-from unionfs.options import Options
-from unionfs.ordering import WriteBack, write_back_before_name
+from unionfs.kernel import syscalls
+from unionfs.kernel.durability import WriteBack, write_back_before_name
+from unionfs.operations.create import Caller
+from unionfs.options.aufs import Options
 
 _EXT4_IOC_SHUTDOWN = 0x8004587D
 _WITHOUT_LOG_FLUSH = (2).to_bytes(4, "little")

@@ -19,11 +19,11 @@ from tests.conftest import CAN_MOUNT
 from tests.model.budget import FUZZ_SECONDS, SETTINGS, repeat
 from tests.support import syscalls
 from tests.support.union import DEADLINE
-from unionfs.branch import Branch
+from unionfs.branches.branch import Branch
 from unionfs.filesystem import UnionFilesystem
-from unionfs.fuse.direct.session import serve
-from unionfs.options import Options
-from unionfs.statistics import Statistics
+from unionfs.options.aufs import Options
+from unionfs.session.direct.session import serve
+from unionfs.session.latencies import Statistics
 
 pytestmark = pytest.mark.skipif(not CAN_MOUNT, reason="a small filesystem of its own needs root")
 

@@ -16,9 +16,9 @@ from tests.support.kills import is_killed
 from tests.support.links import Links, Model, Step, check_and_repair, make_links
 from tests.support.tree import HardLink
 from tests.support.union import Workshop, unionfs
-from unionfs.branch import Branch
-from unionfs.check import check_branch
-from unionfs.options import Options
+from unionfs.branches.branch import Branch
+from unionfs.cli.check import check_branch
+from unionfs.options.aufs import Options
 
 NAMES = ["a", "b", "d/a", "d/b", "d/e/a", "x/a", "x/b", "new", "x/new"]
 STACKS = {

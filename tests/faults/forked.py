@@ -17,16 +17,16 @@ import traceback
 import warnings
 from collections.abc import Sequence
 
-import unionfs.cli
-import unionfs.client
-import unionfs.commit
-import unionfs.fuse.direct
-import unionfs.fuse.pyfuse3_session
-import unionfs.server
+import unionfs.cli.client
+import unionfs.cli.commit
+import unionfs.cli.main
+import unionfs.server.process
+import unionfs.session.direct
+import unionfs.session.pyfuse3.session
 from tests.faults.calls import Fault
 from tests.faults.injector import Injector, Trace, listen
 from tests.support.syscalls import die_with_parent
-from unionfs import stage
+from unionfs.branches import stage
 
 
 class Forked:
@@ -112,7 +112,7 @@ def _be(arguments: Sequence[str], output: int, channel: socket.socket) -> None:
 
 def _status(arguments: Sequence[str]) -> int:
     try:
-        return unionfs.cli.main(arguments)
+        return unionfs.cli.main.main(arguments)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
 

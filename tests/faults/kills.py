@@ -15,7 +15,7 @@ from tests.faults.report import Tally, Wrong
 from tests.faults.view import View, differences, look, without_times
 from tests.faults.world import Configuration, World, act
 from tests.support.union import eventually
-from unionfs.check import check_branch, repair
+from unionfs.cli.check import check_branch, repair
 
 # Kills in the branches of one world, each in a directory of its own, with a server of its own.
 _COPIES = 10

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from unionfs import syscalls
+from unionfs.kernel import syscalls
 
 Act = Callable[[str], object]
 

@@ -24,8 +24,8 @@ from tests.faults.injector import Trace
 from tests.faults.view import OLD, View, differences, look, without_lower_links
 from tests.support import syscalls
 from tests.support.union import Union, is_mounted
-from unionfs import registry
-from unionfs.check import check_branch
+from unionfs.cli.check import check_branch
+from unionfs.live import registry
 
 _PATIENCE = 20.0
 # Found by `check`, and the next mount's to remove.

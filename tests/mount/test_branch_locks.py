@@ -16,9 +16,9 @@ from tests.conftest import CAN_MOUNT
 from tests.support import syscalls
 from tests.support.place import Place, refused
 from tests.support.union import Workshop, eventually, is_mounted, program, unionfs
-from unionfs.branch import Branch
+from unionfs.branches.branch import Branch
 from unionfs.errors import UserError
-from unionfs.mount import MountPlan, mount_in_background, wait_for_end
+from unionfs.server.mount import MountPlan, mount_in_background, wait_for_end
 
 pytestmark = pytest.mark.skipif(not CAN_MOUNT, reason="mounting needs root and /dev/fuse")
 
@@ -60,7 +60,7 @@ def test_mount_of_a_branch_in_use_is_refused_and_names_the_union(place: Place, s
 @pytest.mark.parametrize("form", ["aufs", "overlay"])
 def test_overlay_program_is_refused_a_directory_in_use(place: Place, second: Path, form: str) -> None:
     """Whatever the form and the program: overlayfs warns of an upperdir in use, here it is a refusal."""
-    argv = program("unionfs-overlay", "unionfs.overlay_cli")
+    argv = program("unionfs-overlay", "unionfs.cli.overlay")
     options = f"lowerdir={place.ro},upperdir={place.rw},workdir={place.root}"
     more = {"FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT": "1"} if form == "aufs" else {}
     done = subprocess.run(

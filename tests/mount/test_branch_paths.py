@@ -36,7 +36,7 @@ def test_overlay_takes_parents_behind_links_as_the_kernel(union: Workshop, cross
     """unionfs-overlay finds the layer that containers-storage names so, also relative to the working directory."""
     mnt = union.root / "mnt"
     mnt.mkdir()
-    command = program("unionfs-overlay", "unionfs.overlay_cli")
+    command = program("unionfs-overlay", "unionfs.cli.overlay")
     for lower in (crossing, crossing.relative_to(union.root)):
         subprocess.run([*command, "-o", f"lowerdir={lower}", mnt], check=True, timeout=60, cwd=union.root)
         try:

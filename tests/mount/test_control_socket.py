@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import syscalls
 from tests.support.union import Union, Workshop, eventually, program
-from unionfs import mount_table
+from unionfs.kernel import mount_table
 
 
 def _device(u: Union) -> str:

@@ -13,7 +13,7 @@ import pytest
 from tests.support import syscalls
 from tests.support.errnos import refused
 from tests.support.union import Union, Workshop, eventually, unionfs
-from unionfs.option_table import SWITCHES
+from unionfs.options.table import SWITCHES
 
 pytestmark = pytest.mark.parametrize("union", ["direct"], indirect=True)
 

@@ -124,7 +124,7 @@ def test_exercise_6_unionfs_overlay_deletes_leave_whiteouts(union: Workshop) -> 
     lower, upper = union.directory("lower", LOWER), union.directory("upper", UPPER)
     work, merged = union.directory("work"), union.directory("merged")
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"
-    overlay = program("unionfs-overlay", "unionfs.overlay_cli")
+    overlay = program("unionfs-overlay", "unionfs.cli.overlay")
     subprocess.run([*overlay, "-o", options, merged], check=True, timeout=60)
     try:
         _delete_each(merged, upper)

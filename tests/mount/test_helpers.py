@@ -13,8 +13,8 @@ from tests.support.union import is_mounted, program, unionfs
 pytestmark = pytest.mark.skipif(not CAN_MOUNT, reason="mounting needs root and /dev/fuse")
 
 PROGRAMS = {
-    "mount.unionfs": "unionfs.mount_helper",
-    "unionfs-overlay": "unionfs.overlay_cli",
+    "mount.unionfs": "unionfs.cli.mount_helper",
+    "unionfs-overlay": "unionfs.cli.overlay",
 }
 
 

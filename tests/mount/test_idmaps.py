@@ -34,7 +34,7 @@ class Mapped:
 
     def mount(self, words: str) -> None:
         command = [
-            *program("unionfs-overlay", "unionfs.overlay_cli"),
+            *program("unionfs-overlay", "unionfs.cli.overlay"),
             "-o",
             f"{self.options},{words}",
             str(self.mnt),

@@ -260,7 +260,7 @@ def test_overlay_branch_lost_upper_stays_usable(losing: Losing) -> None:
     served = losing.serve("src", s="s")
     upper, work = losing.shop.directory("upper", {"own": "own"}), losing.shop.directory("work")
     mnt = losing.shop.directory("mnt")
-    command = program("unionfs-overlay", "unionfs.overlay_cli")
+    command = program("unionfs-overlay", "unionfs.cli.overlay")
     options = f"lowerdir={served.mnt},upperdir={upper},workdir={work}"
     subprocess.run([*command, "-o", options, mnt], check=True, timeout=60)
     try:

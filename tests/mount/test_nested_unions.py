@@ -64,7 +64,7 @@ def test_directory_of_a_union_as_writable_branch_is_refused_in_one_line(
     upper, mnt = low / "d", tmp_path / "mnt"
     mnt.mkdir()
     argv = [
-        *program("unionfs-overlay", "unionfs.overlay_cli"),
+        *program("unionfs-overlay", "unionfs.cli.overlay"),
         "-o",
         f"lowerdir=/mnt,upperdir={upper}",
         str(mnt),

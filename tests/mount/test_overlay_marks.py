@@ -418,7 +418,7 @@ def test_marks_set_in_the_union_are_escaped(union: Workshop) -> None:
 def overlay(union: Workshop, options: str) -> subprocess.CompletedProcess[str]:
     mnt = union.root / "mnt"
     mnt.mkdir(exist_ok=True)
-    command = [*program("unionfs-overlay", "unionfs.overlay_cli"), "-o", options, str(mnt)]
+    command = [*program("unionfs-overlay", "unionfs.cli.overlay"), "-o", options, str(mnt)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 

@@ -364,7 +364,7 @@ def test_union_is_a_layer_of_overlayfs_if_it_is_to_be(union: Workshop) -> None:
 
 def test_server_without_rights_says_so(union: Workshop) -> None:
     """The capability counts in the first user namespace only; both are checked before anything is promised."""
-    code = "from unionfs.fuse.direct.passthrough import refusal; print(refusal())"
+    code = "from unionfs.session.direct.passthrough import refusal; print(refusal())"
     python = [sys.executable, "-c", code]
     inside = subprocess.run(
         ["unshare", "--user", "--map-root-user", *python], capture_output=True, text=True, check=True

@@ -17,8 +17,9 @@ from tests.conftest import CAN_MOUNT
 from tests.support import syscalls
 from tests.support.place import Place, refused
 from tests.support.union import Workshop, unionfs
-from unionfs import mount_table, registry
-from unionfs.mount import wait_for_end
+from unionfs.kernel import mount_table
+from unionfs.live import registry
+from unionfs.server.mount import wait_for_end
 
 pytestmark = pytest.mark.skipif(not CAN_MOUNT, reason="mounting needs root and /dev/fuse")
 

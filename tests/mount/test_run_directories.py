@@ -12,7 +12,7 @@ from tests.support.union import program
 pytestmark = pytest.mark.skipif(not CAN_MOUNT, reason="mounting needs root and /dev/fuse")
 
 UNIONFS = " ".join(program())
-OVERLAY = " ".join(program("unionfs-overlay", "unionfs.overlay_cli"))
+OVERLAY = " ".join(program("unionfs-overlay", "unionfs.cli.overlay"))
 # In a mount namespace of its own: /run and /tmp with the modes that are given, over what is there (the program may be in it).
 PREPARE = """
     set -e

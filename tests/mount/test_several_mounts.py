@@ -9,9 +9,9 @@ import pytest
 from tests.conftest import CAN_MOUNT
 from tests.support import syscalls
 from tests.support.union import eventually, is_mounted, unionfs
-from unionfs.branch import Branch
+from unionfs.branches.branch import Branch
 from unionfs.errors import UserError
-from unionfs.mount import MountPlan, mount_in_background, wait_for_end
+from unionfs.server.mount import MountPlan, mount_in_background, wait_for_end
 
 pytestmark = pytest.mark.skipif(not CAN_MOUNT, reason="mounting needs root and /dev/fuse")
 

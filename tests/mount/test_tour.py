@@ -49,7 +49,7 @@ def test_pages_print_what_they_show(tmp_path: Path) -> None:
     place, outputs, programs = tmp_path / "tour", tmp_path / "outputs", tmp_path / "bin"
     for directory in (place, outputs, programs):
         directory.mkdir()
-    for name, module in (("unionfs", "unionfs.cli"), ("unionfs-overlay", "unionfs.overlay_cli")):
+    for name, module in (("unionfs", "unionfs.cli.main"), ("unionfs-overlay", "unionfs.cli.overlay")):
         (programs / name).write_text(f'#!/bin/sh\nexec {shlex.join(program(name, module))} "$@"\n')
         (programs / name).chmod(0o755)
     found = pages()

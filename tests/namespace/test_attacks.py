@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import syscalls
 from tests.support.box import ROOT, Box
-from unionfs.syscalls import MS_NODEV, MS_NOSUID
+from unionfs.kernel.syscalls import MS_NODEV, MS_NOSUID
 
 PYTHON = "/usr/bin/python3"
 # Each is tried as root of the container and must fail with EPERM: (name, number on x86_64, arguments).

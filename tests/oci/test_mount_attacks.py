@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.mounts import seen
 from tests.support.oci import Bundle
-from unionfs.syscalls import RENAME_EXCHANGE, renameat2
+from unionfs.kernel.syscalls import RENAME_EXCHANGE, renameat2
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runtime.oci.rootfs import resolve
-from unionfs.syscalls import RENAME_EXCHANGE, renameat2
+from unionfs.kernel.syscalls import RENAME_EXCHANGE, renameat2
 
 ROUNDS = 3000
 

@@ -20,8 +20,8 @@ from tests.support.union import program
 # 4 and 5 come with images.
 PAGES = ["01", "02", "03", *(f"{number:02}" for number in range(6, 15))]
 PROGRAMS = {
-    "unionfs": "unionfs.cli",
-    "unionfs-overlay": "unionfs.overlay_cli",
+    "unionfs": "unionfs.cli.main",
+    "unionfs-overlay": "unionfs.cli.overlay",
     "unionbox": "runtime.cli",
 }
 TOOLS = ("bash", "ip", "lsns", "nsenter", "pgrep", "ps", "unshare")

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from unionfs import syscalls
+from unionfs.kernel import syscalls
 
 _CALLS = (
     "chmod chown fchmod fchown ftruncate link mkdir mknod pwrite removexattr rename rmdir setxattr symlink truncate "

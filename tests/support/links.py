@@ -7,12 +7,12 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unionfs.branch import Branch
-from unionfs.check import check_branch, put_right
-from unionfs.create import Caller
+from unionfs.branches.branch import Branch
+from unionfs.cli.check import check_branch, put_right
 from unionfs.filesystem import UnionFilesystem
-from unionfs.nodes import Node
-from unionfs.options import Options
+from unionfs.operations.create import Caller
+from unionfs.options.aufs import Options
+from unionfs.tree.nodes import Node
 
 ROOT = Caller(os.geteuid(), os.getegid(), os.getpid())
 Step = tuple[str, ...]  # an operation and its operands

@@ -28,7 +28,7 @@ HARMLESS_LOG = (
 SESSIONS = os.environ.get("UNIONFS_TEST_SESSIONS", "pyfuse3 direct").split()
 
 
-def program(name: str = "unionfs", module: str = "unionfs.cli") -> list[str]:
+def program(name: str = "unionfs", module: str = "unionfs.cli.main") -> list[str]:
     """Return how to start one of our programs: the installed script, else its module."""
     script = Path(sys.executable).with_name(name)
     if script.exists():

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from runtime.oci import channel, jsontext
 from tests.support.oci import PATIENCE, ROOT
-from unionfs.branch import Branch
+from unionfs.branches.branch import Branch
 from unionfs.filesystem import UnionFilesystem
-from unionfs.option_table import Options
-from unionfs.server import Server
+from unionfs.options.table import Options
+from unionfs.server.process import Server
 
 
 @contextmanager

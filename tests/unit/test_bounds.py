@@ -4,11 +4,11 @@
 import os
 from pathlib import Path
 
-from unionfs.branch import Branch
-from unionfs.contents import KnownNames
+from unionfs.branches.branch import Branch
 from unionfs.filesystem import UnionFilesystem
-from unionfs.fuse.cachednames import CachedName, CachedNames
-from unionfs.options import Options
+from unionfs.lookup.known_names import KnownNames
+from unionfs.options.aufs import Options
+from unionfs.session.cached_names import CachedName, CachedNames
 
 FILES = 200
 BUDGET = 10_000

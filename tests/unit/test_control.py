@@ -4,7 +4,7 @@
 import errno
 import os
 
-from unionfs.control import answer
+from unionfs.server.control import answer
 
 
 def test_answer_to_an_error_at_a_descriptor_tells_it_without_a_name() -> None:

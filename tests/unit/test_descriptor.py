@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support.errnos import refused
-from unionfs.descriptor import Descriptor, errand
+from unionfs.kernel.descriptor import Descriptor, errand
 
 
 def _is_open(fd: int) -> bool:

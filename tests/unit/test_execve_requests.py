@@ -3,9 +3,9 @@
 
 import pytest
 
-from unionfs.fuse import abi
-from unionfs.fuse.abi import Opcode
-from unionfs.fuse.direct.session import may_be_in_execve
+from unionfs.session import abi
+from unionfs.session.abi import Opcode
+from unionfs.session.direct.session import may_be_in_execve
 
 _ASKED = {
     "chown": abi.FATTR_UID | abi.FATTR_GID,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a process that lists directories wants attributes is learnt from what it looks up, and from what the kernel asks."""
 
-from unionfs.fuse.direct.habits import Habits, Way
+from unionfs.session.direct.habits import Habits, Way
 
 LS, FIND, TAR = 7, 8, 9
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from unionfs.branch import Branch, OpenBranch, open_branch
-from unionfs.identity import Identities, filesystem_of, number_of
+from unionfs.branches.branch import Branch, OpenBranch, open_branch
+from unionfs.branches.identity import Identities, filesystem_of, number_of
 
 _LONG = 0x1234_5678_9ABC_DEF0  # an inode number as those of network and stacked filesystems
 

@@ -5,7 +5,7 @@ import os
 import threading
 from pathlib import Path
 
-from unionfs.leftovers import remove_tree
+from unionfs.branches.leftovers import remove_tree
 
 
 def test_removal_of_one_tree_by_several_succeeds_for_each(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Offsets of merged listings: those of names with the same hash, and which ones can be told from a filesystem's."""
 
-from unionfs.merge import is_ours, spread
-from unionfs.records import PACK, RECORD, name_of
+from unionfs.listing.merge import is_ours, spread
+from unionfs.listing.records import PACK, RECORD, name_of
 
 HASH = (1 << 63) - (1 << 53) + 5
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from unionfs import overlay_options
-from unionfs.branch import Branch
+from unionfs.branches.branch import Branch
 from unionfs.errors import UserError
-from unionfs.option_table import shown
-from unionfs.options import Options, escape, initial_branches, parse, split_words, unescape
-from unionfs.paths import absolute
+from unionfs.kernel.paths import absolute
+from unionfs.options import overlay
+from unionfs.options.aufs import Options, escape, initial_branches, parse, split_words, unescape
+from unionfs.options.table import shown
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_parse_overlay_takes_quotes_and_what_podman_adds() -> None:
     """SELinux labels, propagation and identity maps with a leading colon are accepted by unionfs-overlay."""
     maps = "uidmapping=:0:0:4294967295,gidmapping=:0:0:4294967295"
     for word in ("private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"):
-        request = overlay_options.parse(f'lowerdir="/l,1:/m",upperdir=/u,workdir=/w,{LABEL},{maps},{word}')
+        request = overlay.parse(f'lowerdir="/l,1:/m",upperdir=/u,workdir=/w,{LABEL},{maps},{word}')
         assert [branch.path for branch in request.branches] == ["/u", "/l,1", "/m"]
 
 
@@ -232,7 +232,7 @@ SENT = "lowerdir=/l/A:/l/B,upperdir=/u,workdir=/w"
 )
 def test_parse_overlay_takes_what_container_engines_send(text: str) -> None:
     """Every word that containers-storage's overlay driver, a storage.conf's mountopt and buildah's volumes can send."""
-    assert overlay_options.parse(text).branches
+    assert overlay.parse(text).branches
 
 
 @pytest.mark.parametrize(
@@ -251,20 +251,20 @@ def test_parse_overlay_takes_what_container_engines_send(text: str) -> None:
 def test_parse_overlay_names_what_it_refuses_of_container_engines(words: str, why: str) -> None:
     """force_mask keeps owners and modes in extended attributes, composefs wants redirects written: no word is dropped."""
     with pytest.raises(UserError, match=why):
-        overlay_options.parse(f"{SENT},{words}")
+        overlay.parse(f"{SENT},{words}")
 
 
 def test_parse_overlay_refuses_layers_of_data_only() -> None:
     """composefs' `::` would show the data directories' names."""
     with pytest.raises(UserError, match="data-only"):
-        overlay_options.parse("lowerdir=/l::/data,upperdir=/u,workdir=/w")
+        overlay.parse("lowerdir=/l::/data,upperdir=/u,workdir=/w")
 
 
 def test_parse_overlay_reads_squashing() -> None:
     """A number goes before squash_to_root, also for one kind alone; without any nothing is squashed."""
-    options = overlay_options.parse(f"{SENT},squash_to_uid=7,squash_to_root").options
+    options = overlay.parse(f"{SENT},squash_to_uid=7,squash_to_root").options
     assert (options.squash_uid, options.squash_gid) == (7, 0)
-    options = overlay_options.parse(f"{SENT},squash_to_gid=9").options
+    options = overlay.parse(f"{SENT},squash_to_gid=9").options
     assert (options.squash_uid, options.squash_gid) == (None, 9)
 
 
@@ -286,11 +286,11 @@ def test_parse_overlay_reads_squashing() -> None:
 def test_parse_overlay_refuses_maps_that_make_no_sense(value: str) -> None:
     """Too few or too big numbers, other characters and overlapping ranges are errors that name the option."""
     with pytest.raises(UserError, match="uidmapping"):
-        overlay_options.parse(f"lowerdir=/l,uidmapping={value}")
+        overlay.parse(f"lowerdir=/l,uidmapping={value}")
 
 
 def test_parse_overlay_reads_maps() -> None:
     """Ranges keep their order; a map of ids to themselves is none."""
-    options = overlay_options.parse("lowerdir=/l,uidmapping=:0:1:1000:1000:0:1,gidmapping=0:0:65536").options
+    options = overlay.parse("lowerdir=/l,uidmapping=:0:1:1000:1000:0:1,gidmapping=0:0:65536").options
     assert options.uid_map == ((0, 1, 1000), (1000, 0, 1))
     assert options.gid_map == ()

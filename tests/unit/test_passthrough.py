@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from unionfs.branch import Branch, OpenBranch, open_branch
-from unionfs.following import beginning
-from unionfs.fuse.direct.passthrough import Plan, plan
+from unionfs.branches.branch import Branch, OpenBranch, open_branch
+from unionfs.operations.following import beginning
+from unionfs.session.direct.passthrough import Plan, plan
 
 BOTH = (False, True)
 

@@ -4,10 +4,10 @@
 import os
 from pathlib import Path
 
-from unionfs.branch import Branch
-from unionfs.create import Caller
+from unionfs.branches.branch import Branch
 from unionfs.filesystem import UnionFilesystem
-from unionfs.options import Options
+from unionfs.operations.create import Caller
+from unionfs.options.aufs import Options
 
 ROOT = Caller(os.geteuid(), os.getegid(), os.getpid())
 

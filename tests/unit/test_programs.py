@@ -12,9 +12,9 @@ from tests.support import oci
 from unionfs.program import one_line
 
 PROGRAMS = {
-    "unionfs": ([sys.executable, "-m", "unionfs.cli"], 2),
-    "mount.unionfs": ([sys.executable, "-m", "unionfs.mount_helper"], 1),
-    "unionfs-overlay": ([sys.executable, "-m", "unionfs.overlay_cli"], 2),
+    "unionfs": ([sys.executable, "-m", "unionfs.cli.main"], 2),
+    "mount.unionfs": ([sys.executable, "-m", "unionfs.cli.mount_helper"], 1),
+    "unionfs-overlay": ([sys.executable, "-m", "unionfs.cli.overlay"], 2),
     "unionbox": ([sys.executable, "-m", "runtime.cli"], 125),
     "unionbench": ([sys.executable, "-m", "bench.cli"], 2),
     "unionrt": ([str(oci.PROGRAM)], 1),

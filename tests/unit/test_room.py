@@ -5,7 +5,7 @@ import errno
 
 import pytest
 
-from unionfs.room import Room
+from unionfs.kernel.reserve import Room
 
 
 def _most(room: Room, check: str) -> int:

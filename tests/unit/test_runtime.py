@@ -134,6 +134,6 @@ def test_container_processes_carry_no_event_loop() -> None:
         "concurrent.futures",
         "subprocess",
         "unionfs.filesystem",
-        "unionfs.server",
+        "unionfs.server.process",
     }
     assert set(done.stdout.split()) & heavy == set()

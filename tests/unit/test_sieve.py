@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sieve never denies a name that was added, and seldom affirms one that was not."""
 
-from unionfs.sieve import Sieve
+from unionfs.listing.bloom import Sieve
 
 
 def test_sieve_knows_what_it_was_given_and_little_else() -> None:

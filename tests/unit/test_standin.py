@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from unionfs.fuse.standin import StandIn
+from unionfs.session.waiting.stand_in import StandIn
 
 
 def test_stand_in_serves_alone_with_its_own_policy() -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from unionfs.fuse.direct.unseen import UnseenWrites
-from unionfs.handles import FileHandle
-from unionfs.nodes import Node
-from unionfs.open_files import Handles
+from unionfs.handles.handles import FileHandle
+from unionfs.session.direct.unseen import UnseenWrites
+from unionfs.tree.nodes import Node
+from unionfs.tree.open_files import Handles
 
 BEFORE = b"abcdefgh"
 WRITER, READER = 7, 8  # threads

@@ -1,0 +1,475 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copy-up: bring a file to a writable branch, whole or not at all (directories: `copydirs`).
+
+Order: stage (O_TMPFILE, else a `.wh..wh.` name), data, owner, xattrs, mode (setuid bits last), times, what the operation changes,
+descriptors for those who have it open; then one link or rename publishes it, and nothing that follows can fail. Copying much
+data may take long: then `Deferred` is raised with the job, the session runs it in a thread and calls the operation again
+(docs/concurrency.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+
+from unionfs.branches import leftovers, stage, whiteout
+from unionfs.branches.branch import OpenBranch
+from unionfs.branches.copydata import CopyJob, Deferred
+from unionfs.branches.metadata import copy_metadata, try_to_restore_times
+from unionfs.handles.followed import begin_followed, is_followed, is_to_be_made_by_us
+from unionfs.handles.handles import is_pinned
+from unionfs.kernel import syscalls
+from unionfs.kernel.durability import WriteBack, write_back_before_name
+from unionfs.operations.copy_directories import DirectoryCopies
+from unionfs.operations.metacopy import Completion
+from unionfs.operations.metacopy import begin as begin_completion
+from unionfs.operations.metacopy import empty as empty_metacopy
+from unionfs.operations.policy import Policies
+from unionfs.plinks.pseudolinks import plinked
+from unionfs.tree import protection
+from unionfs.tree.nodes import Node
+from unionfs.tree.open_files import OpenFile
+from unionfs.tree.union import Union
+
+Place = tuple[Node, bytes]  # parent and name
+Finish = Callable[[int], None]  # changes the copy behind a descriptor before it is published
+
+# A small copy that took longer was held up by the disk. Threads make the next ones, for so many times as long.
+_SLOW_SECONDS = 2e-3
+_SLOW_TIMES = 20
+
+
+class CopyUps:
+    """Copy-ups of one union, at most one at a time for a node."""
+
+    def __init__(self, union: Union, policies: Policies) -> None:
+        self._union = union
+        self._policies = policies
+        self.directory_on = DirectoryCopies(union).on
+        self._jobs: dict[Node, CopyJob] = {}
+        # The most bytes that are copied inside a request; None: everything (no session, or already in a thread).
+        self.inline_limit: int | None = None
+        self.finished = 0
+        self._slow_until = 0.0
+        self._write_backs: dict[int, WriteBack] = {}  # by st_dev of branches
+
+    # -- deciding -----------------------------------------------------------------------------------------------
+
+    def target(self, node: Node) -> OpenBranch:
+        """Return the branch a node's copy is to be on to be changed; EROFS if there is none."""
+        assert node.branch is not None
+        if node.branch.writable:
+            return node.branch
+        union = self._union
+        parent = node.parent if node.parent is not None else union.root
+        return self._policies.for_copy_up(union.branches, union.dirs(parent), node.branch)
+
+    def ensure(
+        self, node: Node, *, length: int | None = None, finish: Finish | None = None, allow: int = 0
+    ) -> os.stat_result | None:
+        """Make a node's visible copy writable; of a regular file's data only the first `length` bytes are kept.
+
+        `finish` changes the copy of a regular file before it is published, so that both happen in one step. Returns the stat that
+        such a copy had then; None if none was made. EPERM if the node is immutable or append-only, unless `allow` has that flag.
+        Raises EROFS, ENOSPC, EDQUOT, EIO … with the old state in place, or `Deferred` when the copy goes to a thread.
+        """
+        assert node.branch is not None
+        if node.is_directory and not node.removed and protection.of_directory(self._union, node) & ~allow:
+            raise protection.refused()
+        if node.branch.writable:
+            if node.branch.overlay and not node.is_directory:
+                if protection.of_file(self._union, node) & ~allow:
+                    raise protection.refused()
+                if length is not None:
+                    self.complete(node, length=length)
+            return None
+        target = self.target(node)
+        if target is node.branch:
+            return None
+        return self.to_branch(node, target, length=length, finish=finish, allow=allow)
+
+    def complete(self, node: Node, *, length: int | None = None, here: bool = False) -> None:
+        """Before the data of a file on a writable branch is opened, changed or gets another name: if it is a metacopy that a
+        kernel's overlay left there, bring its data in. `length` 0: it is not needed; `here`: in no thread.
+
+        Raises what reading and writing the data may, with the file as it was, or `Deferred`.
+        """
+        branch, union = node.branch, self._union
+        assert branch is not None
+        if not (branch.overlay and branch.writable) or branch.id in union.unmarked or node.is_directory:
+            return
+        if not stat.S_ISREG(node.kind):
+            return
+        if length == 0:
+            empty_metacopy(union, node)
+            return
+        job = self._jobs.get(node)
+        if not isinstance(job, Completion):
+            job = begin_completion(union, node, self._write_back(branch))
+        if job is None:
+            return
+        self._jobs[node] = job
+        if not job.done and self.inline_limit is not None and job.length > self.inline_limit and not here:
+            raise Deferred(job)
+        try:
+            job.run()
+            job.finish()
+        finally:
+            del self._jobs[node]
+            job.close()
+
+    def to_branch(
+        self,
+        node: Node,
+        target: OpenBranch,
+        *,
+        length: int | None = None,
+        finish: Finish | None = None,
+        place: Place | None = None,
+        allow: int = 0,
+    ) -> os.stat_result | None:
+        """Copy a node to `target`, whether or not its own branch is writable; the rest is as in `ensure`.
+
+        With `place` the copy gets that new name, and the old names stay what they are: AUFS' link(2) of a lower file.
+        """
+        if node.is_directory:
+            self.directory_on(node, target)
+            return None
+        if is_pinned(node):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        union = self._union
+        held = protection.of_file(union, node)
+        if held & ~allow or (held and not target.keeps_flags):
+            raise protection.refused()
+        made = None
+        source = union.open_path(node)
+        try:
+            status = os.fstat(source)
+            with union.root_kept(target.root):
+                if stat.S_ISREG(status.st_mode):
+                    try:
+                        made = self._copy_regular(node, target, source, status, length, finish, place)
+                    finally:
+                        if held and node.branch is target:
+                            self._protect(node, held)
+                else:
+                    self._copy_special(node, target, source, status, place)
+        finally:
+            os.close(source)
+        self.finished += 1
+        return made
+
+    def _protect(self, node: Node, held: int) -> None:
+        """Give a new copy the flags that protect it; a kill before that leaves it without."""
+        path = self._union.open_path(node)
+        try:
+            fd = os.open(whiteout.proc_path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        finally:
+            os.close(path)
+        try:
+            protection.protect(held, fd)
+        finally:
+            os.close(fd)
+
+    # -- regular files ------------------------------------------------------------------------------------------
+
+    def _copy_regular(
+        self,
+        node: Node,
+        target: OpenBranch,
+        source: int,
+        status: os.stat_result,
+        length: int | None,
+        finish: Finish | None,
+        place: Place | None,
+    ) -> os.stat_result:
+        """Copy a regular file in two halves: data into a stage (maybe in a thread), then attributes and publication."""
+        size = status.st_size if length is None else min(length, status.st_size)
+        job = self._jobs.get(node)
+        if job is not None:
+            if not job.done:
+                raise Deferred(job)
+            del self._jobs[node]
+            if job.failed or job.length < size or job.target is not target or job.source_id != node.identity:
+                failure = job.error
+                job.close()
+                if failure is not None and not is_to_be_made_by_us(job):
+                    raise failure
+                job = None
+        if job is None:
+            job = self._start(node, target, source, status, size)
+        try:
+            return self._publish(node, target, job, source, status, finish, place)
+        finally:
+            job.close()
+
+    def _start(
+        self, node: Node, target: OpenBranch, source: int, status: os.stat_result, size: int
+    ) -> CopyJob:
+        job: CopyJob | None = begin_followed(node.backing, target, status.st_size, self._write_back(target))
+        if job is None:
+            job = self._own_job(node, target, source, status, size)
+        if (
+            self.inline_limit is not None
+            and job.length > 0
+            and (job.length > self.inline_limit or not self._is_quick(job))
+        ):
+            self._jobs[node] = job
+            raise Deferred(job)
+        start = time.monotonic()
+        job.run()
+        took = time.monotonic() - start
+        if took > _SLOW_SECONDS:
+            self._slow_until = start + _SLOW_TIMES * took
+        if job.error is not None:
+            job.close()
+            if is_to_be_made_by_us(job):
+                return self._start(node, target, source, status, size)
+            raise job.error
+        return job
+
+    def _own_job(
+        self, node: Node, target: OpenBranch, source: int, status: os.stat_result, size: int
+    ) -> CopyJob:
+        """Begin a copy that we make."""
+        union = self._union
+        parent_fd = target.root if node.parent is None else self.directory_on(node.parent, target)
+        staging = union.stage_dir(target, parent_fd)
+        data = self._open_source(node, source, status)
+        try:
+            job = CopyJob.create(
+                data,
+                staging,
+                node.name,
+                size,
+                whole=size == status.st_size == os.fstat(data).st_size,
+                target=target,
+                source_id=node.identity,
+                write_back=self._write_back(target) if size else None,
+            )
+        except BaseException:
+            os.close(data)
+            raise
+        job.flags = protection.flags_of(data)
+        return job
+
+    def _open_source(self, node: Node, source: int, status: os.stat_result) -> int:
+        """Open what is to be read of the file behind `source`: itself, or where an overlay's metacopy has its data."""
+        branch, union = node.branch, self._union
+        if branch is None or not branch.overlay or not status.st_size or branch.id in union.unmarked:
+            return open_unseen(source)
+        marks = whiteout.marks_among(os.listxattr(whiteout.proc_path(source)))
+        data = union.find_data(node, source, marks)
+        if data < 0:
+            return open_unseen(source)
+        try:
+            return open_unseen(data)
+        finally:
+            os.close(data)
+
+    def _write_back(self, target: OpenBranch) -> WriteBack | None:
+        """Return what brings a copy's data to the disk before it is published; None if nothing is to."""
+        if target.in_memory or not self._union.options.fsync:
+            return None
+        if target.device not in self._write_backs:
+            self._write_backs[target.device] = write_back_before_name(target.root)
+        return self._write_backs[target.device]
+
+    def _is_quick(self, job: CopyJob) -> bool:
+        """Tell whether a small copy need not go to a thread: as long as the disk is quick, and no journal is to be committed."""
+        if job.write_back is None:
+            return True
+        return job.write_back is syscalls.write_back and time.monotonic() >= self._slow_until
+
+    def _publish(
+        self,
+        node: Node,
+        target: OpenBranch,
+        job: CopyJob,
+        source: int,
+        status: os.stat_result,
+        finish: Finish | None,
+        place: Place | None,
+    ) -> os.stat_result:
+        union = self._union
+        assert node.branch is not None
+        copy_metadata(source, job.fd, status, target, marked=node.branch.overlay)
+        protection.carry(job.flags, job.fd)
+        follows = is_followed(job, node.backing)
+        if finish is not None and not follows:
+            finish(job.fd)
+        copy = os.fstat(job.fd)
+        with _reopened(node, job.fd, follows=follows) as descriptors:
+            if (
+                place is None and node.parent is None
+            ):  # removed while open: the copy lives as long as its descriptors
+                union.hold(node, os.dup(job.fd))
+                self._switch(node, target, copy, descriptors, follows=follows)
+                if finish is not None and follows:
+                    finish(job.fd)
+                return copy
+            parent, name = place or (node.parent or union.root, node.name)
+            parent_fd = self.directory_on(parent, target)
+            parent_status = os.fstat(parent_fd)
+            together = self._is_kept_together(node)
+            with self._recorded(node, target, job.fd, copy, status, (parent, parent_fd), place):
+                job.link(parent_fd, name)
+            if status.st_nlink > 1 and not together and node.traits.aliases:
+                self._split(node)
+            self._switch(node, target, copy, descriptors, follows=follows)
+        if place is not None:
+            node.make_home(parent, name)
+        else:
+            try_to_restore_times(parent_fd, parent_status)
+        union.times_moved(parent)
+        if finish is not None and follows:
+            # Not before, as who reads the file sees it: if it cannot be published they must not read another one than the name's.
+            finish(job.fd)
+        return copy
+
+    @contextlib.contextmanager
+    def _recorded(
+        self,
+        node: Node,
+        target: OpenBranch,
+        fd: int,
+        copy: os.stat_result,
+        origin: os.stat_result,
+        directory: tuple[Node, int],
+        place: Place | None,
+    ) -> Iterator[None]:
+        """Around the publication of the copy behind `fd`: record its number and, where it needs one, its pseudo-link."""
+        union = self._union
+        parent, parent_fd = directory
+        try:
+            if self._is_kept_together(node) or origin.st_nlink == 1:
+                union.numbers.record(node.ino, fd, parent, target, parent_fd)
+            with self._sharing(node, target, fd, origin, place):
+                yield
+        except BaseException:
+            union.numbers.origins.pop(union.identity_of(copy), None)  # the inode will be another file's
+            raise
+
+    def _sharing(
+        self, node: Node, target: OpenBranch, fd: int, status: os.stat_result, place: Place | None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Make a pseudo-link during publication if names on lower branches will go on meaning this file."""
+        shared = place is not None or status.st_nlink - node.traits.hidden_links > 1
+        if shared and self._is_kept_together(node):
+            return plinked(self._union, node, target, fd, status, place)
+        return contextlib.nullcontext()
+
+    def _is_kept_together(self, node: Node) -> bool:
+        """Tell whether the names of a lower file stay one file: with `noplink` only those that are so since before."""
+        return self._union.options.plink or node.ino in self._union.plinks
+
+    def _split(self, node: Node) -> None:
+        """Without pseudo-links the other names keep the old data: they become files of their own at their next lookup."""
+        for parent, name in list(node.traits.aliases or ()):
+            node.remove_name(parent, name)
+            self._union.on_change(parent, name)
+
+    def _switch(
+        self,
+        node: Node,
+        target: OpenBranch,
+        copy: os.stat_result,
+        descriptors: list[tuple[OpenFile, int]],
+        *,
+        follows: bool = False,
+    ) -> None:
+        """Let the node and its open handles use the new copy."""
+        node.branch = target
+        node.identity = self._union.identity_of(copy)
+        if node.traits.hidden_links:
+            node.traits = node.traits._replace(hidden_links=0)
+        self._union.times_moved(node)
+        for handle, fd in descriptors:
+            handle.use(fd)
+        if node.backing is None:
+            return
+        if follows and node.backing.followed is not None:
+            node.backing.followed.published = True
+        else:
+            self._union.renumber(node)
+
+    # -- links and special files --------------------------------------------------------------------------------
+
+    def _copy_special(
+        self, node: Node, target: OpenBranch, source: int, status: os.stat_result, place: Place | None
+    ) -> None:
+        """Copy a symbolic link, FIFO, socket or device node, which is never opened."""
+        union = self._union
+        if place is None and node.parent is None:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        assert node.parent is not None
+        parent, final = place or (node.parent, node.name)
+        parent_fd = self.directory_on(parent, target)
+        parent_status = os.fstat(parent_fd)
+        staging = union.stage_dir(target, parent_fd)
+        name = stage.stage_name(node.name)
+        if stat.S_ISLNK(status.st_mode):
+            directory, entry = union.home(node)
+            os.symlink(os.readlink(entry, dir_fd=directory), name, dir_fd=staging)
+        else:
+            os.mknod(name, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev, dir_fd=staging)
+        try:
+            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
+            try:
+                assert node.branch is not None
+                copy_metadata(source, fd, status, target, marked=node.branch.overlay)
+                copy = os.fstat(fd)
+                with self._recorded(node, target, fd, copy, status, (parent, parent_fd), place):
+                    os.rename(name, final, src_dir_fd=staging, dst_dir_fd=parent_fd)
+            finally:
+                os.close(fd)
+        except BaseException:
+            leftovers.discard(staging, name)
+            raise
+        self._switch(node, target, copy, [])
+        if place is not None:
+            node.make_home(parent, final)
+        else:
+            try_to_restore_times(parent_fd, parent_status)
+        union.times_moved(parent)
+
+    def leave(self, job: CopyJob) -> None:
+        """Note that a request which waited for a job has been answered; a job that nobody needs any more is dropped."""
+        job.waiters -= 1
+        if job.waiters == 0 and job.done:
+            for node in [node for node, known in self._jobs.items() if known is job]:
+                del self._jobs[node]
+                job.close()
+
+    def close(self) -> None:
+        """Drop jobs that nobody came back for."""
+        for job in self._jobs.values():
+            job.close()
+        self._jobs.clear()
+
+
+@contextlib.contextmanager
+def _reopened(node: Node, fd: int, *, follows: bool) -> Iterator[list[tuple[OpenFile, int]]]:
+    """Around a publication: open the copy behind `fd` for every handle that is to go on with it, while that may still fail."""
+    descriptors: list[tuple[OpenFile, int]] = []
+    try:
+        for handle in node.handles or ():
+            if handle.backing is None or (follows and handle.backing is node.backing):
+                descriptors.append((handle, handle.reopen(fd)))
+        yield descriptors
+    finally:
+        for _, opened in descriptors:
+            os.close(opened)
+
+
+def open_unseen(source: int) -> int:
+    """Open a file for copying without moving its access time, where the owner (or root) may ask for that."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(whiteout.proc_path(source), flags | os.O_NOATIME)
+    except PermissionError:
+        return os.open(whiteout.proc_path(source), flags)
