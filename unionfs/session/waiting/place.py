@@ -36,7 +36,7 @@ class Place:
         self.behind = False  # whether the client goes before us
         self._last = 0.0
         self._until = 0.0
-        self._rests_until = 0.0
+        self.rests_until = 0.0  # before then it is no use to ask for going behind
         self._rest = _REST
         self._processor = 0  # that we are bound to while we are behind
 
@@ -52,7 +52,7 @@ class Place:
 
     def go_behind(self, client: int, now: float) -> bool:
         """Share the processor of the thread `client` and let it go first; False if that would not be good now."""
-        if not self._can_step_back or now < self._rests_until:
+        if not self._can_step_back or now < self.rests_until:
             return False
         there = processors.processor_of(client)
         if there is None or (self.behind and there == self._processor):
@@ -78,7 +78,7 @@ class Place:
     def check(self, now: float) -> None:
         """Between two requests: go on as before only while nobody else needs the processor."""
         if now - self._last > _WAITED:
-            self._rests_until = now + self._rest
+            self.rests_until = now + self._rest
             self._rest = min(2 * self._rest, _LONGEST_REST)
             self.step_forward()
         elif now > self._until:

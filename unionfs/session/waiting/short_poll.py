@@ -132,7 +132,9 @@ class ShortPoll:
             self._followed = True
         else:
             self._followed = False
-            self._asking, self._until, self._credit = True, now + _TERM, 2 * _PATIENCE
+            # As soon as going behind is possible again, that is better.
+            ends = self._place.rests_until if now < self._place.rests_until else now + _TERM
+            self._asking, self._until, self._credit = True, ends, 2 * _PATIENCE
             self._switches = _switches()
 
     # -- a stand-in serves ------------------------------------------------------------------------------------------
