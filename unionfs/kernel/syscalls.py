@@ -262,12 +262,12 @@ def filesystem_magic(fd: int) -> int:
 
 
 EXT4_MAGIC = 0xEF53  # ext2 and ext3 too
-_TMPFS_MAGIC = 0x01021994
+TMPFS_MAGIC = 0x01021994
 
 
 def is_in_memory(fd: int) -> bool:
     """Tell whether a file is on tmpfs: there nothing ever waits for a disk, or is on one."""
-    return filesystem_magic(fd) == _TMPFS_MAGIC
+    return filesystem_magic(fd) == TMPFS_MAGIC
 
 
 # Inode flags as chattr(1) knows them; statx(2) has the same bits.

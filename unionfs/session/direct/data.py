@@ -15,15 +15,12 @@ import time
 from unionfs.filesystem import UnionFilesystem, write_all
 from unionfs.handles.handles import FileHandle, is_in_memory
 from unionfs.session import abi
+from unionfs.session.direct.pace import Pace
 from unionfs.session.direct.replies import NO_REPLY, Header, Replies, Reply
 from unionfs.session.direct.smallfiles import LIMIT, SmallFiles
 from unionfs.session.direct.unseen import UnseenWrites
 from unionfs.session.direct.workers import Workers
 
-# A write that takes longer was held up by the disk (1 MiB into the page cache takes 0.3 ms). For a while others are made
-# by workers then, from a copy of their data, which costs little beside the wait.
-_SLOW_SECONDS = 2e-3
-_SLOW_FOR_SECONDS = 0.2
 _SYNC = os.O_SYNC | os.O_DSYNC
 _HANDLES = 4096  # that many are remembered to be without capabilities
 
@@ -38,6 +35,7 @@ class DataRequests:
         workers: Workers,
         small: SmallFiles,
         unseen: UnseenWrites,
+        pace: Pace,
         max_write: int,
     ) -> None:
         self._filesystem = filesystem
@@ -46,7 +44,7 @@ class DataRequests:
         self._small = small
         self._unseen = unseen
         self._view = memoryview(bytearray(max_write))
-        self._slow_until = 0.0
+        self._pace = pace
         self._bare: set[int] = set()  # handles of files without capabilities, as of `_capabilities`
         self._capabilities = 0
 
@@ -104,10 +102,13 @@ class DataRequests:
         return self._write(handle.fd, data, offset, sync)
 
     def _may_wait(self, handle: FileHandle, sync: int) -> bool:
-        """Tell whether a worker is to write; not where a page that is written back is compared with what is there by then."""
+        """Tell whether a worker is to write, from a copy of the data, which costs little beside a disk's wait.
+
+        Not where a page that is written back is compared with what is there by then.
+        """
         if self._unseen and handle.node in self._unseen:
             return False
-        return bool((handle.flags | sync) & _SYNC) or time.monotonic() < self._slow_until
+        return bool((handle.flags | sync) & _SYNC) or self._pace.slow
 
     def _with_unseen(
         self, handle: FileHandle, offset: int, data: memoryview, write_flags: int, pid: int
@@ -136,7 +137,5 @@ class DataRequests:
         written = write_all(fd, data, offset)
         if sync:
             (os.fdatasync if sync == os.O_DSYNC else os.fsync)(fd)
-        end = time.monotonic()
-        if end - start > _SLOW_SECONDS:
-            self._slow_until = end + _SLOW_FOR_SECONDS
+        self._pace.since(start)
         return abi.WRITE_OUT.pack(written, 0)

@@ -13,6 +13,7 @@ from unionfs.session.direct.flags import FlagRequests
 from unionfs.session.direct.habits import Habits
 from unionfs.session.direct.mount import MountRequests
 from unionfs.session.direct.names import NameRequests
+from unionfs.session.direct.pace import Pace
 from unionfs.session.direct.passthrough import Passthrough
 from unionfs.session.direct.replies import Handler, MappedReplies, Replies
 from unionfs.session.direct.unseen import UnseenWrites
@@ -36,14 +37,14 @@ class Requests:
         self.passthrough = passthrough = Passthrough(filesystem, device_fd)
         self.habits = habits = Habits()
         self.directories = DirectoryRequests(filesystem, replies, habits)
-        unseen = UnseenWrites()
+        unseen, pace = UnseenWrites(), Pace()
         groups = (
             MountRequests(filesystem, replies, passthrough, max_write),
             NameRequests(filesystem, replies, habits),
             AttributeRequests(filesystem, replies, unseen),
             FlagRequests(filesystem, replies),
-            FileRequests(filesystem, replies, passthrough, notifier, unseen),
-            DataRequests(filesystem, replies, self.workers, passthrough.small, unseen, max_write),
+            FileRequests(filesystem, replies, passthrough, notifier, unseen, pace),
+            DataRequests(filesystem, replies, self.workers, passthrough.small, unseen, pace, max_write),
             self.directories,
         )
         self.table: dict[int, Handler] = {
