@@ -59,7 +59,6 @@ def main() -> int:
         return 1
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="union-demo-", dir="/var/tmp") as name:
-        os.chmod(name, 0o755)
         branch, target = Path(name, "rw"), Path(name, "mnt")
         branch.mkdir()
         target.mkdir()
