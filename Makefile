@@ -25,6 +25,7 @@ test-v2: bootstrap
 	@tests/v2/prepare
 	tests/v2/run v2 $(V2_PYTEST) $(V2_TESTS)
 	tests/v2/run v2 $(V2_PYTEST) tests/oci/test_cgroups_commands.py
+	tests/v2/run v2 $(V2_PYTEST) tests/namespace/test_confinement.py
 	tests/v2/run hybrid $(V2_PYTEST) $(V2_TESTS) -k 'hugepages or unified or memory or freezer or kill'
 
 test-v2-share: bootstrap
