@@ -40,7 +40,7 @@ def run(request: Request, container: Container) -> int:
         status = run.attend()
     finally:
         run.wait_for_supervisor()
-        container.clean()  # usually the supervisor has, and there is nothing left to do
+        container.clean()
     if run.problem:
         print(f"unionbox: {one_line(run.problem)}", file=sys.stderr)
     return status
@@ -124,11 +124,11 @@ class _Run:
             self.problem = self.problem or text
 
     def wait_for_supervisor(self) -> None:
-        """Tell the supervisor that the container has ended and wait until it has, too; a signal that ends us ends its work."""
+        """Tell the supervisor that the container has ended, and wait until it has, too; what would end us ends its work."""
         channel = self._channel
         if channel is None:
             return
-        messages.end(channel)
+        messages.send(channel, supervisor.ENDED)
         from runtime.oci.process.attention import Attention
 
         with Attention(self._hurry) as attention:

@@ -2,9 +2,10 @@
 """The supervisor: a process beside a container, in the host's namespaces, that serves its union and cleans up after it.
 
 It listens at the socket that the bundle names, takes the FUSE descriptor there, and serves until the mount has gone with the
-container's mount namespace. It is tied to the client by one socket, whose end tells it that the container has ended, or that the
-client has died, with whom the container dies. It never ends before it has heard that: so if the client hears its end, it was
-killed. What it says there is "error TEXT", when it cannot serve, and "warning TEXT".
+container's mount namespace. It is tied to the client by one socket: "ended" there says that the container has, and that the
+client will clean up; the end of the socket that the client has died, and the container with it. It never ends before it has
+heard one of the two: so if the client hears its end, it was killed. What it says there is "error TEXT", when it cannot serve,
+and "warning TEXT".
 
 What comes after the end of the container (pseudo-links of a directory that is kept become real links, for which the whole root is
 walked) can take long, and SIGTERM ends it.
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ENDED = "ended"
 _PATIENCE = 5.0  # seconds that a server which has failed waits for the news that its container has ended
 
 
@@ -65,7 +67,8 @@ def _main(
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from here on there is only cleaning
         watch.wait()
-        _clean(container, client)
+        if messages.has_ended(client):
+            _clean(container, client)
         os._exit(0)
 
 
@@ -179,7 +182,7 @@ def _clean(container: Container, client: messages.Channel) -> None:
 
 
 class _Watch(threading.Thread):
-    """Waits beside the server until the client says that the container has ended, by closing the socket, or dies."""
+    """Waits beside the server until the client says that the container has ended, or dies."""
 
     def __init__(self, client: messages.Channel) -> None:
         super().__init__(daemon=True)
@@ -189,12 +192,13 @@ class _Watch(threading.Thread):
 
     def run(self) -> None:
         """Wait in this thread."""
-        self.wait()
+        messages.receive(self._client)
+        self.ended.set()
         self.on_end()
 
     def wait(self) -> None:
-        """Wait here."""
-        poll = select.poll()
-        poll.register(self._client.fileno(), select.POLLIN)
-        poll.poll()  # nobody speaks there: only the end can be read
-        self.ended.set()
+        """Wait here, whether the thread runs or not."""
+        if not self.ended.is_set() and not self.is_alive():
+            messages.receive(self._client)
+            self.ended.set()
+        self.ended.wait()

@@ -15,7 +15,6 @@ from _socket import (
     CMSG_SPACE,
     MSG_CMSG_CLOEXEC,
     SCM_RIGHTS,
-    SHUT_WR,
     SOCK_CLOEXEC,
     SOCK_SEQPACKET,
     SOL_SOCKET,
@@ -32,7 +31,6 @@ __all__ = [
     "accept",
     "ask",
     "connect",
-    "end",
     "has_ended",
     "has_words",
     "listen",
@@ -153,11 +151,6 @@ def has_words(channel: Channel) -> bool:
     poll = select.poll()
     poll.register(channel.fileno(), select.POLLIN)
     return bool(poll.poll(0))
-
-
-def end(channel: Channel) -> None:
-    """Let the other side see the end, and go on hearing it."""
-    channel.shutdown(SHUT_WR)
 
 
 def has_ended(channel: Channel) -> bool:
