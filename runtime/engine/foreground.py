@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FAILED = 125
 _CANNOT_EXECUTE, _NOT_FOUND, _INTERRUPTED = 126, 127, 128
+_LOST = "the container's supervisor died; the container was killed and removed"
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 # Of services that started us: it is not the container that they wait for, or have opened something for.
 _NOT_FOR_CONTAINERS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID")
@@ -55,11 +56,10 @@ class _Run:
         self._container = container
         self._made: Made | None = None
         self._lost = False  # whether the supervisor ended before the container
-        self._supervisor, self._channel = -1, None
+        self._supervisor = -1
+        self._channel: messages.Channel | None = None
         if request.wish.plain_rootfs is None:
             self._supervisor, self._channel = supervisor.fork(request, container)
-
-    _channel: messages.Channel | None
 
     def attend(self) -> int:
         """Make the container, wait for its end, return its exit status; what kept it from starting becomes the problem."""
@@ -67,13 +67,13 @@ class _Run:
             status = self._attend()
         except Failure as failure:
             self._hear()
-            self.problem = self.problem or _words(failure, self._request.wish.arguments[0])
-            return _status(failure)
+            self._lost = self._channel is not None and messages.has_ended(self._channel)
+            if not self._lost:
+                self.problem = self.problem or _words(failure, self._request.wish.arguments[0])
+                return _status(failure)
         if self._lost:
             self._hear()
-            self.problem = (
-                self.problem or "the container's supervisor died; the container was killed and removed"
-            )
+            self.problem = self.problem or _LOST
             return FAILED
         kills = self._made.group().oom_kills() if self._made is not None else 0
         if kills:
