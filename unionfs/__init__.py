@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Branch", "Options", "UserError", "mounted"]
 
+__version__ = "0.1.0"  # of everything in this repository: pyproject.toml and every program take it from here
+
 _HOMES = {"Branch": "branches.branch", "Options": "options.aufs", "UserError": "errors", "mounted": "api"}
 
 

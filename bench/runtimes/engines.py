@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import unionfs
 from bench import cgroups
 from bench.client import MeasurementError
 from bench.launcher import FEATURES, PLAIN, UNION, Container, Launcher
@@ -55,9 +56,7 @@ class Unionbox(Runtime):
         return "" if own_program(self.program) else "this version of the project has no unionbox"
 
     def version(self) -> str:
-        from importlib.metadata import version
-
-        return f"unionbox {version('unionfs')}"
+        return f"unionbox {unionfs.__version__}"
 
     def prepare(self, image: Path, room: Room) -> Iterator[Mounted]:
         state = room.make("state")

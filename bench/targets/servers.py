@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
+import unionfs
 from bench.client import Figures, MeasurementError, call
 from bench.targets.model import COPY_UP, MANY, REPLACE, SERVER, WHITEOUT, Mounted, Room, Target, unmount
 from unionfs.options import table
@@ -132,9 +133,7 @@ class Unionfs(Server):
         return "" if Path("/dev/fuse").exists() else "this kernel offers no /dev/fuse"
 
     def version(self) -> str:
-        from importlib.metadata import version
-
-        return f"unionfs {version('unionfs')}, {self._session} session"
+        return f"unionfs {unionfs.__version__}, {self._session} session"
 
     def options(self) -> str:
         return f"{self._words()} --session {self._session}"

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 NAME = "unionrt"
-VERSION = "0.1.0"
 SPEC = "1.2.1"
 FEATURES = "+SECCOMP +CGROUPS +CAP +EBPF +IDMAP +TIMENS +SYSTEMD_NOTIFY"
 
@@ -113,7 +112,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def _show_version() -> int:
-    print(f"{_called()} version {VERSION}\ncommit: {VERSION}\nspec: {SPEC}\n{FEATURES}")
+    from unionfs import __version__ as version  # nothing else that starts a container needs the package
+
+    print(f"{_called()} version {version}\ncommit: {version}\nspec: {SPEC}\n{FEATURES}")
     return 0
 
 

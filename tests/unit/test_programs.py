@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import unionfs
 from tests.support import oci
 from unionfs.program import one_line
 
@@ -76,10 +77,10 @@ def test_closed_streams_are_made_up_for(name: str) -> None:
 
 
 @each_program
-def test_version_names_the_program(name: str) -> None:
-    """`--version` is understood by all, but by the helper that mount(8) calls."""
-    if name != "mount.unionfs":
-        assert run(name, "--version").stdout.startswith(f"{name} ")
+def test_version_is_one_for_all_programs(name: str) -> None:
+    """`--version` names the program and the package's version; unionrt says it as runc does."""
+    word = "version " if name == "unionrt" else ""
+    assert run(name, "--version").stdout.splitlines()[0] == f"{name} {word}{unionfs.__version__}"
 
 
 def test_one_line_escapes_what_is_no_text_or_controls_a_terminal() -> None:

@@ -5,6 +5,7 @@ import argparse
 import sys
 from typing import Any, NoReturn
 
+import unionfs
 from unionfs.program import one_line
 
 
@@ -38,10 +39,8 @@ class Parser(argparse.ArgumentParser):
 
 
 class Version(argparse.Action):
-    """Print the program's version; importlib.metadata is slow to import, so only on demand."""
+    """Print the program's version."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version
-
-        print(f"{parser.prog} {version('unionfs')}")
+        print(f"{parser.prog} {unionfs.__version__}")
         parser.exit()

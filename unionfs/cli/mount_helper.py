@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from unionfs.cli.arguments import Parser
+from unionfs.cli.arguments import Parser, Version
 from unionfs.errors import UserError
 from unionfs.program import run_command
 
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version")
     parser.add_argument("source", metavar="SOURCE", help="shown in the mount table")
     parser.add_argument("target", metavar="TARGET")
     parser.add_argument("-o", dest="options", action="append", default=[], metavar="OPTIONS")

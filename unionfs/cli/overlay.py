@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import unionfs
 from unionfs.errors import UserError
 from unionfs.program import run_command
 
@@ -83,9 +84,7 @@ def _run(argv: list[str]) -> int:
         print(_HELP, end="")
         return 0
     if "-V" in argv or "--version" in argv:
-        from importlib.metadata import version
-
-        print(f"{PROGRAM} {version('unionfs')}")
+        print(f"{PROGRAM} {unionfs.__version__}")
         return 0
     return _mount(_read(argv))
 
