@@ -114,7 +114,7 @@ class UnionFilesystem:
         overlap_ok: bool = False,
         held: int = -1,
     ) -> UnionFilesystem:
-        """Open and check the branches (AUFS §1.4), lock the writable ones, make their bookkeeping, sweep what a kill left.
+        """Open and check the branches (docs/aufs.md §1.4), lock the writable ones, make their marks, sweep what a kill left.
 
         Waits for a union that was unmounted and still writes to one of them; `held` is a descriptor of one that the caller has
         locked. Raises OSError with AUFS' errno (EBUSY for a branch of another union) and the reason as text; nothing stays open

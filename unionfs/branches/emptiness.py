@@ -71,7 +71,7 @@ def is_fresh(branch: OpenBranch) -> bool:
 
 
 def is_covered(upper: tuple[OpenBranch, int], lower: Layers) -> bool:
-    """Tell whether every child on lower copies is whited out, so that the upper copy alone is the directory (AUFS §3.2)."""
+    """Tell whether lower copies have no child but whited-out ones: the upper copy alone is the directory (docs/aufs.md §3.2)."""
     branch, fd = upper
     for lower_branch, lower_fd in lower:
         readable = open_list(lower_fd)

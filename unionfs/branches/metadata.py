@@ -46,7 +46,7 @@ def copy_metadata(
 
 
 def restore_times(fd: int, status: os.stat_result) -> None:
-    """Give a directory its times back: internal work must not show in the union (AUFS §3.3)."""
+    """Give a directory its times back: internal work must not show in the union (docs/aufs.md §3.3)."""
     with contextlib.suppress(PermissionError):  # an unprivileged server and somebody else's directory
         os.utime(whiteout.proc_path(fd), ns=(status.st_atime_ns, status.st_mtime_ns))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find a name in a directory of the union (AUFS' lookup rules, docs/semantics.md).
+"""Find a name in a directory of the union (docs/aufs.md §2.3).
 
 Pure reading: a directory comes in as the (branch, descriptor) pairs that contribute to it, top first; out comes where
 the name is. Knows nothing of nodes.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Branch attributes that act on open: coo_reg and coo_all copy up, moo moves up (AUFS §1.3)."""
+"""Branch attributes that act on open: coo_reg and coo_all copy up, moo moves up (docs/aufs.md §1.3)."""
 
 from __future__ import annotations
 

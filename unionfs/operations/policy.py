@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which branch takes a change: AUFS' create and copy-up policies (docs/semantics.md, "Several writable branches").
+"""Which branch takes a change: AUFS' create and copy-up policies (docs/aufs.md §4).
 
 Decides only; how the change is made is the operations' concern. Raises EROFS where no writable branch will do.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open, check, add, remove and change branches, at mount and while mounted (AUFS §1.4 and §1.5 of its rules).
+"""Open, check, add, remove and change branches, at mount and while mounted (docs/aufs.md §1.4, §1.5).
 
 The branch list is replaced whole; an error leaves the old list in force.
 """
