@@ -17,7 +17,7 @@ test: bootstrap
 	$(SANDBOX) $(PYTEST) -n 3 tests
 
 # Limits on cgroup v2, and on v1 with hugetlb left to v2, whatever this machine has: in an emulated one with a kernel of Debian's.
-# Two to three minutes; `tests/v2/run v2 COMMAND` runs anything else there. test-v2-share is the minute of it for CI.
+# Six minutes; `tests/v2/run v2 COMMAND` runs anything else there. test-v2-share is the minute of it for CI.
 V2_PYTEST := env UNIONRT_OWN_MACHINE=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 \
     $(PYTHON) -m pytest -p pytest_timeout -p no:cacheprovider -q --color no
 V2_TESTS := $(patsubst %,tests/oci/test_cgroups_%.py,limits processes devices users)

@@ -124,7 +124,7 @@ def _new_namespace(maps: Maps) -> int:
         if word != "made":
             raise UserError("cannot make a user namespace for the server", "see user.max_user_namespaces")
         try:
-            write(child, maps)
+            _write(child, maps)
         except BaseException:
             os.close(descriptors[0])
             raise
@@ -134,8 +134,7 @@ def _new_namespace(maps: Maps) -> int:
         os.waitpid(child, 0)
 
 
-def write(pid: int, maps: Maps) -> None:
-    """Give the new user namespace of `pid` its ids; to be called from the parent namespace. UserError if they are refused."""
+def _write(pid: int, maps: Maps) -> None:
     users, groups = maps
     try:
         mappings.write(pid, {"uidMappings": _entries(users), "gidMappings": _entries(groups)})

@@ -135,7 +135,10 @@ class _Creation:
         )
         if config.get("annotations", {}).get(_KEEP_GROUPS) in ("1", "true"):
             job.process.user.groups = None
-        self._name_user()
+        if (name := config.get("annotations", {}).get(_USER)) is not None:
+            from runtime.oci.process import accounts
+
+            job.account = accounts.named(name, linux, own_users=job.namespaces.makes("user"))
         job.root = rootfs.prepare(
             config, self._request.bundle, identity=self._request.id, rootless=self._settings.rootless
         )
@@ -151,17 +154,6 @@ class _Creation:
         self._record()
         self._group = job.group
         job.group.begin()
-
-    def _name_user(self) -> None:
-        name = self._job.config.get("annotations", {}).get(_USER)
-        if name is None:
-            return
-        from runtime.oci import mappings
-        from runtime.oci.process import accounts
-
-        linux = self._job.config["linux"]
-        has_groups = not (self._job.namespaces.makes("user") and mappings.forbids_groups(linux))
-        self._job.account = accounts.Account(name, linux, has_groups=has_groups)
 
     def _connect_terminal(self) -> None:
         if not self._job.process.terminal:
@@ -359,7 +351,9 @@ class _Creation:
             self._request.terminal = terminal.receive(self._terminal)
             os.close(self._terminal)
         if self._request.pidfd_socket:
-            _send_pidfd(self._request.pidfd_socket, self._init)
+            from runtime.oci.process import terminal
+
+            terminal.send_pidfd(self._request.pidfd_socket, self._init)
         if self._request.pid_file:
             with Step("write the pid file"):
                 state.write_file(self._request.pid_file, str(self._init))
@@ -385,17 +379,6 @@ class _Creation:
         except (OSError, Failure) as error:
             reason = describe(error) if isinstance(error, OSError) else error.line()
             log.warning(f"could not remove all of {self._container.id}: {reason}")
-
-
-def _send_pidfd(path: str, pid: int) -> None:
-    from runtime.oci.process import terminal
-
-    pidfd = os.pidfd_open(pid)
-    connection = terminal.connect(path)
-    with Step("send the pidfd"):
-        terminal.send(connection, b"pidfd", pidfd)
-    os.close(connection)
-    os.close(pidfd)
 
 
 def _now() -> str:

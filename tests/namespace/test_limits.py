@@ -25,7 +25,7 @@ def test_memory_limit_is_shown_inside(box: Box) -> None:
         "--",
         "sh",
         "-c",
-        "cat /sys/fs/cgroup/memory/memory.limit_in_bytes; cat /proc/self/cgroup",
+        "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes 2>/dev/null || cat memory.max; cat /proc/self/cgroup",
     )
     lines = done.stdout.splitlines()
     assert lines[0] == str(64 << 20)
@@ -83,6 +83,13 @@ def test_settings_follow_the_layout() -> None:
         ("pids", "pids.max", "7"),
     ]
     assert set(bundle.resources(Wish(("true",)))) == {"devices"}
+
+
+def test_memory_limit_too_low_for_any_command_is_told(box: Box) -> None:
+    """v1 refuses a limit below what is in use, v2 kills for it: either way the limit is named as the reason."""
+    done = box.run("--memory", "64k", "--", "true")
+    known = {125: "the memory limit is too low", 137: "processes killed at the memory limit: 1"}
+    assert known.get(done.returncode, "another status") in done.stderr
 
 
 def test_memory_limit_is_the_commands_alone(box: Box) -> None:

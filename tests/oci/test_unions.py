@@ -133,3 +133,15 @@ def test_union_as_root_without_a_mount_namespace_is_refused(bundle: Bundle) -> N
     assert "needs a mount namespace" in result.stderr
     bundle.config["root"]["type"] = "nonsense"
     assert "root.type 'nonsense' is not known" in bundle.run(check=False).stderr
+
+
+def test_union_takes_a_socket_with_a_long_path(bundle: Bundle) -> None:
+    """An address has 108 bytes; a path may have more."""
+    branch, _ = _union_root(bundle)
+    deep = bundle.directory / ("d" * 100) / ("e" * 100)
+    deep.mkdir(parents=True)
+    bundle.config["root"]["source"] = str(deep / "union.sock")
+    bundle.shell("echo deep >/deep")
+    with serving(deep / "union.sock", 1, f"{branch}=rw", f"{bundle.rootfs}=ro"):
+        bundle.run()
+    assert (branch / "deep").read_text() == "deep\n"

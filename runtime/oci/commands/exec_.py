@@ -323,12 +323,7 @@ def _tell_pid(pid: int, options: Options) -> None:
     if options.text("pidfd-socket"):
         from runtime.oci.process import terminal
 
-        connection = terminal.connect(options.text("pidfd-socket"))
-        with Step("send the pidfd"):
-            pidfd = os.pidfd_open(pid)
-            terminal.send(connection, b"pidfd", pidfd)
-        os.close(pidfd)
-        os.close(connection)
+        terminal.send_pidfd(options.text("pidfd-socket"), pid)
 
 
 def _end(child: int) -> None:

@@ -55,6 +55,13 @@ class Account:
         process.environment.setdefault(b"HOME", home.encode("utf-8", "surrogateescape"))
 
 
+def named(text: str, linux: dict[str, Any], *, own_users: bool) -> Account:
+    """Return the account `text` of a container; `own_users` tells that its user namespace is made for it."""
+    from runtime.oci import mappings
+
+    return Account(text, linux, has_groups=not (own_users and mappings.forbids_groups(linux)))
+
+
 def _has(ranges: Ranges, number: int) -> bool:
     return not ranges or any(
         entry["containerID"] <= number < entry["containerID"] + entry["size"] for entry in ranges

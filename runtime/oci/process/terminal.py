@@ -74,6 +74,16 @@ def send(descriptor: int, text: bytes, passed: int) -> None:
         connection.detach()
 
 
+def send_pidfd(path: str, pid: int) -> None:
+    """Send a pidfd of the process `pid` to the socket at `path`, as a terminal is sent."""
+    pidfd = os.pidfd_open(pid)
+    connection = connect(path)
+    with Step("send the pidfd"):
+        send(connection, b"pidfd", pidfd)
+    os.close(connection)
+    os.close(pidfd)
+
+
 def attach(descriptor: int, window: tuple[int, int] | None, owner: int, *, console_device: bool) -> None:
     """Make a terminal of the container's devpts this session leader's, and send its master over the socket `descriptor`.
 
