@@ -22,7 +22,7 @@ FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 THREADS = 16  # of the server, for what has no data to move
 BLOCKING = [f"blocking{n}" for n in range(THREADS)]
 FILES = [f"killed{n}" for n in range(12)]
-SIZE = 8192
+SIZE = 512 << 10  # half of it is more than the server copies itself
 OWN = b"o" * SIZE
 
 Call = Callable[[int, int], None]  # on the client's own file or directory and on a file to read from
@@ -123,7 +123,7 @@ def _kills_in_a_full_queue(
 @pytest.mark.parametrize("options", ["udba=none", "nopassthrough", "coherence=aufs"])
 def test_call_of_a_killed_client_reaches_no_other_file(union: Workshop, options: str, call: Call) -> None:
     """Files that are opened when the killed clients' are closed stay what they are, whatever numbers they got."""
-    top = union.block_device("B0", 16)
+    top = union.block_device("B0", 64)
     others = {f"other{n}": bytes([n + 1]) * SIZE for n in range(4 * len(FILES))}
     u = union.mount(f"br:{{B0}}=rw:{{B1}}=rw,{options}", changing="B1", branches={"B0": top, "B1": others})
     _make_files(u)
@@ -144,7 +144,7 @@ def test_call_of_a_killed_client_reaches_no_other_file(union: Workshop, options:
 
 def test_fsync_of_killed_clients_leaves_no_descriptor(union: Workshop) -> None:
     """Files and directories whose fsync never came to a thread are closed like others, and both can be synchronized on."""
-    top = union.block_device("B0", 16)
+    top = union.block_device("B0", 64)
     u = union.mount("udba=none", branches={"B0": top, "B1": {}})
     _make_files(u)
     directories = [f"directory{n}" for n in range(6)]
