@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 _LEAST, _MOST = 64, 1024  # of a reserve; never more than half of all
 _SPARES = 4
+_MOST_ORIGINS = 4096  # each keeps an inode in memory
 _MOST_OF_ALL = 1 << 20
 # Of a server itself: standard streams, log, device, event loop, control socket, spares. Of a branch: its root, its lock.
 _OWN, _OF_BRANCH = 24, 2
@@ -88,6 +89,10 @@ class Room:
         """Raise ENFILE if one more open directory would be too much."""
         if self.held >= self._directories:
             raise _exhausted()
+
+    def may_hold_origin(self, held: int) -> bool:
+        """Tell whether a union that holds so many lower files, of which it has copies, may hold one more."""
+        return held < min(_MOST_ORIGINS, self._files // 4) and self.held < self._files
 
     @property
     def for_caches(self) -> int:

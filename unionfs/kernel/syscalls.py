@@ -305,9 +305,9 @@ class Birth(NamedTuple):
     attributes_mask: int
 
 
-def birth(fd: int) -> Birth:
-    """Return what statx(2) tells of a file behind a descriptor, which may be O_PATH."""
-    buffer = _statx(fd, b"", _STATX_BTIME)
+def birth(fd: int, name: bytes = b"") -> Birth:
+    """Return what statx(2) tells of a file behind a descriptor, which may be O_PATH, or of a name there (no link is followed)."""
+    buffer = _statx(fd, name, _STATX_BTIME)
     known = int.from_bytes(buffer.raw[:4], sys.byteorder) & _STATX_BTIME
     seconds, nanoseconds = _BTIME.unpack_from(buffer, 80)
     return Birth(

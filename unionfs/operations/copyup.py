@@ -29,7 +29,7 @@ from unionfs.operations.metacopy import Completion
 from unionfs.operations.metacopy import begin as begin_completion
 from unionfs.operations.metacopy import empty as empty_metacopy
 from unionfs.operations.policy import Policies
-from unionfs.plinks.pseudolinks import plinked
+from unionfs.plinks.pseudolinks import Origin, plinked
 from unionfs.tree import protection
 from unionfs.tree.nodes import Node
 from unionfs.tree.open_files import OpenFile
@@ -316,7 +316,9 @@ class CopyUps:
             parent_fd = self.directory_on(parent, target)
             parent_status = os.fstat(parent_fd)
             together = self._is_kept_together(node)
-            with self._recorded(node, target, job.fd, copy, status, (parent, parent_fd), place):
+            with self._recorded(
+                node, target, job.fd, copy, Origin(source, status), (parent, parent_fd), place
+            ):
                 job.link(parent_fd, name)
             if status.st_nlink > 1 and not together and node.traits.aliases:
                 self._split(node)
@@ -338,7 +340,7 @@ class CopyUps:
         target: OpenBranch,
         fd: int,
         copy: os.stat_result,
-        origin: os.stat_result,
+        origin: Origin,
         directory: tuple[Node, int],
         place: Place | None,
     ) -> Iterator[None]:
@@ -346,7 +348,7 @@ class CopyUps:
         union = self._union
         parent, parent_fd = directory
         try:
-            if self._is_kept_together(node) or origin.st_nlink == 1:
+            if self._is_kept_together(node) or origin.status.st_nlink == 1:
                 union.numbers.record(node.ino, fd, parent, target, parent_fd)
             with self._sharing(node, target, fd, origin, place):
                 yield
@@ -355,12 +357,12 @@ class CopyUps:
             raise
 
     def _sharing(
-        self, node: Node, target: OpenBranch, fd: int, status: os.stat_result, place: Place | None
+        self, node: Node, target: OpenBranch, fd: int, origin: Origin, place: Place | None
     ) -> contextlib.AbstractContextManager[None]:
         """Make a pseudo-link during publication if names on lower branches will go on meaning this file."""
-        shared = place is not None or status.st_nlink - node.traits.hidden_links > 1
+        shared = place is not None or origin.status.st_nlink - node.traits.hidden_links > 1
         if shared and self._is_kept_together(node):
-            return plinked(self._union, node, target, fd, status, place)
+            return plinked(self._union, node, target, fd, origin, place)
         return contextlib.nullcontext()
 
     def _is_kept_together(self, node: Node) -> bool:
@@ -423,7 +425,9 @@ class CopyUps:
                 assert node.branch is not None
                 copy_metadata(source, fd, status, target, marked=node.branch.overlay)
                 copy = os.fstat(fd)
-                with self._recorded(node, target, fd, copy, status, (parent, parent_fd), place):
+                with self._recorded(
+                    node, target, fd, copy, Origin(source, status), (parent, parent_fd), place
+                ):
                     os.rename(name, final, src_dir_fd=staging, dst_dir_fd=parent_fd)
             finally:
                 os.close(fd)

@@ -163,7 +163,7 @@ class PlinkFlusher:
                 continue
             identity = union.identity_of(found.status)
             number = union.numbers.of_entry(directory, found.branch, name, identity)
-            plink = union.plink_of(number, found, identity)
+            plink = union.plink_of(number, found, identity, directory, name)
             if plink is not None and found.branch is not plink.branch:
                 result.setdefault(plink.ino, []).append((self._hold(directory), name))
 

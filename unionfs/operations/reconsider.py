@@ -20,20 +20,20 @@ def ask_again(union: Union, parent: Node, name: bytes) -> None:
     if child is not None:
         union.directories.close(child)
         try:
-            found = union.find(parent, name)
+            is_there = _is_at(union, child, union.find(parent, name), parent, name)
         except OSError as error:
             log.warning("cannot look %s up after an error: %s", os.fsdecode(name), error.strerror)
         else:
-            if not _is_at(union, child, found):
+            if not is_there:
                 child.remove_name(parent, name)
                 union.nodes.release(child)
     union.on_change(parent, name)
 
 
-def _is_at(union: Union, node: Node, found: Found | None) -> bool:
+def _is_at(union: Union, node: Node, found: Found | None, parent: Node, name: bytes) -> bool:
     """Tell whether what was found at a name is the node that is known to be there."""
     if found is None:
         return False
     if node.is_directory:
         return found.is_directory
-    return node.identity == union.identity_of(found.status) or node.ino in union.plinks
+    return union.leads_to(node, parent, name, found)

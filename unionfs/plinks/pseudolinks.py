@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pseudo-links: they keep names on lower branches one file with its copy.
 
-A pseudo-link is `<union ino>.<branch ino>.<count of names>` in `.wh..wh.plnk` of the copy's branch, a hard link of the copy. As
-union numbers are a function of the lower inode, and the count is kept, pseudo-links survive a crash: the next mount finds them
-again (AUFS loses them).
+A pseudo-link is `<union ino>.<branch ino>.<count of names>.<birth>` in `.wh..wh.plnk` of the copy's branch, a hard link of the
+copy. As union numbers are a function of the lower inode, and the count is kept, pseudo-links survive a crash: the next mount
+finds them again (AUFS loses them), and the birth time tells it which lower file is no name of the copy but has the inode number.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from unionfs.branches import whiteout
 from unionfs.branches.branch import OpenBranch
+from unionfs.branches.identity import number_of
 from unionfs.branches.metadata import try_to_restore_times
 from unionfs.plinks.records import GONE, MADE, parse_record, record_name, write_note
 from unionfs.plinks.recovery import take_up
 from unionfs.tree.nodes import Node
-from unionfs.tree.plink_table import Plink
+from unionfs.tree.plink_table import Plink, birth_of
 from unionfs.tree.union import Union
 
 log = logging.getLogger(__name__)
@@ -27,9 +29,16 @@ log = logging.getLogger(__name__)
 Place = tuple[Node, bytes]  # parent and name
 
 
+class Origin(NamedTuple):
+    """A file that is being copied up: a descriptor, which may be O_PATH, and its stat."""
+
+    fd: int
+    status: os.stat_result
+
+
 @contextlib.contextmanager
 def plinked(
-    union: Union, node: Node, branch: OpenBranch, fd: int, origin: os.stat_result, place: Place | None
+    union: Union, node: Node, branch: OpenBranch, fd: int, origin: Origin, place: Place | None
 ) -> Iterator[None]:
     """Around the publication of the copy behind `fd`: let the other names of the lower file `origin` lead to it.
 
@@ -37,12 +46,14 @@ def plinked(
     """
     copy = os.fstat(fd)
     old = union.plinks.get(node.ino)
-    nlink = old.nlink if old is not None else max(1, origin.st_nlink - node.traits.hidden_links)
+    nlink = old.nlink if old is not None else max(1, origin.status.st_nlink - node.traits.hidden_links)
     nlink += place is not None
     counted = old is None or old.counted
-    name = record_name(node.ino, copy.st_ino, nlink if counted else None)
-    plink = Plink(node.ino, branch, name, nlink, union.identity_of(copy), {union.identity_of(origin)})
-    plink.recovered, plink.counted = old is not None and old.recovered, counted
+    identity = union.identity_of(origin.status)
+    birth = old.birth if old is not None else birth_of(origin.fd) if number_of(identity) == node.ino else None
+    name = record_name(node.ino, copy.st_ino, nlink if counted else None, birth)
+    plink = Plink(node.ino, branch, name, nlink, union.identity_of(copy), {identity})
+    plink.recovered, plink.counted, plink.birth = old is not None and old.recovered, counted, birth
     if place is not None:
         _note(union, plink, branch, MADE, place, None)
     try:
@@ -58,6 +69,7 @@ def plinked(
     finally:
         _end_note(union, plink)
     union.plinks.add(plink)
+    union.plinks.hold(identity, origin.fd)
     if old is not None:
         _clear(union, old)
         _end_note(union, old)
@@ -147,7 +159,7 @@ def _note(
 
 def _current_name(plink: Plink) -> bytes:
     record = parse_record(plink.name)
-    return plink.name if record is None else record_name(record.ino, record.copy, plink.nlink)
+    return plink.name if record is None else record_name(record.ino, record.copy, plink.nlink, record.birth)
 
 
 def _write_count(union: Union, plink: Plink, *, clear: bool = True) -> None:

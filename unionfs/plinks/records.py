@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from unionfs.branches import whiteout
 from unionfs.branches.identity import INO_MASK
 
-_RECORD = re.compile(rb"\A([0-9]{1,20})\.([0-9]{1,20})(?:\.([0-9]{1,10}))?\Z")
-_NOTE = re.compile(rb"\A([0-9]+\.[0-9]+\.[0-9]+)\.(?:gone|made)\Z")
+_RECORD = re.compile(rb"\A([0-9]{1,20})\.([0-9]{1,20})(?:\.([0-9]{1,10})(?:\.([0-9]{1,20}))?)?\Z")
+_NOTE = re.compile(rb"\A([0-9]+\.[0-9]+\.[0-9]+(?:\.[0-9]+)?)\.(?:gone|made)\Z")
 GONE, MADE = b".gone", b".made"
 # A full disk or a path that no symbolic link holds: without its note a kill leaves the count one too high, which is safe.
 _WITHOUT_NOTE = (errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG)
@@ -24,21 +24,25 @@ _WITHOUT_NOTE = (errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What the name of a pseudo-link says: the union's number, the copy's inode, how many names; None from older versions."""
+    """What the name of a pseudo-link says: the union's number, the copy's inode, how many names, and when the file was made that
+    was copied (nanoseconds since 1970); None of what older versions or filesystems do not tell.
+    """
 
     ino: int
     copy: int
     count: int | None
+    birth: int | None
 
     @property
     def name(self) -> bytes:
         """Return the name in the directory of pseudo-links."""
-        return record_name(self.ino, self.copy, self.count)
+        return record_name(self.ino, self.copy, self.count, self.birth)
 
 
-def record_name(ino: int, copy: int, count: int | None) -> bytes:
-    """Return the name of a pseudo-link."""
-    return b"%d.%d" % (ino, copy) if count is None else b"%d.%d.%d" % (ino, copy, count)
+def record_name(ino: int, copy: int, count: int | None, birth: int | None) -> bytes:
+    """Return the name of a pseudo-link; without a count it has no birth."""
+    numbers = [ino, copy, *([] if count is None else [count] if birth is None else [count, birth])]
+    return b".".join(b"%d" % number for number in numbers)
 
 
 def parse_record(name: bytes) -> Record | None:
@@ -46,7 +50,9 @@ def parse_record(name: bytes) -> Record | None:
     match = _RECORD.match(name)
     if match is None or int(match[1]) <= INO_MASK:
         return None
-    return Record(int(match[1]), int(match[2]), int(match[3]) if match[3] is not None else None)
+    ino, copy, count, birth = (int(text) if text is not None else None for text in match.groups())
+    assert ino is not None and copy is not None
+    return Record(ino, copy, count, birth)
 
 
 def noted_record(name: bytes) -> bytes | None:

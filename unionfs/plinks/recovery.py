@@ -71,7 +71,7 @@ def _take_up(
         if (
             known.branch is not branch
         ):  # a copy of this copy, on a higher branch: killed before this one's entry went
-            union.plinks.add_origin(known, union.identity_of(status))
+            _add_origin(union, known, directory, record.name)
             _unlink(directory, record.name)
         elif links == 0:  # of a copy that was never published
             _unlink(directory, record.name)
@@ -81,12 +81,20 @@ def _take_up(
     if nlink == 0:
         _unlink(directory, record.name)
         return
-    name = record_name(record.ino, record.copy, nlink) if counted else record.name
+    name = record_name(record.ino, record.copy, nlink, record.birth) if counted else record.name
     if name != record.name:
         os.rename(record.name, name, src_dir_fd=directory, dst_dir_fd=directory)
-    union.plinks.add(
-        Plink(record.ino, branch, name, nlink, union.identity_of(status), recovered=True, counted=counted)
-    )
+    plink = Plink(record.ino, branch, name, nlink, union.identity_of(status))
+    plink.recovered, plink.counted, plink.birth = True, counted, record.birth
+    union.plinks.add(plink)
+
+
+def _add_origin(union: Union, plink: Plink, directory: int, name: bytes) -> None:
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        union.plinks.add_origin(plink, union.identity_of(os.fstat(fd)), fd)
+    finally:
+        os.close(fd)
 
 
 def _unlink(directory: int, name: bytes) -> None:

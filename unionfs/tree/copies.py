@@ -52,7 +52,7 @@ class Copies:
         self.identity_of = self.identities.of
         self.dirs = self.directories.dirs
         self.fd_on = self.directories.fd_on
-        self.plinks = PlinkTable()
+        self.plinks = PlinkTable(self.identity_of)
         self.unmarked: set[int] = set()  # ids of branches on which no file has a mark of an overlay's
         self.bookkeeping = Bookkeeping(lambda: self.times_moved(self.root))
         self.plink_dir = self.bookkeeping.plink_dir

@@ -260,8 +260,7 @@ class Union(Copies):
             if child.identity == identity:
                 child.branch = branch
                 return child
-            plink = self.plinks.of_file(identity)
-            if plink is not None and plink.ino == child.ino:
+            if self.plinks and self._is_name_of_copy(child, parent, name, branch, identity):
                 return child
         child.remove_name(parent, name)
         self.nodes.release(child)
@@ -285,7 +284,7 @@ class Union(Copies):
         if made:
             self.plinks.lose_origin(identity)
         elif self.plinks and kind != stat.S_IFDIR:
-            plink = self.plink_of(ino, found, identity)
+            plink = self.plink_of(ino, found, identity, parent, name)
         if plink is not None:
             ino = plink.ino
             node = self.nodes.of_number(ino)
@@ -315,10 +314,23 @@ class Union(Copies):
             self.directories.set_layers(fresh, found)
         return fresh
 
-    def plink_of(self, ino: int, found: Found, identity: Identity) -> Plink | None:
-        """Return the pseudo-link that a file of number `ino` is a name of, if its copy still is where it was."""
-        plink = self.plinks.of_file(identity) or self._claim(ino, found, identity)
-        if plink is None:
+    def _is_name_of_copy(
+        self, node: Node, parent: Node, name: bytes, branch: OpenBranch, identity: Identity
+    ) -> bool:
+        plink = self.plinks.of_file(identity)
+        if plink is None or plink.ino != node.ino:
+            return False
+        return self.plinks.is_name(plink, identity, self.fd_on(parent, branch), name)
+
+    def leads_to(self, node: Node, parent: Node, name: bytes, found: Found) -> bool:
+        """Tell whether what was found at a name is a file's copy, or a lower file that was copied."""
+        identity = self.identity_of(found.status)
+        return node.identity == identity or self._is_name_of_copy(node, parent, name, found.branch, identity)
+
+    def plink_of(self, ino: int, found: Found, identity: Identity, parent: Node, name: bytes) -> Plink | None:
+        """Return the pseudo-link that what was found at a name, of number `ino`, is a name of, if its copy is where it was."""
+        plink = self.plinks.of_file(identity) or self._claimed(ino, found)
+        if plink is None or not self.plinks.is_name(plink, identity, self.fd_on(parent, found.branch), name):
             return None
         copy = whiteout.exists(self.plink_dir(plink.branch), plink.name)
         if copy is None or self.identity_of(copy) != plink.copy:
@@ -326,8 +338,8 @@ class Union(Copies):
             return None
         return plink
 
-    def _claim(self, ino: int, found: Found, identity: Identity) -> Plink | None:
-        """Take a file of the number of a pseudo-link found after a crash for one that was copied, if it lies below the copy."""
+    def _claimed(self, ino: int, found: Found) -> Plink | None:
+        """Return the pseudo-link found after a crash that a file of its number may be a name of, if it lies below the copy."""
         plink = self.plinks.get(ino)
         if plink is None or not plink.recovered or self.index(found.branch) <= self.index(plink.branch):
             return None
@@ -336,7 +348,6 @@ class Union(Copies):
             return None
         if not plink.counted:
             plink.nlink = max(plink.nlink, found.status.st_nlink)
-        self.plinks.add_origin(plink, identity)
         return plink
 
     def _number_for(self, ino: int, kind: int, status: os.stat_result, *, made: bool) -> tuple[int, bool]:
@@ -426,6 +437,7 @@ class Union(Copies):
         """Close every descriptor."""
         self.directories.close_all()
         self.let_all_go()
+        self.plinks.clear()
         for branch in self.branches:
             self.drop_bookkeeping(branch)
             branch.close()
