@@ -54,6 +54,14 @@ class Container:
         """Return the directory for a private rw branch."""
         return os.path.join(self.directory, "rw")
 
+    def kill(self) -> None:
+        """Kill the container's processes, if it has any; PermissionError if we may not."""
+        from runtime.oci import destroy, state
+
+        made = state.open_if_there(self.states, self.id)
+        if made is not None:
+            destroy.end(made)
+
     def clean(self) -> None:
         """Kill what is left and remove every trace. May be called twice; OSError or Failure if something stays."""
         from runtime.oci import destroy, state  # nobody has to wait for them at the start

@@ -56,7 +56,7 @@ def _main(
     request: Request, container: Container, listener: messages.Channel, client: messages.Channel
 ) -> NoReturn:
     """Be the supervisor from start to end. Never returns."""
-    watch = _Watch(client)
+    watch = _Watch(client, container)
     try:
         os.setsid()
         _set_name("unionbox-serve")
@@ -184,17 +184,26 @@ def _clean(container: Container, client: messages.Channel) -> None:
 class _Watch(threading.Thread):
     """Waits beside the server until the client says that the container has ended, or dies."""
 
-    def __init__(self, client: messages.Channel) -> None:
+    def __init__(self, client: messages.Channel, container: Container) -> None:
         super().__init__(daemon=True)
         self.ended = threading.Event()
         self.on_end: Callable[[], None] = lambda: None
         self._client = client
+        self._container = container
 
     def run(self) -> None:
-        """Wait in this thread."""
-        messages.receive(self._client)
+        """Wait in this thread, and see to it that a container whose client has died dies too."""
+        if messages.receive(self._client)[0] != ENDED:
+            self._kill()
         self.ended.set()
         self.on_end()
+
+    def _kill(self) -> None:
+        """Kill what has switched its parent-death signal off, or lost it; all others are dead by now."""
+        try:
+            self._container.kill()
+        except (OSError, Failure) as error:
+            log.debug("cannot kill container %s: %s", self._container.id, error)
 
     def wait(self) -> None:
         """Wait here, whether the thread runs or not."""

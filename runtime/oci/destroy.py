@@ -24,7 +24,7 @@ def destroy(container: Container) -> None:
     """Kill what lives of the container and remove it; nothing if that was done before. The caller holds its lock."""
     if not os.path.isdir(container.directory):
         return
-    _end(container, container.record.get("cgroup", {}).get("mounts", {}).get("v1", {}))
+    end(container)
     group = container.group() if container.has_group() else None
     try:
         wanted = container.record.get("pid") and container.record.get("poststop", True)
@@ -59,33 +59,33 @@ def remove(
             log.warning(problem)
 
 
-def _end(container: Container, hierarchies: dict[str, str]) -> None:
-    """Kill the container's first process, and with it its pid namespace, and wait for its end.
-
-    `hierarchies` are the mounts of cgroup v1: whoever froze the process, be it in another group, it must thaw to die.
-    """
+def end(container: Container) -> None:
+    """Kill the container's first process, and with it its pid namespace, and wait for its end; PermissionError if we may not."""
     pid = container.pid
     if not pid:
         return
     try:
-        end = os.pidfd_open(pid)
+        pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:
         if container.pid == pid:  # else ended, and perhaps another one has its pid
-            _kill(pid, end, hierarchies)
+            _kill(pid, pidfd, container.record.get("cgroup", {}).get("mounts", {}).get("v1", {}))
     finally:
-        os.close(end)
+        os.close(pidfd)
 
 
 def end_child(pid: int, hierarchies: dict[str, str]) -> None:
-    """Kill and reap a child of ours that was not reaped before; `hierarchies` as above."""
-    end = os.pidfd_open(pid)
+    """Kill and reap a child of ours that was not reaped before.
+
+    `hierarchies` are the mounts of cgroup v1: whoever froze the process, be it in another group, it must thaw to die.
+    """
+    pidfd = os.pidfd_open(pid)
     try:
-        _kill(pid, end, hierarchies)
+        _kill(pid, pidfd, hierarchies)
         os.waitpid(pid, os.WNOHANG)
     finally:
-        os.close(end)
+        os.close(pidfd)
 
 
 def _kill(pid: int, end: int, hierarchies: dict[str, str]) -> None:

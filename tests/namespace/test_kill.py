@@ -102,3 +102,22 @@ def test_server_of_a_killed_container_leaves_no_mount(box: Box) -> None:
     assert os.readlink(f"/proc/{running.supervisor}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
     kill(running.init)
     assert running.client.wait(20) == 137
+
+
+def test_kill_of_the_client_ends_a_command_that_wants_to_outlive_it(box: Box) -> None:
+    """One that switches its parent-death signal off, and keeps its root busy, is killed by the supervisor."""
+    script = """
+import ctypes, os
+ctypes.CDLL(None).prctl(1, 0)
+print("ready", flush=True)
+while True: os.listdir("/etc")
+"""
+    client = box.start("--", "/usr/bin/python3", "-c", script)
+    assert client.stdout is not None and client.stdout.readline() == "ready\n"
+    init, supervisor = first_of(client.pid), supervisor_of(client.pid)
+    try:
+        kill(client.pid)
+        wait_for_end([init, supervisor])
+        wait_until(lambda: not box.identities() and not box.states(), "the container has gone")
+    finally:
+        kill(init)
