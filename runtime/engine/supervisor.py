@@ -127,9 +127,9 @@ def _open(request: Request) -> UnionFilesystem:
     for name in ("pyfuse3", "pyfuse3._pyfuse3"):
         logging.getLogger(name).addFilter(_is_news)
     raise_limit()  # every node that is in use holds descriptors
-    filesystem = UnionFilesystem.open(request.branches, request.options, overlap_ok=True, held=request.hold)
-    filesystem.discarded = request.private
-    return filesystem
+    return UnionFilesystem.open(
+        request.branches, request.options, overlap_ok=True, held=request.hold, discarded=request.private
+    )
 
 
 def _serve_mount(filesystem: UnionFilesystem, device: int, watch: _Watch) -> None:

@@ -17,10 +17,17 @@ from unionfs.kernel import syscalls
 from unionfs.kernel.durability import WriteBack, write_back_before_name
 from unionfs.operations.create import Caller
 from unionfs.options.aufs import Options
+from unionfs.tree.port import NoSession
 
 _EXT4_IOC_SHUTDOWN = 0x8004587D
 _WITHOUT_LOG_FLUSH = (2).to_bytes(4, "little")
 _CONTENT = os.urandom(100_000)
+
+
+class _Impatient(NoSession):
+    """A session that has longer copies than this made by threads."""
+
+    inline_limit: int | None = 10_000
 
 
 def _crash(filesystem: Path) -> None:
@@ -91,11 +98,11 @@ def test_small_copies_wait_for_a_quick_disk_only(
     ]
     filesystem = UnionFilesystem.open(branches, Options(udba="none"))
     try:
-        filesystem.copyups.inline_limit = 10_000
+        filesystem.attach(_Impatient())
         for name, deferred in ((b"small", waits), (b"large", True)):
-            node = filesystem.lookup(filesystem.union.root, name, Caller(0, 0, 0)).node
+            node = filesystem.lookup(filesystem.node(1), name, Caller(0, 0, 0)).node
             with pytest.raises(Deferred) if deferred else nullcontext():
-                filesystem.copyups.ensure(node)
+                filesystem.make_writable(node, os.O_WRONLY)
             assert (Path(branches[0].path) / os.fsdecode(name)).exists() is not deferred
     finally:
         filesystem.close()

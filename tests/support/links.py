@@ -119,8 +119,8 @@ class Links:
             flags = 2 if kind == "exchange" else 0
             self.filesystem.rename(*self._place(operands[0]), *self._place(operands[1]), flags)
         if self._forgets:
-            for node in list(self.filesystem.union.nodes):
-                self.filesystem.union.nodes.release(node)
+            for node in list(self.filesystem._union.nodes):
+                self.filesystem._union.nodes.release(node)
 
     def _write(self, path: str, text: str) -> None:
         handle = self.filesystem.open_file(self._node(path), os.O_WRONLY, ROOT)
@@ -149,8 +149,8 @@ class Links:
 
     def die(self) -> None:
         """End as a killed server does: nothing is flushed, and what the kernel held for it is free."""
-        self.filesystem.copyups.close()
-        self.filesystem.union.close()
+        self.filesystem._copyups.close()
+        self.filesystem._union.close()
 
     def close(self) -> None:
         """Unmount."""

@@ -33,7 +33,7 @@ def test_known_names_stay_below_their_budget_and_the_least_used_go(tmp_path: Pat
         [Branch(str(tmp_path / "B0"), "rw"), Branch(str(tmp_path / "B1"), "rr")], Options(udba="none")
     )
     try:
-        union = filesystem.union
+        union = filesystem._union
         union.known.budget = BUDGET
         for number in range(30):
             _look(filesystem, b"d%d" % number)
@@ -92,12 +92,12 @@ def test_absent_names_below_a_directory_are_found(tmp_path: Path) -> None:
         directory = filesystem.lookup(filesystem.node(1), b"d").node
         below = filesystem.lookup(directory, b"e").node
         cached = CachedNames()
-        for node in (filesystem.union.root, directory, below):
+        for node in (filesystem._union.root, directory, below):
             cached.absent(node.nodeid, b"absent")
         assert set(cached.take_below(directory)) == {
             (directory.nodeid, b"absent"), (directory.nodeid, b"e"), (below.nodeid, b"absent")
         }  # fmt: skip
-        assert cached.take_all([]) == [(filesystem.union.root.nodeid, b"absent")]
+        assert cached.take_all([]) == [(filesystem._union.root.nodeid, b"absent")]
     finally:
         filesystem.close()
     assert os.listdir(tmp_path / "B0/d/e") == []

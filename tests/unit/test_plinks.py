@@ -45,7 +45,7 @@ def test_lower_name_of_forgotten_plink_shows_the_copy(tmp_path: Path) -> None:
     try:
         _write(filesystem, b"a", b"new")
         attributes = filesystem.lookup(filesystem.node(1), b"b")
-        filesystem.union.nodes.release(attributes.node)
+        filesystem._union.nodes.release(attributes.node)
         again = filesystem.lookup(filesystem.node(1), b"b")
         assert (again.node.ino, again.nlink) == (attributes.node.ino, 2)
         assert _read(filesystem, b"b") == _read(filesystem, b"a") == b"new"
@@ -64,8 +64,8 @@ def test_plinks_of_a_killed_server_are_taken_up_again(tmp_path: Path) -> None:
     os.link(tmp_path / "B1/a", tmp_path / "B1/b")
     killed = _open(tmp_path)
     _write(killed, b"a", b"new")
-    killed.copyups.close()
-    killed.union.close()  # without the flush that close() makes
+    killed._copyups.close()
+    killed._union.close()  # without the flush that close() makes
     filesystem = _open(tmp_path)
     try:
         assert _read(filesystem, b"b") == b"new"
@@ -124,8 +124,8 @@ def test_number_of_a_plink_is_not_given_to_another_file(tmp_path: Path) -> None:
             (tmp_path / "B0/.wh.f").unlink()
             filesystem.link(filesystem.lookup(root, b"f").node, root, name)
             filesystem.unlink(root, b"f")
-            for node in list(filesystem.union.nodes):
-                filesystem.union.nodes.release(node)
+            for node in list(filesystem._union.nodes):
+                filesystem._union.nodes.release(node)
             assert _read(filesystem, name) == b"old"
         (tmp_path / "B0/.wh.f").unlink()
         filesystem.unlink(root, b"f")
@@ -152,7 +152,7 @@ def test_new_file_with_the_number_of_a_copied_one_is_no_name_of_its_copy(tmp_pat
             attributes, handle = filesystem.create(root, name, 0o644, os.O_WRONLY, ROOT)
             filesystem.write(handle, 0, b"own")
             filesystem.release(handle)
-            filesystem.union.nodes.release(attributes.node)
+            filesystem._union.nodes.release(attributes.node)
             assert _read(filesystem, name) == b"own"
             if attributes.status.st_ino == ino:
                 break

@@ -58,8 +58,7 @@ class Committing:
             if not keep_top:
                 self._gone = _empty_top(self._filesystem)
         finally:
-            self._filesystem.union.doubt()
-            self._filesystem.invalidate_all()
+            self._filesystem.doubt()
         return os.fsdecode(self._gone)
 
     def end(self, who: object) -> None:
@@ -89,14 +88,13 @@ class Committing:
 
     def _sweep(self) -> None:
         """Delete what is left of the stage of a fold, and of the top branch's former content."""
-        union, later = self._filesystem.union, self._filesystem.delete_later
-        for branch in union.branches:
+        branches, later = self._filesystem.branches, self._filesystem.delete_later
+        for branch in branches:
             if branch.path == self._target:
                 for name in leftovers(branch.root):
                     later(branch.root, name)
         if self._gone:
-            top = union.branches[0]
-            later(union.stage_dir(top, top.root), self._gone)
+            later(self._filesystem.orphans(branches[0]), self._gone)
 
 
 def _empty_top(filesystem: UnionFilesystem) -> bytes:
@@ -106,8 +104,7 @@ def _empty_top(filesystem: UnionFilesystem) -> bytes:
     if holders:
         pid, name = holders[0]
         raise OSError(errno.EBUSY, f"the branch is busy: {name} (pid {pid})", top.path)
-    orphans = filesystem.union.stage_dir(top, top.root)
-    return empty(top, orphans)
+    return empty(top, filesystem.orphans(top))
 
 
 async def _thaw(mountpoint: str) -> None:

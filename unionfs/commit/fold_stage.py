@@ -16,12 +16,11 @@ from collections.abc import Iterator
 
 from unionfs.branches import stage, whiteout
 from unionfs.branches.branch import OpenBranch
-from unionfs.branches.copydata import CopyJob
+from unionfs.branches.copydata import CopyJob, open_unseen
 from unionfs.branches.leftovers import discard, remove_tree
 from unionfs.branches.metadata import copy_metadata, restore_times
 from unionfs.kernel import syscalls
 from unionfs.kernel.syscalls import LIST_DIRECTORY
-from unionfs.operations.copyup import open_unseen
 
 _NAME = b"commit"
 _PREFIX = whiteout.META_PREFIX + _NAME + b"."

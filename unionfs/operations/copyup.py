@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 from unionfs.branches import leftovers, stage, whiteout
 from unionfs.branches.branch import OpenBranch
-from unionfs.branches.copydata import CopyJob, Deferred
+from unionfs.branches.copydata import CopyJob, Deferred, open_unseen
 from unionfs.branches.metadata import copy_metadata, try_to_restore_times
 from unionfs.handles.followed import begin_followed, is_followed, is_to_be_made_by_us
 from unionfs.handles.handles import is_pinned
@@ -51,8 +51,6 @@ class CopyUps:
         self._policies = policies
         self.directory_on = DirectoryCopies(union).on
         self._jobs: dict[Node, CopyJob] = {}
-        # The most bytes that are copied inside a request; None: everything (no session, or already in a thread).
-        self.inline_limit: int | None = None
         self.finished = 0
         self._slow_until = 0.0
         self._write_backs: dict[int, WriteBack] = {}  # by st_dev of branches
@@ -113,7 +111,8 @@ class CopyUps:
         if job is None:
             return
         self._jobs[node] = job
-        if not job.done and self.inline_limit is not None and job.length > self.inline_limit and not here:
+        limit = union.session.inline_limit
+        if not job.done and limit is not None and job.length > limit and not here:
             raise Deferred(job)
         try:
             job.run()
@@ -213,11 +212,8 @@ class CopyUps:
         job: CopyJob | None = begin_followed(node.backing, target, status.st_size, self._write_back(target))
         if job is None:
             job = self._own_job(node, target, source, status, size)
-        if (
-            self.inline_limit is not None
-            and job.length > 0
-            and (job.length > self.inline_limit or not self._is_quick(job))
-        ):
+        limit = self._union.session.inline_limit
+        if limit is not None and job.length > 0 and (job.length > limit or not self._is_quick(job)):
             self._jobs[node] = job
             raise Deferred(job)
         start = time.monotonic()
@@ -373,7 +369,7 @@ class CopyUps:
         """Without pseudo-links the other names keep the old data: they become files of their own at their next lookup."""
         for parent, name in list(node.traits.aliases or ()):
             node.remove_name(parent, name)
-            self._union.on_change(parent, name)
+            self._union.session.name_changed(parent, name)
 
     def _switch(
         self,
@@ -468,12 +464,3 @@ def _reopened(node: Node, fd: int, *, follows: bool) -> Iterator[list[tuple[Open
     finally:
         for _, opened in descriptors:
             os.close(opened)
-
-
-def open_unseen(source: int) -> int:
-    """Open a file for copying without moving its access time, where the owner (or root) may ask for that."""
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        return os.open(whiteout.proc_path(source), flags | os.O_NOATIME)
-    except PermissionError:
-        return os.open(whiteout.proc_path(source), flags)

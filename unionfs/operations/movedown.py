@@ -10,10 +10,10 @@ import stat
 
 from unionfs.branches import leftovers, stage, whiteout
 from unionfs.branches.branch import OpenBranch
-from unionfs.branches.copydata import CopyJob
+from unionfs.branches.copydata import CopyJob, open_unseen
 from unionfs.branches.metadata import copy_metadata, restore_times
 from unionfs.kernel.syscalls import LIST_DIRECTORY
-from unionfs.operations.copyup import CopyUps, open_unseen
+from unionfs.operations.copyup import CopyUps
 from unionfs.tree.nodes import Node
 from unionfs.tree.union import Union
 

@@ -27,7 +27,7 @@ def ask_again(union: Union, parent: Node, name: bytes) -> None:
             if not is_there:
                 child.remove_name(parent, name)
                 union.nodes.release(child)
-    union.on_change(parent, name)
+    union.session.name_changed(parent, name)
 
 
 def _is_at(union: Union, node: Node, found: Found | None, parent: Node, name: bytes) -> bool:

@@ -11,7 +11,6 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable
 
 from unionfs.branches import leftovers, stage, whiteout
 from unionfs.branches.branch import OpenBranch
@@ -37,8 +36,6 @@ class Remover:
         self._union = union
         self._policies = policies
         self._copyups = copyups
-        # Called with (descriptor, name) of a staged tree that may take long to delete.
-        self.delete_later: Callable[[int, bytes], None] = leftovers.discard
 
     def unlink(self, parent: Node, name: bytes) -> Node | None:
         """Remove a name that is not a directory; return the node that lost it, if the kernel knew it."""
@@ -177,7 +174,7 @@ class Remover:
         try:
             names = few_marks(staging, staged, self._union.options.dirwh)
             if names is None:
-                self.delete_later(staging, staged)
+                self._union.session.delete_later(staging, staged)
                 return
             with self._union.root_kept(staging):
                 for name in names:

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from types import ModuleType
 from typing import Any
 
@@ -207,10 +207,20 @@ class _Mount:
         self.statistics = Statistics()
         self.committing = Committing(filesystem, mountpoint)
         self.directory: RunDirectory | None = None
+        self._device = ""  # the mount's number, once that is known
         self.ready = False
         self.closed = False
         self.session_scope = trio.CancelScope()
         self.gone = trio.Event()
+        filesystem.attach_host(self)
+
+    def status(self) -> dict[str, Any] | None:
+        """Return everything that `unionfs status` shows, if this mount has a control socket."""
+        return Commands(self).do_status() if self.directory is not None else None
+
+    def open_inodes(self) -> Iterable[tuple[int, int]]:
+        """Return (pid, number) of what processes have open in the mount, or as a working directory."""
+        return open_inodes(self._device) if self._device else ()
 
     def close(self) -> None:
         """Close the filesystem."""
@@ -225,7 +235,6 @@ class _Mount:
         with contextlib.ExitStack() as stack:
             if self.control:
                 self.directory = stack.enter_context(RunDirectory())
-                self.filesystem.shown_status = Commands(self).do_status
                 self._show_branches()
             stack.callback(self.close)
             async with trio.open_nursery() as nursery:
@@ -257,8 +266,7 @@ class _Mount:
 
     async def _settled(self) -> None:
         """Wait until the kernel knows what commands have changed."""
-        if self.filesystem.settled is not None:
-            await self.filesystem.settled()
+        await self.filesystem.settled()
 
     async def _announce(self, announced: Callable[[], None]) -> None:
         """Ask the mount itself and tell those who wait for it when it answers.
@@ -271,7 +279,7 @@ class _Mount:
             if number := await child.ask(lambda: _device_of(mountpoint)):
                 if self.directory is not None:
                     self.directory.show_device(mountpoint, number)
-                self.filesystem.open_inodes = functools.partial(open_inodes, number)
+                self._device = number
         self.ready = True
         self.on_ready()
         announced()
@@ -355,7 +363,7 @@ class Commands:
                     "index": index,
                     "id": branch.id,
                     "branch": str(branch),
-                    "lost": self._filesystem.union.directories.lost.reason(branch),
+                    "lost": self._filesystem.lost_reason(branch),
                 }
                 for index, branch in enumerate(self._filesystem.branches)
             ],
@@ -370,7 +378,7 @@ class Commands:
         """Insert a branch given as DIR[=PERM]."""
         wanted = Branch.parse(branch)
         self._refuse_own(wanted.path)
-        remount.add_branch(self._filesystem, index, wanted)
+        self._filesystem.add_branch(index, wanted)
         self._server._show_branches()
 
     def _refuse_own(self, path: str) -> None:
@@ -385,19 +393,19 @@ class Commands:
     def do_delete(self, path: str) -> None:
         """Remove a branch."""
         self._refuse_own(path)
-        remount.delete_branch(self._filesystem, path)
+        self._filesystem.delete_branch(path)
         self._server._show_branches()
 
     def do_modify(self, path: str, permission: str) -> None:
         """Change a branch's permission."""
         self._refuse_own(path)
-        remount.modify_branch(self._filesystem, path, permission)
+        self._filesystem.modify_branch(path, permission)
         self._server._show_branches()
 
     def do_busy(self, path: str) -> list[tuple[int, str]]:
         """Return who holds a branch."""
         self._refuse_own(path)
-        return remount.busy(self._filesystem, path)
+        return self._filesystem.busy(self._filesystem.find_branch(path))
 
     def do_flush(self) -> int:
         """Flush pseudo-links."""

@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import functools
-import gc
 import threading
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import trio
 
-from unionfs.branches import leftovers
 from unionfs.filesystem import UnionFilesystem
-from unionfs.kernel import syscalls
 from unionfs.session import threads
 from unionfs.session.cached_names import CachedName, CachedNames
 from unionfs.session.deletions import Deletions
@@ -53,43 +51,82 @@ class Tasks:
             self._start(function, *arguments)
 
 
-def attach(filesystem: UnionFilesystem, notifier: Notifier, cached: CachedNames, nursery: Tasks) -> None:
-    """Let the filesystem use `nursery` for long work and `notifier` to tell the kernel what is no longer so."""
-    telling = _Telling(nursery)
-    deletions = Deletions(nursery.start_soon)
+class Background:
+    """What the core has of a session (`tree.port.Session`): it tells the kernel, and does what takes long."""
 
-    def invalidate_all() -> None:
-        nodes = list(filesystem.union.nodes)
+    inline_limit: int | None = _INLINE_COPY
+    nodeids_are_numbers = False
+
+    def __init__(
+        self, filesystem: UnionFilesystem, notifier: Notifier, cached: CachedNames, tasks: Tasks
+    ) -> None:
+        self._filesystem = filesystem
+        self._notifier = notifier
+        self._cached = cached
+        self._tasks = tasks
+        self._telling = _Telling(tasks)
+        self._deletions = Deletions(tasks.start_soon)
+        self._gives_back = False  # a task is to give memory back
+
+    def begin(self) -> None:
+        """Let the filesystem use all this."""
+        self._tasks.at_end = self._deletions.finish
+        self._cached.on_overflow = self._doubt
+        self._filesystem.attach(self)
+        if self._filesystem.options.udba == "notify":
+            watcher = Watcher(self._filesystem, self._notifier, self._cached, self.all_changed)
+            self._tasks.start_soon(watcher.run)
+
+    def end(self) -> None:
+        """Let the filesystem do everything by itself again: the session is over.
+
+        Flushing pseudo-links and closing forget nodes and change names, and no task can be started for that any more.
+        """
+        self._tasks.at_end()
+        self._filesystem.detach()
+
+    def _doubt(self, names: list[CachedName]) -> None:
+        self._telling.start(self._notifier.expire_all, names, ())
+
+    def name_changed(self, parent: Node, name: bytes) -> None:
+        """Make the kernel look a name up again."""
+        self._telling.start(self._notifier.expire, parent.nodeid, name)
+
+    def attributes_changed(self, nodeid: int) -> None:
+        """Make the kernel ask for a node's attributes again."""
+        self._notifier.attributes(nodeid)
+
+    def all_changed(self) -> None:
+        """Drop what the kernel cached."""
+        nodes = self._filesystem.nodes()
         directories = [node.nodeid for node in nodes if node.is_directory]
-        telling.start(notifier.expire_all, cached.take_all(nodes), directories)
+        self._telling.start(self._notifier.expire_all, self._cached.take_all(nodes), directories)
 
-    def name_changed(parent: Node, name: bytes) -> None:
-        telling.start(notifier.expire, parent.nodeid, name)
+    def options_changed(self) -> None:
+        """Take what depends on the options; each session has its own."""
 
-    def doubt(names: list[CachedName]) -> None:
-        telling.start(notifier.expire_all, names, ())
+    def shrunk(self) -> None:
+        """Give memory back once what is being forgotten is forgotten."""
+        if not self._gives_back:
+            self._gives_back = True
+            self._tasks.start_soon(self._give_back)
 
-    filesystem.set_background(inline_limit=_INLINE_COPY, delete_later=deletions.add)
-    nursery.at_end = deletions.finish
-    filesystem.invalidate_all = invalidate_all
-    filesystem.settled = telling.done
-    cached.on_overflow = doubt
-    filesystem.union.on_change = name_changed
-    filesystem.union.nodes.on_shrunk = functools.partial(_later, filesystem, nursery, [])
-    filesystem.union.on_attributes = notifier.attributes
-    if filesystem.options.udba == "notify":
-        nursery.start_soon(Watcher(filesystem.union, notifier, cached, invalidate_all).run)
+    async def _give_back(self) -> None:
+        await trio.sleep(SETTLED)
+        self._gives_back = False
+        self._filesystem.give_back()
 
+    def delete_later(self, directory: int, name: bytes) -> None:
+        """Delete what was set aside, in a thread."""
+        self._deletions.add(directory, name)
 
-def detach(filesystem: UnionFilesystem, tasks: Tasks) -> None:
-    """Let the filesystem do everything by itself again: the session is over."""
-    tasks.at_end()
-    filesystem.set_background(inline_limit=None, delete_later=leftovers.discard)
-    # Flushing pseudo-links and closing forget nodes and change names: no task can be started for that any more.
-    filesystem.invalidate_all = lambda: None
-    filesystem.settled = None
-    filesystem.union.on_change = lambda parent, name: None
-    filesystem.union.nodes.on_shrunk = lambda: None
+    def state(self) -> dict[str, Any]:
+        """Return what `status` shows of the session."""
+        return {}
+
+    async def settled(self) -> None:
+        """Wait until the kernel has been told."""
+        await self._telling.done()
 
 
 class _Telling:
@@ -119,29 +156,3 @@ class _Telling:
         """Wait until the kernel has been told everything that was started before."""
         for finished in list(self._waiting):
             await finished.wait()
-
-
-def give_back(filesystem: UnionFilesystem) -> None:
-    """Give memory back after most nodes were forgotten.
-
-    The interpreter returns memory a megabyte at a time, so what was made between the nodes and still lives must be little: what
-    is known of names goes too, and the direct session makes what it sleeps with after this.
-    """
-    filesystem.union.known.clear()
-    filesystem.listings.give_back()
-    gc.collect()  # else free lists keep a few blocks of every arena in use
-    filesystem.union.nodes.compact()
-    syscalls.malloc_trim()
-
-
-def _later(filesystem: UnionFilesystem, nursery: Tasks, pending: list[None]) -> None:
-    """Give memory back once what is being forgotten is forgotten; `pending` holds something while that is planned."""
-
-    async def work() -> None:
-        await trio.sleep(SETTLED)
-        pending.clear()
-        give_back(filesystem)
-
-    if not pending:
-        pending.append(None)
-        nursery.start_soon(work)

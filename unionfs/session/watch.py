@@ -13,12 +13,12 @@ import trio
 
 from unionfs.branches import whiteout
 from unionfs.branches.branch import OpenBranch
+from unionfs.filesystem import UnionFilesystem
 from unionfs.kernel import syscalls
 from unionfs.session import threads
 from unionfs.session.cached_names import CachedName, CachedNames
 from unionfs.session.notify import Notifier
 from unionfs.tree.nodes import Node
-from unionfs.tree.union import Union
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +36,14 @@ _NAMES = syscalls.IN_MOVED_FROM | syscalls.IN_MOVED_TO | syscalls.IN_CREATE | sy
 
 
 class Watcher:
-    """Watches every directory copy whose descriptor the union opens, on branches that may change (not rr)."""
+    """Watches every directory copy whose descriptor the filesystem opens, on branches that may change (not rr)."""
 
     def __init__(
-        self, union: Union, notifier: Notifier, cached: CachedNames, lost: Callable[[], None]
+        self,
+        filesystem: UnionFilesystem,
+        notifier: Notifier,
+        cached: CachedNames,
+        lost: Callable[[], None],
     ) -> None:
         """`lost` is called when the kernel could not tell everything."""
         self._notifier = notifier
@@ -48,10 +52,8 @@ class Watcher:
         self._fd = syscalls.inotify_init()
         self._nodes: dict[int, Node] = {}
         self._full = False
-        self._directories = union.directories
-        self._directories.on_open = self.watch
-        for branch, fd in union.dirs(union.root):
-            self.watch(union.root, branch, fd)
+        self._filesystem = filesystem
+        filesystem.watch_directories(self.watch)
 
     def watch(self, node: Node, branch: OpenBranch, fd: int) -> None:
         """Watch one copy of a directory; when the user's limit is reached say so once and go on."""
@@ -80,7 +82,7 @@ class Watcher:
                     self._lost()
         finally:
             # Flushing pseudo-links opens directories after the last event is read; the number may be another file's by then.
-            self._directories.on_open = None
+            self._filesystem.watch_directories(None)
             os.close(self._fd)
 
     def _doubted(self, data: bytes) -> tuple[dict[CachedName, None], dict[int, None], bool]:

@@ -24,6 +24,7 @@ from unionfs.tree.directories import Directories
 from unionfs.tree.held import Held
 from unionfs.tree.nodes import GONE, NO_XATTRS, Attributes, Node, new_root, stale
 from unionfs.tree.plink_table import PlinkTable
+from unionfs.tree.port import NoSession, Session
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +63,7 @@ class Copies:
         self.on_leave: Callable[[OpenBranch], None] = lambda branch: None
         self._held = Held()
         self.hold, self.let_go, self.let_all_go = self._held.hold, self._held.let_go, self._held.let_all_go
-        self.on_attributes: Callable[[int], None] = lambda nodeid: (
-            None
-        )  # what the kernel has of a node is no longer so
+        self.session: Session = NoSession()
         self.use_options(options)
 
     def use_options(self, options: Options) -> None:
@@ -104,7 +103,7 @@ class Copies:
         The kernel knows which operations change which nodes, but nothing of copies that are made for them.
         """
         for node in nodes:
-            self.on_attributes(node.nodeid)
+            self.session.attributes_changed(node.nodeid)
 
     def drop_bookkeeping(self, branch: OpenBranch) -> None:
         """Close the bookkeeping directories of a branch that is no longer written to, or leaves."""

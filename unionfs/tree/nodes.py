@@ -259,8 +259,11 @@ class NodeTable:
     A node's first nodeid is its number, unless the kernel still means a file by that which is gone; `renumber` gives later ones.
     """
 
-    def __init__(self, root: Node) -> None:
+    def __init__(self, root: Node, on_discard: Callable[[Node], None], on_shrunk: Callable[[], None]) -> None:
+        """`on_discard` releases what is held for a node that goes; `on_shrunk` is told that most nodes went."""
         self.root = root
+        self._on_discard = on_discard
+        self._on_shrunk = on_shrunk
         self._nodes: dict[int, Node] = {root.nodeid: root}  # by number
         self._renumbered: dict[int, Node] = {}  # by other nodeids, which no number of a file reaches
         self._displaced: dict[int, Node] = {}  # by nodeid: those whose number another node has
@@ -270,7 +273,6 @@ class NodeTable:
         self._next = 1 << 63
         self._peak = _MANY
         self.nodeids_are_numbers = False  # set by a session that cannot tell the kernel both
-        self.on_shrunk: Callable[[], None] = lambda: None  # most nodes went: a time to give memory back
 
     def __len__(self) -> int:
         return len(self._nodes) + len(self._displaced)
@@ -284,6 +286,13 @@ class NodeTable:
             return self._displaced[nodeid]
         node = self._nodes.get(nodeid)
         return self._renumbered.get(nodeid) if node is None else node
+
+    def known(self, nodeid: int) -> Node:
+        """Return the node of a nodeid; ESTALE if there is none."""
+        node = None if self._displaced else self._nodes.get(nodeid)
+        if node is None and (node := self.get(nodeid)) is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return node
 
     def of_number(self, ino: int) -> Node | None:
         """Return the node that has a number, or None."""
@@ -306,6 +315,12 @@ class NodeTable:
         node.traits = node.traits._replace(nodeid=self._next)
         self._renumbered[self._next] = node
         self._next += 1
+
+    def renew_unopened(self) -> None:
+        """Give files that nobody has open a new generation: to the kernel they are others, at their next lookup."""
+        for node in self:
+            if stat.S_ISREG(node.kind) and not node.handles:
+                node.traits = node.traits._replace(generation=node.traits.generation + 1)
 
     def compact(self) -> None:
         """Give back what the table itself does not need any more: deleting never makes a dict smaller."""
@@ -393,10 +408,7 @@ class NodeTable:
         if self._nodes.get(node.ino) is node:
             del self._nodes[node.ino]
         self._drop_nodeid(node.traits.nodeid or (node.ino if node.identity == GONE else 0))
-        self.on_discard(node)
+        self._on_discard(node)
         if len(self._nodes) * 4 < self._peak and self._peak > _MANY:
             self._peak = max(len(self._nodes), _MANY)
-            self.on_shrunk()
-
-    def on_discard(self, node: Node) -> None:
-        """Release what the union holds for the node; set by the union."""
+            self._on_shrunk()

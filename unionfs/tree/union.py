@@ -24,6 +24,7 @@ from unionfs.tree.copies import Copies
 from unionfs.tree.nodes import UNKNOWN, Attributes, Node, NodeTable, new_node, other_number
 from unionfs.tree.numbers import Numbers
 from unionfs.tree.plink_table import Plink
+from unionfs.tree.port import Session
 from unionfs.tree.pristine import Fresh
 
 
@@ -39,11 +40,14 @@ class Union(Copies):
         self.hiding = Fresh(self.identities)  # the directories that have whiteouts of AUFS' form
         self._seen: set[int] = set()  # branches by id
         self._look_at_new_branches()
-        self.nodes = NodeTable(self.root)
-        self.nodes.on_discard = self._discard  # type: ignore[method-assign]  # the hook is meant to be set
+        self.nodes = NodeTable(self.root, self._discard, lambda: self.session.shrunk())
         self._absent: tuple[Node, bytes] | None = None  # what a lookup found missing, until something is made
-        self.on_change: Callable[[Node, bytes], None] = lambda parent, name: None
         self.on_forgotten: Callable[[Node], None] = lambda directory: None
+
+    def attach(self, session: Session) -> None:
+        """Tell `session`, and nobody else, what the kernel has of the union that is no longer so."""
+        self.session = session
+        self.nodes.nodeids_are_numbers = session.nodeids_are_numbers
 
     def change_options(self, options: Options) -> None:
         """Take other options from now on."""
@@ -229,8 +233,17 @@ class Union(Copies):
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         return attributes
 
-    def lookup_at(self, parent: Node, name: bytes, branch: OpenBranch, fd: int) -> Attributes:
-        """Return the node of a file that is known to show on `branch`, whose copy of `parent` is behind `fd`."""
+    def lookup_listed(self, parent: Node, name: bytes, place: tuple[OpenBranch, int] | None) -> Attributes:
+        """Return the node of a name in a listing; errors as of `lookup`.
+
+        `place` is the branch on which a file with only one copy is known to show, and the descriptor of its copy of `parent`.
+        """
+        if place is None or len(name) > self.name_max:
+            attributes = self.look(parent, name)
+            if attributes is None:
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            return attributes
+        branch, fd = place
         found = Found([(branch, os.stat(name, dir_fd=fd, follow_symlinks=False))])
         return self.attributes_of(self.node_for(parent, name, found), found)
 
@@ -399,9 +412,9 @@ class Union(Copies):
         former = self.nodes.renumber(node)
         if node.handles is not None:
             node.handles.backing = None
-        self.on_attributes(former)
+        self.session.attributes_changed(former)
         for parent, name in node.names():
-            self.on_change(parent, name)
+            self.session.name_changed(parent, name)
 
     def forget_children(self, node: Node) -> None:
         """Drop what was known below a removed directory (names that went away behind our back)."""

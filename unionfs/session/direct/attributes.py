@@ -8,11 +8,11 @@ import os
 import time
 
 from unionfs.filesystem import UnionFilesystem
-from unionfs.kernel import syscalls
 from unionfs.operations.attributes import Changes
 from unionfs.session import abi
 from unionfs.session.direct.replies import NANO, Header, Replies, Reply, name_in
 from unionfs.session.direct.unseen import UnseenWrites
+from unionfs.session.notify import Notifier
 from unionfs.tree.nodes import NO_CAPABILITIES, Node
 
 _CAPABILITY = b"security.capability\0"
@@ -24,34 +24,32 @@ _FLUSHED = abi.FATTR_MTIME | abi.FATTR_CTIME
 class AttributeRequests:
     """The handlers of one mount that deal with attributes."""
 
-    def __init__(self, filesystem: UnionFilesystem, replies: Replies, unseen: UnseenWrites) -> None:
+    def __init__(
+        self, filesystem: UnionFilesystem, replies: Replies, notifier: Notifier, unseen: UnseenWrites
+    ) -> None:
         self._filesystem = filesystem
         self._replies = replies
+        self._notifier = notifier
         self._unseen = unseen
 
     def getattr(self, header: Header, body: memoryview) -> Reply:
         """Return attributes."""
         node = self._replies.node(header.nodeid)
-        union = self._filesystem.union
+        filesystem = self._filesystem
         flags, _, number = abi.GETATTR_IN.unpack_from(body)
         if flags & abi.GETATTR_FH and node.backing is not None:
-            handle = self._filesystem.file(number)
+            handle = filesystem.file(number)
             if handle.backing is node.backing and not handle.elsewhere:  # then it has the visible copy open
                 return self._replies.attributes(
-                    union.attributes_now(node, os.fstat(handle.fd)), header.nodeid
+                    filesystem.attributes_now(node, os.fstat(handle.fd)), header.nodeid
                 )
-        return self._replies.attributes(union.attributes(node), header.nodeid)
+        return self._replies.attributes(filesystem.getattr(node), header.nodeid)
 
     def statx(self, header: Header, body: memoryview) -> Reply:
         """Return attributes and, asked for or not, the birth time of the visible copy."""
         node = self._replies.node(header.nodeid)
-        attributes = self._filesystem.union.attributes(node)
-        fd = self._filesystem.union.open_path(node)
-        try:
-            born = syscalls.birth(fd)
-        finally:
-            os.close(fd)
-        return self._replies.statx(attributes, header.nodeid, born)
+        attributes = self._filesystem.getattr(node)
+        return self._replies.statx(attributes, header.nodeid, self._filesystem.birth(node))
 
     def setattr(self, header: Header, body: memoryview) -> Reply:
         """Change attributes; with KILLPRIV_V2 clearing set-id bits and file capabilities is our part."""
@@ -130,7 +128,7 @@ class AttributeRequests:
     def _tell(self, header: Header, node: Node) -> None:
         """After a change by a former nodeid: let the kernel ask anew for the present one's attributes."""
         if header.nodeid != node.nodeid:
-            self._filesystem.union.on_attributes(node.nodeid)
+            self._notifier.attributes(node.nodeid)
 
 
 def _moment(given: int, now_given: int, seconds: int, nanoseconds: int, now: int | None) -> int | None:

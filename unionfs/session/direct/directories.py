@@ -57,13 +57,13 @@ class DirectoryRequests:
             listing = filesystem.listing(filesystem.directory(fh), offset)
             records = listing.packed(offset, size)
             if not records:
-                filesystem.union.directories.check_known(node)
+                filesystem.check_complete(node)
             return records, listing.copies(offset) if placed else None
         if offset == 0:
             filesystem.begin_listing(node, Caller(header.uid, header.gid, header.pid))
-        found = filesystem.listings.read(node, offset, size, placed=placed)
+        found = filesystem.list_unopened(node, offset, size, placed=placed)
         if not found[0]:
-            filesystem.union.directories.check_known(node)  # a listing is not taken for whole
+            filesystem.check_complete(node)  # a listing is not taken for whole
             if not self._replies.keeps_listings:
                 self.doubt(header.nodeid)
         return found
@@ -91,8 +91,7 @@ class DirectoryRequests:
             return _without_attributes(records)
         if offset == 0 and len(records) <= _ONLY_DOTS:
             self._habits.saw_nothing(header.pid)
-        union, directory = self._filesystem.union, self._replies.node(header.nodeid)
-        longest = union.name_max
+        look, directory = self._filesystem.lookup_listed, self._replies.node(header.nodeid)
         pack = self._replies.pack_entry
         times = self._replies.entry_valid, self._replies.attr_valid
         parts: list[bytes] = []
@@ -101,10 +100,9 @@ class DirectoryRequests:
             entry = _NO_ENTRY
             if name not in (b".", b".."):
                 try:
-                    if place is not None and kind not in _MANY_OR_UNKNOWN and len(name) <= longest:
-                        node, status, nlink = union.lookup_at(directory, name, *place)
-                    else:
-                        node, status, nlink = union.lookup(directory, name)
+                    if kind in _MANY_OR_UNKNOWN:
+                        place = None
+                    node, status, nlink = look(directory, name, place)
                     entry = pack(node, status, nlink, *times)
                     ino, kind = node.ino, status.st_mode >> 12
                     node.lookups += 1

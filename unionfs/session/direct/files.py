@@ -18,7 +18,6 @@ from unionfs.session.direct.passthrough import Passthrough, open_flags, stale
 from unionfs.session.direct.replies import Header, Replies, Reply, name_in
 from unionfs.session.direct.unseen import UnseenWrites
 from unionfs.session.notify import Notifier
-from unionfs.tree import protection
 
 # A copy of so many bytes takes less than handing it to a thread does, after which the server is not where its client is.
 _SMALL = 128 << 10
@@ -56,7 +55,7 @@ class FileRequests:
             return abi.OPEN_OUT.pack(number, open_flags(self._filesystem.file(number)), backing.id)
         if self._replies.writeback and flags & os.O_ACCMODE and not flags & os.O_TRUNC:
             # Not at the first write as elsewhere: by then the caller has been told that all is well.
-            self._filesystem.copyups.ensure(node, allow=protection.appending(flags))
+            self._filesystem.make_writable(node, flags)
         reply_flags = self._file_flags
         try:
             handle = self._filesystem.open_file(node, self._access(flags), caller)
@@ -161,7 +160,7 @@ class FileRequests:
         """Write a directory back on its writable branches, in a thread."""
         fh, flags = abi.FSYNC_IN.unpack_from(body)
         if not fh:
-            return self._filesystem.listings.write_back(self._replies.node(header.nodeid))
+            return self._filesystem.write_back_directory(self._replies.node(header.nodeid))
         return self._filesystem.write_back(fh, data_only=bool(flags & abi.FSYNC_DATASYNC))
 
     def fallocate(self, header: Header, body: memoryview) -> Reply:

@@ -15,6 +15,7 @@ from unionfs.filesystem import UnionFilesystem
 from unionfs.kernel.syscalls import FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS
 from unionfs.session import abi
 from unionfs.session.direct.replies import Header, Replies, Reply
+from unionfs.session.notify import Notifier
 
 _FLAGS = struct.Struct("=I4x")  # declared as long
 _DONE = abi.IOCTL_OUT.pack(0, 0, 0, 0)
@@ -23,27 +24,28 @@ _DONE = abi.IOCTL_OUT.pack(0, 0, 0, 0)
 class FlagRequests:
     """The handler of one mount that deals with inode flags."""
 
-    def __init__(self, filesystem: UnionFilesystem, replies: Replies) -> None:
+    def __init__(self, filesystem: UnionFilesystem, replies: Replies, notifier: Notifier) -> None:
         self._filesystem = filesystem
         self._replies = replies
+        self._notifier = notifier
 
     def ioctl(self, header: Header, body: memoryview) -> Reply:
         """Get or set inode flags, in either form."""
         _, _, command, _, in_size, out_size = abi.IOCTL_IN.unpack_from(body)
         if command not in (FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR):
             raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
-        node, flags = self._replies.node(header.nodeid), self._filesystem.flags
+        filesystem, node = self._filesystem, self._replies.node(header.nodeid)
         # The kernel reads and writes an int for what is declared as long.
         argument = bytes(body[abi.IOCTL_IN.size : abi.IOCTL_IN.size + in_size])
         if command == FS_IOC_GETFLAGS:
-            return _DONE + _FLAGS.pack(flags.get(node))[:out_size]
+            return _DONE + _FLAGS.pack(filesystem.get_flags(node))[:out_size]
         if command == FS_IOC_FSGETXATTR:
-            return _DONE + flags.get_extended(node)[:out_size]
+            return _DONE + filesystem.get_extended_flags(node)[:out_size]
         if not self._replies.checks_flags:
             raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
         if command == FS_IOC_SETFLAGS:
-            flags.set(node, _FLAGS.unpack(argument[:4].ljust(8, b"\0"))[0])
+            filesystem.set_flags(node, _FLAGS.unpack(argument[:4].ljust(8, b"\0"))[0])
         else:
-            flags.set_extended(node, argument.ljust(28, b"\0"))
-        self._filesystem.union.on_attributes(node.nodeid)
+            filesystem.set_extended_flags(node, argument.ljust(28, b"\0"))
+        self._notifier.attributes(node.nodeid)
         return _DONE

@@ -27,26 +27,19 @@ class NameRequests:
         name = bytes(body[:-1])
         replies = self._replies
         parent = replies.node(header.nodeid)
-        if self._filesystem.options.dirperm1 and name[:1] != b".":
-            union = self._filesystem.union
-            union.trim()
-            found = union.look(parent, name)
-            if found is not None:
-                if found.node.children is None:
-                    self._habits.looked_up(header.pid, header.nodeid)
-                return replies.entry(found)
-            if replies.negative_valid:
-                replies.cached.absent(header.nodeid, name)
-                return replies.no_entry
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-        try:
-            caller = Caller(header.uid, header.gid, header.pid)
-            return replies.entry(self._filesystem.lookup(parent, name, caller))
-        except FileNotFoundError:
-            if not replies.negative_valid:
-                raise
+        filesystem = self._filesystem
+        if filesystem.options.dirperm1:
+            found = filesystem.look(parent, name)
+            if found is not None and found.node.children is None:
+                self._habits.looked_up(header.pid, header.nodeid)
+        else:
+            found = filesystem.look(parent, name, Caller(header.uid, header.gid, header.pid))
+        if found is not None:
+            return replies.entry(found)
+        if replies.negative_valid:
             replies.cached.absent(header.nodeid, name)
             return replies.no_entry
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     def forget(self, header: Header, body: memoryview) -> Reply:
         """Take back lookups."""

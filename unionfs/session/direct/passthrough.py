@@ -51,6 +51,7 @@ from unionfs.kernel import syscalls
 from unionfs.operations.create import Caller
 from unionfs.session import abi
 from unionfs.session.direct.smallfiles import LIMIT, SmallFiles
+from unionfs.session.notify import Notifier
 from unionfs.tree.nodes import Node
 from unionfs.tree.open_files import Backing, OpenFile
 
@@ -130,9 +131,10 @@ def stack_depth(branches: tuple[OpenBranch, ...], *, stackable: bool) -> int:
 class Passthrough:
     """The registered files of one mount."""
 
-    def __init__(self, filesystem: UnionFilesystem, device_fd: int) -> None:
+    def __init__(self, filesystem: UnionFilesystem, device_fd: int, notifier: Notifier) -> None:
         self._filesystem = filesystem
         self._device = device_fd
+        self._notifier = notifier
         self.on = False
         self.why = "the kernel has not been asked yet"
         self._refused: set[int] = set()  # filesystems whose files cannot be registered
@@ -150,7 +152,8 @@ class Passthrough:
     def agree(self, offered: int) -> int:
         """Given the second word of INIT flags, return the stack depth to answer with; 0 for no passthrough."""
         self.why = self._refusal(offered)
-        self.on = self._filesystem.passes_through = not self.why
+        self.on = not self.why
+        self._filesystem.let_pass(self.on)
         if not self.on:
             return 0
         self.why = "the kernel offers it and the server may"
@@ -174,7 +177,7 @@ class Passthrough:
             "fallbacks": self.fallbacks,
             "registered": self.registered,
             "depth": self._depth,
-            "overlays": len(self._filesystem.following),
+            "overlays": self._filesystem.overlays,
         }
 
     # -- opening and closing ------------------------------------------------------------------------------------
@@ -218,7 +221,7 @@ class Passthrough:
                 return open_flags(handle), backing.id
         elif chosen is Plan.STALE:
             if not node.removed:
-                self._filesystem.union.renumber(node)
+                self._filesystem.renumber(node)
             raise stale()
         if first and branch.writable:
             # Writes that passed through have left the kernel's own pages of the file behind.
@@ -288,7 +291,7 @@ class Passthrough:
         """Register a lower file in such a way that its readers follow a copy-up."""
         if self._depth < 2 or handle.elsewhere:
             return None
-        followed = self._filesystem.following.open(handle.node)
+        followed = self._filesystem.follow(handle.node)
         if followed is None:
             return None
         try:
@@ -321,7 +324,7 @@ class Passthrough:
         if (
             handle.flags & os.O_ACCMODE == os.O_RDWR
         ):  # writes through a mapping, which takes both, change times unseen
-            self._filesystem.union.on_attributes(node.nodeid)
+            self._notifier.attributes(node.nodeid)
 
 
 def stale() -> OSError:

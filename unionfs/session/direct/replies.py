@@ -7,9 +7,7 @@ Handlers do no I/O on the device and never wait. Written flat, with local names:
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -51,7 +49,7 @@ class Replies:
 
     def __init__(self, filesystem: UnionFilesystem) -> None:
         self._filesystem = filesystem
-        self._nodes = filesystem.union.nodes
+        self.node = filesystem.node  # of a number from the kernel
         self.cached = CachedNames()
         self.setxattr_ext = False  # agreed on in INIT
         self.may_not_open = False  # likewise: the kernel can do without opening directories
@@ -77,16 +75,8 @@ class Replies:
 
     def doubt_sizes(self) -> None:
         """With the writeback cache: let files that nobody has open start anew, for the kernel never asks their size again."""
-        for node in self._nodes if self.writeback else ():
-            if stat.S_ISREG(node.kind) and not node.handles:
-                node.traits = node.traits._replace(generation=node.traits.generation + 1)
-
-    def node(self, nodeid: int) -> Node:
-        """Return the node of a number from the kernel; ESTALE if it is unknown."""
-        node = self._nodes.get(nodeid)
-        if node is None:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        return node
+        if self.writeback:
+            self._filesystem.renew_unopened()
 
     def entry(self, attributes: Attributes) -> bytes:
         """Pack an entry and count the lookup that the kernel will remember."""

@@ -34,15 +34,15 @@ class Requests:
         ids = filesystem.ids
         self.replies = replies = Replies(filesystem) if ids is None else MappedReplies(filesystem, ids)
         self.workers = Workers(device_fd, max_write, _DATA_THREADS)
-        self.passthrough = passthrough = Passthrough(filesystem, device_fd)
+        self.passthrough = passthrough = Passthrough(filesystem, device_fd, notifier)
         self.habits = habits = Habits()
         self.directories = DirectoryRequests(filesystem, replies, habits)
         unseen, pace = UnseenWrites(), Pace()
         groups = (
             MountRequests(filesystem, replies, passthrough, max_write),
             NameRequests(filesystem, replies, habits),
-            AttributeRequests(filesystem, replies, unseen),
-            FlagRequests(filesystem, replies),
+            AttributeRequests(filesystem, replies, notifier, unseen),
+            FlagRequests(filesystem, replies, notifier),
             FileRequests(filesystem, replies, passthrough, notifier, unseen, pace),
             DataRequests(filesystem, replies, self.workers, passthrough.small, unseen, pace, max_write),
             self.directories,

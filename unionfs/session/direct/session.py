@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import time
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -23,9 +22,10 @@ from unionfs.branches.lost import shown_errno
 from unionfs.filesystem import UnionFilesystem
 from unionfs.kernel.descriptor import Errand
 from unionfs.kernel.reserve import is_exhausted
-from unionfs.session import abi, background, threads
+from unionfs.session import abi, threads
 from unionfs.session.abi import Opcode
-from unionfs.session.background import Tasks
+from unionfs.session.background import SETTLED, Tasks
+from unionfs.session.direct.background import DirectBackground
 from unionfs.session.direct.replies import NO_REPLY, Handler, Header
 from unionfs.session.direct.requests import Requests
 from unionfs.session.direct.workers import Workers
@@ -120,8 +120,6 @@ class DirectSession:
     def shrunk(self) -> None:
         """Most nodes were forgotten: give memory back when there is nothing to do."""
         self._forgotten = True
-        self.requests.passthrough.small.forget()
-        self.requests.filesystem.following.forget_unused()
 
     async def run(self) -> None:
         """Serve until the mount is gone."""
@@ -187,12 +185,12 @@ class DirectSession:
 
     async def _give_back(self) -> None:
         """Give memory back unless a request comes soon. What the loop sleeps with is made after that."""
-        with trio.move_on_after(background.SETTLED) as quiet:
+        with trio.move_on_after(SETTLED) as quiet:
             await trio.lowlevel.wait_readable(self._fd)
         if quiet.cancelled_caught:
             self._forgotten = False
             self.requests.habits.clear()
-            background.give_back(self.requests.filesystem)
+            self.requests.filesystem.give_back()
 
     def close(self) -> None:
         """Wait for what threads are doing; nothing is answered afterwards."""
@@ -289,7 +287,7 @@ class DirectSession:
                     return  # answered: its caller was killed
                 work = self._attempt(self._table[header.opcode][0], header, memoryview(body))
             finally:
-                self.requests.filesystem.copyups.leave(done)
+                self.requests.filesystem.leave_copy(done)
         if work is not None:
             self._in_thread(header, work, start)
             return
@@ -366,30 +364,11 @@ async def _serve(
     async with trio.open_nursery() as nursery:
         tasks = Tasks(nursery)
         session = DirectSession(filesystem, device_fd, statistics, nursery, tasks, notifier)
-        background.attach(filesystem, notifier, session.requests.replies.cached, tasks)
-        filesystem.union.nodes.on_shrunk = session.shrunk
-        filesystem.session_state = lambda: {"passthrough": session.requests.passthrough.state()}
-        replies = session.requests.replies
-        filesystem.options_changed = replies.use_options
-        limiter = trio.CapacityLimiter(1)  # not those threads that requests need
-
-        def doubt(nodeid: int) -> None:
-            tell = partial(notifier.expire_all, (), (nodeid,))
-            tasks.start_soon(partial(threads.run_elsewhere, tell, limiter=limiter))
-
-        session.requests.directories.doubt = doubt
-        refresh = filesystem.invalidate_all
-
-        def invalidate_all() -> None:
-            replies.doubt_sizes()
-            session.requests.passthrough.small.forget()
-            filesystem.following.forget_unused()
-            refresh()
-
-        filesystem.invalidate_all = invalidate_all
+        beside = DirectBackground(session.requests, notifier, tasks, session.shrunk)
+        beside.begin()
         try:
             await session.run()
         finally:
-            background.detach(filesystem, tasks)
+            beside.end()
             session.close()
             nursery.cancel_scope.cancel()

@@ -28,7 +28,8 @@ from unionfs.kernel.descriptor import Errand
 from unionfs.kernel.reserve import is_exhausted
 from unionfs.operations.attributes import Changes
 from unionfs.operations.create import Caller
-from unionfs.session import background, threads
+from unionfs.session import threads
+from unionfs.session.background import Background, Tasks
 from unionfs.session.cached_names import CachedNames
 from unionfs.session.notify import Notifier
 from unionfs.session.pyfuse3.handshake import negotiate
@@ -144,7 +145,7 @@ class Operations(pyfuse3.Operations):
                 job = deferred.job
             finally:
                 if done is not None:
-                    self.filesystem.copyups.leave(done)
+                    self.filesystem.leave_copy(done)
             await threads.run(job.run)
             done = job
 
@@ -354,8 +355,8 @@ class Operations(pyfuse3.Operations):
     @answered
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Answer with attributes: pyfuse3 knows READDIRPLUS only, so each entry is looked up."""
-        filesystem, union = self.filesystem, self.filesystem.union
-        directory = filesystem.handles[fh].node
+        filesystem = self.filesystem
+        directory = filesystem.directory(fh).node
         at_end = True
         for listed, place in filesystem.read_directory(fh, start_id):
             at_end = False
@@ -367,10 +368,9 @@ class Operations(pyfuse3.Operations):
                     break
                 continue
             try:
-                if place is not None and listed.is_single and len(listed.name) <= union.name_max:
-                    attributes = union.lookup_at(directory, listed.name, *place)
-                else:
-                    attributes = union.lookup(directory, listed.name)
+                attributes = filesystem.lookup_listed(
+                    directory, listed.name, place if listed.is_single else None
+                )
             except FileNotFoundError:
                 continue
             except OSError:
@@ -383,11 +383,11 @@ class Operations(pyfuse3.Operations):
                     break
                 continue
             if not pyfuse3.readdir_reply(token, listed.name, self.entry(attributes), listed.offset):
-                union.nodes.release(attributes.node)
+                filesystem.forget(attributes.node.nodeid, 0)  # unless something else needs it
                 break
             attributes.node.lookups += 1
         if at_end:
-            union.directories.check_known(directory)  # a listing is not taken for whole
+            filesystem.check_complete(directory)  # a listing is not taken for whole
 
     @answered
     async def releasedir(self, fh: int) -> None:
@@ -433,23 +433,36 @@ class Operations(pyfuse3.Operations):
         return True
 
 
+class Pyfuse3Background(Background):
+    """The same for the pyfuse3 session, whose library has one field for a node's nodeid and its number."""
+
+    nodeids_are_numbers = True
+
+    def __init__(self, operations: Operations, notifier: Notifier, tasks: Tasks) -> None:
+        super().__init__(operations.filesystem, notifier, operations.cached, tasks)
+        self._operations = operations
+
+    def options_changed(self) -> None:
+        """Take the timeouts."""
+        self._operations.use_options()
+
+
 async def serve(filesystem: UnionFilesystem, device_fd: int, statistics: Statistics) -> None:
     """Serve requests from `device_fd` until the mount is gone, and close it."""
     operations = Operations(filesystem, statistics)
     notifier = Notifier(device_fd)
     try:
         async with trio.open_nursery() as nursery:
-            tasks = background.Tasks(nursery)
-            background.attach(filesystem, notifier, operations.cached, tasks)
-            filesystem.options_changed = operations.use_options
-            filesystem.union.nodes.nodeids_are_numbers = True
+            tasks = Tasks(nursery)
+            beside = Pyfuse3Background(operations, notifier, tasks)
+            beside.begin()
             try:
                 await negotiate(operations, device_fd)
                 with short_poll(device_fd):
                     await _until_unmounted()
             finally:
                 pyfuse3.close(unmount=False)
-                background.detach(filesystem, tasks)
+                beside.end()
                 nursery.cancel_scope.cancel()
     finally:
         # Not sooner: threads may be telling the kernel something through it.
