@@ -148,11 +148,3 @@ def _redirected(
 def open_directory(parent: int, name: bytes) -> int:
     """Open the directory `name` (one component, never through a symbolic link) as an O_PATH descriptor."""
     return os.open(name, PATH_DIRECTORY, dir_fd=parent)
-
-
-def is_visible_below(layers: Layers, name: bytes, branch: OpenBranch, stack: Stack) -> bool:
-    """Tell whether a branch lower than `branch` still shows `name` (any type), so that hiding it needs a whiteout."""
-    position = next((index for index, (candidate, _) in enumerate(layers) if candidate is branch), None)
-    if position is None:
-        return find(layers, name, stack=stack) is not None
-    return find(layers[position + 1 :], name, stack=stack) is not None

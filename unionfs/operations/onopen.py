@@ -8,7 +8,6 @@ import os
 
 from unionfs.branches.branch import OpenBranch
 from unionfs.handles.handles import is_pinned
-from unionfs.lookup.find import is_visible_below
 from unionfs.operations.copyup import CopyUps
 from unionfs.operations.policy import writable_above
 from unionfs.tree import protection
@@ -37,11 +36,10 @@ class OnOpen:
         assert parent is not None
         self._copyups.to_branch(node, target)
         fd = self._union.fd_on(parent, branch)
-        if moves and fd is not None and not self._union.plinks.get(node.ino):
-            layers = self._union.dirs(parent)
-            others = [pair for pair in layers if pair[0] is not branch]
-            if not is_visible_below(others, name, target, self._union.directories.stack):
-                os.unlink(name, dir_fd=fd)
+        if not moves or fd is None or self._union.plinks.get(node.ino):
+            return
+        if not self._union.shows_below(parent, name, target, without=branch):
+            os.unlink(name, dir_fd=fd)
 
     def prepare_directory(self, node: Node) -> None:
         """Before a directory is opened: coo_all copies the directory itself, not what is in it."""

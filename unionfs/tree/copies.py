@@ -7,26 +7,20 @@ All paths are single components relative to descriptors. It knows nothing of how
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from unionfs.branches import redirects, whiteout
-from unionfs.branches.branch import OpenBranch
 from unionfs.branches.identity import Identities
-from unionfs.branches.metadata import bring_mtime, with_blocks
+from unionfs.branches.metadata import with_blocks
 from unionfs.lookup.find import Found
-from unionfs.options.aufs import Options
 from unionfs.tree.bookkeeping import Bookkeeping
 from unionfs.tree.directories import Directories
 from unionfs.tree.held import Held
-from unionfs.tree.nodes import GONE, NO_XATTRS, Attributes, Node, new_root, stale
+from unionfs.tree.nodes import GONE, NO_XATTRS, Attributes, Node, stale
 from unionfs.tree.plink_table import PlinkTable
-from unionfs.tree.port import NoSession, Session
-
-log = logging.getLogger(__name__)
 
 # What opening a file at its home fails with if it is not there any more.
 _MOVED = (errno.ENOENT, errno.ESTALE)
@@ -42,73 +36,49 @@ class Opened(NamedTuple):
 
 
 class Copies:
-    """Branches, options and open directories of one mounted union."""
+    """The visible copies of one union's nodes."""
 
-    def __init__(self, branches: Sequence[OpenBranch], options: Options) -> None:
-        self.branches = tuple(branches)
-        self.root = new_root()
-        self.identities = Identities(self.branches)
-        self.directories = Directories(self.root, self.branches, self.identities)
-        # The same under shorter names, for the request path.
-        self.identity_of = self.identities.of
-        self.dirs = self.directories.dirs
-        self.fd_on = self.directories.fd_on
-        self.plinks = PlinkTable(self.identity_of)
-        self.unmarked: set[int] = set()  # ids of branches on which no file has a mark of an overlay's
-        self.bookkeeping = Bookkeeping(lambda: self.times_moved(self.root))
-        self.plink_dir = self.bookkeeping.plink_dir
-        self.stage_dir = self.bookkeeping.stage_dir
-        self.root_kept = self.bookkeeping.root_kept
-        self.own_directories = 0  # further ones in the roots of branches, which the union does not show
-        self.on_leave: Callable[[OpenBranch], None] = lambda branch: None
-        self._held = Held()
-        self.hold, self.let_go, self.let_all_go = self._held.hold, self._held.let_go, self._held.let_all_go
-        self.session: Session = NoSession()
-        self.use_options(options)
-
-    def use_options(self, options: Options) -> None:
-        """Take the options."""
-        self.options = options
-        self.read_only = options.read_only
-        self.bookkeeping.in_overlay_form = options.whiteout == "overlay"
-        self.name_max = whiteout.MAX_NAME if options.whiteout == "aufs" else 255
-        self.trust = self.directories.trust = options.udba == "none"  # nobody else changes the branches
-        if not self.trust:
-            self.unmarked.clear()
-        self.directories.stack = self.directories.stack._replace(
-            redirects=options.redirects, metacopy=options.metacopy
-        )
+    def __init__(
+        self,
+        root: Node,
+        identities: Identities,
+        directories: Directories,
+        plinks: PlinkTable,
+        bookkeeping: Bookkeeping,
+        unmarked: set[int],
+        root_links: Callable[[], int],
+    ) -> None:
+        """`unmarked` are branches (by id) without any mark of an overlay's; `root_links` tells how many of the root's links are
+        of directories that the union does not show.
+        """
+        self._root = root
+        self._identity_of = identities.of
+        self._directories = directories
+        self._dirs, self._fd_on = directories.dirs, directories.fd_on
+        self._plinks = plinks
+        self._plink_dir = bookkeeping.plink_dir
+        self._unmarked = unmarked
+        self._root_links = root_links
+        self.trust = False  # nobody else changes the branches
+        self.held = Held()
 
     def home(self, node: Node) -> tuple[int, bytes]:
         """Return (directory descriptor, name) of the node's copy on its branch; a pseudo-link if no name is there."""
-        plink = self.plinks.get(node.ino)
+        plink = self._plinks.get(node.ino)
         if plink is not None:
-            return self.plink_dir(plink.branch), plink.name
+            return self._plink_dir(plink.branch), plink.name
         assert node.parent is not None
-        fd = self.fd_on(node.parent, node.branch)
+        fd = self._fd_on(node.parent, node.branch)
         if fd is None:
             raise self._gone(node)
         return fd, node.name
 
     def _gone(self, node: Node) -> OSError:
         """Return the error for a file that is no more where it was."""
-        lost = self.directories.lost
+        lost = self._directories.lost
         if lost and node.branch is not None and lost.reason(node.branch) is not None:
             return lost.error(node.branch)
         return stale(node)
-
-    def times_moved(self, *nodes: Node) -> None:
-        """After work of our own on branches that moved the change times of nodes: what stat shows next is what it shows later.
-
-        The kernel knows which operations change which nodes, but nothing of copies that are made for them.
-        """
-        for node in nodes:
-            self.session.attributes_changed(node.nodeid)
-
-    def drop_bookkeeping(self, branch: OpenBranch) -> None:
-        """Close the bookkeeping directories of a branch that is no longer written to, or leaves."""
-        self.on_leave(branch)
-        self.bookkeeping.drop(branch)
 
     def status(self, node: Node) -> os.stat_result:
         """Return the stat of a node's visible copy."""
@@ -123,12 +93,12 @@ class Copies:
 
     def shown_fd(self, node: Node) -> int:
         """Return the descriptor of a directory's visible copy."""
-        return self._held.get(node, -1) if node.removed else self.dirs(node)[0][1]
+        return self.held.get(node, -1) if node.removed else self._dirs(node)[0][1]
 
     def held_fd(self, node: Node) -> int:
         """Return a descriptor of a removed file: the kept one, or that of an open handle; ESTALE if there is none."""
-        if node in self._held:
-            return self._held[node]
+        if node in self.held:
+            return self.held[node]
         if node.handles:
             return next(iter(node.handles)).fd
         raise stale(node)
@@ -160,7 +130,7 @@ class Copies:
         fd, status = self._open_home(node, flags | os.O_NOFOLLOW)
         branch = node.branch
         assert branch is not None
-        if branch.overlay and status.st_size and branch.id not in self.unmarked and node.bare != NO_XATTRS:
+        if branch.overlay and status.st_size and branch.id not in self._unmarked and node.bare != NO_XATTRS:
             return self._open_data_of(node, fd, status, flags)
         return Opened(fd, status, elsewhere=False)
 
@@ -181,7 +151,7 @@ class Copies:
                 raise stale(node) from None
             raise
         status = os.fstat(result)
-        if self.identity_of(status) != node.identity:
+        if self._identity_of(status) != node.identity:
             os.close(result)
             raise stale(node)
         return result, status
@@ -224,13 +194,13 @@ class Copies:
                     return os.dup(handle.fd)
             raise stale(node)
         assert node.branch is not None
-        layers = self.dirs(node.parent)
-        return redirects.open_data(self.directories.stack, layers, node.branch, node.name, marks, path)
+        layers = self._dirs(node.parent)
+        return redirects.open_data(self._directories.stack, layers, node.branch, node.name, marks, path)
 
     def with_data(self, node: Node, status: os.stat_result) -> os.stat_result:
         """Return the stat of a file with few blocks; a metacopy shows those of its data, as far as that is found."""
         branch = node.branch
-        if branch is None or not branch.overlay or branch.id in self.unmarked:
+        if branch is None or not branch.overlay or branch.id in self._unmarked:
             return status
         if not stat.S_ISREG(status.st_mode):  # a symbolic link has no blocks either
             return status
@@ -262,11 +232,11 @@ class Copies:
     def is_at(self, parent: Node, name: bytes, node: Node) -> bool:
         """Tell whether a name leads to a node's file on its branch now."""
         try:
-            fd = self.fd_on(parent, node.branch)
+            fd = self._fd_on(parent, node.branch)
             status = os.stat(name, dir_fd=fd, follow_symlinks=False) if fd is not None else None
         except OSError:
             return False
-        return status is not None and self.identity_of(status) == node.identity
+        return status is not None and self._identity_of(status) == node.identity
 
     def is_same(self, node: Node, kind: int, status: os.stat_result) -> bool:
         """Tell whether a file is a node's file, seen under another name.
@@ -274,25 +244,25 @@ class Copies:
         With the same inode number it need not be: filesystems give the numbers of removed files to new ones. It is if something
         keeps the node's file from being removed, a descriptor or a name that leads to it now.
         """
-        identity = self.identity_of(status)
+        identity = self._identity_of(status)
         if node.kind != kind or node.identity != identity:
             return False
         kept = [handle.fd for handle in node.handles or ()]
-        if node in self._held:
-            kept.append(self._held[node])
-        if any(self.identity_of(os.fstat(fd)) == identity for fd in kept):
+        if node in self.held:
+            kept.append(self.held[node])
+        if any(self._identity_of(os.fstat(fd)) == identity for fd in kept):
             return True
         return status.st_nlink > 1 and any(self.is_at(parent, name, node) for parent, name in node.names())
 
     def is_live(self, node: Node) -> bool:
         """Tell whether a node's file still is what it was, so that another file needs another number."""
-        if node.handles or node.opens or node.is_directory or node in self._held:
+        if node.handles or node.opens or node.is_directory or node in self.held:
             return True
         try:
             status = self.status(node)
         except OSError:
             return False
-        return self.identity_of(status) == node.identity
+        return self._identity_of(status) == node.identity
 
     def _rehome(self, node: Node) -> bool:
         """After the home of a hard-linked file was taken away directly: let another name be it; False if there is none."""
@@ -306,7 +276,7 @@ class Copies:
         """Return a node's attributes, read from its branch now; ESTALE if another file is in its place."""
         try:
             status = self.status(node)
-            if self.trust or node.children is not None or self.identity_of(status) == node.identity:
+            if self.trust or node.children is not None or self._identity_of(status) == node.identity:
                 return self.attributes_now(node, status)
         except FileNotFoundError:
             pass
@@ -316,7 +286,7 @@ class Copies:
         """Return the attributes of a file that is not at its home any more, but open or at another name."""
         for handle in node.handles or ():
             status = os.fstat(handle.fd)
-            if self.identity_of(status) == node.identity:
+            if self._identity_of(status) == node.identity:
                 return self.attributes_now(node, status)
         if node.parent is None or not self._rehome(node):
             raise stale(node)
@@ -327,7 +297,7 @@ class Copies:
         status = found.entries[0][1]
         if status.st_blocks << 9 < status.st_size:
             status = self.with_data(node, status)
-        if node.children is None and not self.plinks:  # nearly always
+        if node.children is None and not self._plinks:  # nearly always
             return Attributes(node, status, max(1, status.st_nlink - node.traits.hidden_links))
         if node.children is not None:
             nlink, fixed = status.st_nlink, 0
@@ -339,29 +309,28 @@ class Copies:
             if self.trust:
                 node.links = fixed
             return Attributes(node, status, nlink)
-        if self.plinks and self.identity_of(status) != node.identity:  # another name of a pseudo-linked file
+        if (
+            self._plinks and self._identity_of(status) != node.identity
+        ):  # another name of a pseudo-linked file
             return self.attributes(node)
         return self.attributes_now(node, status)
 
     def attributes_now(self, node: Node, status: os.stat_result) -> Attributes:
         """Return a node's attributes given what its visible copy's are now."""
-        if node.parent is None and node is not self.root:
+        if node.parent is None and node is not self._root:
             return Attributes(node, status, 0)
         if node.children is None:
-            plink = self.plinks.get(node.ino) if self.plinks else None
+            plink = self._plinks.get(node.ino) if self._plinks else None
             nlink = max(1, plink.nlink if plink is not None else status.st_nlink - node.traits.hidden_links)
             return Attributes(node, status, nlink)
         nlink = status.st_nlink + self._links_below(node)
-        if node is self.root:
-            nlink -= sum(
-                2 for branch in self.branches if branch.permission == "rw" and self.options.whiteout == "aufs"
-            )
-            nlink -= self.own_directories
+        if node is self._root:
+            nlink -= self._root_links()
         return Attributes(node, status, max(nlink, 2 if status.st_nlink > 1 else 1))
 
     def _links_below(self, node: Node) -> int:
         """Return what a directory's lower copies add to its link count; read-only ones that nobody changes are read once."""
-        dirs = self.dirs(node)
+        dirs = self._dirs(node)
         if len(dirs) == 1:
             return 0
         links = node.links
@@ -373,19 +342,3 @@ class Copies:
             if branch.writable:
                 links += max(0, os.fstat(fd).st_nlink - 2)
         return links
-
-    def touched(self, parent: Node, branch: OpenBranch, fd: int) -> None:
-        """After a change in a lower copy of a directory: bring its time to the top copy, so that the union shows it.
-
-        The change is done, so it raises nothing.
-        """
-        if parent.layers[0] is branch:
-            return
-        try:
-            top, top_fd = self.dirs(parent)[0]
-            if top.writable:
-                bring_mtime(top_fd, fd)
-        except PermissionError:
-            pass  # an unprivileged server and somebody else's directory
-        except OSError as error:
-            log.warning("the time of %s does not show: %s", os.fsdecode(parent.path()), error.strerror)

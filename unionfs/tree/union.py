@@ -8,6 +8,7 @@ or threads. All paths are single components relative to descriptors.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -15,34 +16,99 @@ from collections.abc import Callable, Sequence
 from unionfs.branches import whiteout
 from unionfs.branches.branch import OpenBranch
 from unionfs.branches.emptiness import is_fresh
-from unionfs.branches.identity import Identity, number_of
+from unionfs.branches.identity import Identities, number_of
+from unionfs.branches.metadata import bring_mtime
 from unionfs.kernel.reserve import room
 from unionfs.live.branch_lock import BranchLocks
 from unionfs.lookup.find import Found, check_name, find
 from unionfs.options.aufs import Options
+from unionfs.tree.bookkeeping import Bookkeeping
 from unionfs.tree.copies import Copies
-from unionfs.tree.nodes import UNKNOWN, Attributes, Node, NodeTable, new_node, other_number
+from unionfs.tree.directories import Directories
+from unionfs.tree.node_maker import NodeMaker
+from unionfs.tree.nodes import UNKNOWN, Attributes, Node, NodeTable, new_node, new_root, other_number
 from unionfs.tree.numbers import Numbers
-from unionfs.tree.plink_table import Plink
-from unionfs.tree.port import Session
+from unionfs.tree.plink_table import PlinkTable
+from unionfs.tree.port import NoSession, Session
 from unionfs.tree.pristine import Fresh
+from unionfs.tree.whiteouts import Whiteouts
+
+log = logging.getLogger(__name__)
 
 
-class Union(Copies):
+class Union:
     """Branches, options and nodes of one mounted union."""
 
     def __init__(self, branches: Sequence[OpenBranch], options: Options, locks: BranchLocks) -> None:
-        super().__init__(branches, options)
+        self.branches = tuple(branches)
         self.locks = locks
-        self.trim = self.directories.trim
+        self.session: Session = NoSession()
+        self.on_leave: Callable[[OpenBranch], None] = lambda branch: None
+        self.on_forgotten: Callable[[Node], None] = lambda directory: None
+        self.root = new_root()
+        self.identities = Identities(self.branches)
+        self.directories = Directories(self.root, self.branches, self.identities)
         self.known = self.directories.known
+        self.plinks = PlinkTable(self.identities.of)
+        self.unmarked: set[int] = set()  # ids of branches on which no file has a mark of an overlay's
+        self.own_directories = 0  # further ones in the roots of branches, which the union does not show
+        self.bookkeeping = Bookkeeping(lambda: self.times_moved(self.root))
         self.numbers = Numbers(self.identities, self.directories)
         self.hiding = Fresh(self.identities)  # the directories that have whiteouts of AUFS' form
-        self._seen: set[int] = set()  # branches by id
-        self._look_at_new_branches()
+        self.whiteouts = Whiteouts(self.directories, self.hiding)
         self.nodes = NodeTable(self.root, self._discard, lambda: self.session.shrunk())
+        self.copies = Copies(
+            self.root, self.identities, self.directories, self.plinks, self.bookkeeping, self.unmarked,
+            self._own_links_of_root,
+        )  # fmt: skip
+        self._maker = NodeMaker(
+            self.nodes, self.identities, self.directories, self.copies, self.numbers, self.plinks,
+            self.bookkeeping.plink_dir, self.index,
+        )  # fmt: skip
+        self._seen: set[int] = set()  # branches by id
         self._absent: tuple[Node, bytes] | None = None  # what a lookup found missing, until something is made
-        self.on_forgotten: Callable[[Node], None] = lambda directory: None
+        self._bind()
+        self._use_options(options)
+        self._look_at_new_branches()
+
+    def _bind(self) -> None:
+        """Give what the parts do by themselves shorter names, for the request path: a method here would be a call more."""
+        directories, bookkeeping, copies = self.directories, self.bookkeeping, self.copies
+        self.identity_of = self.identities.of
+        self.dirs, self.fd_on, self.trim = directories.dirs, directories.fd_on, directories.trim
+        self.plink_dir, self.stage_dir = bookkeeping.plink_dir, bookkeeping.stage_dir
+        self.root_kept = bookkeeping.root_kept
+        self.hold, self.let_go = copies.held.hold, copies.held.let_go
+        self.home, self.found_home, self.is_surely_home = (
+            copies.home,
+            copies.found_home,
+            copies.is_surely_home,
+        )
+        self.status, self.shown_fd, self.held_fd = copies.status, copies.shown_fd, copies.held_fd
+        self.open_path, self.open_copy = copies.open_path, copies.open_copy
+        self.find_data, self.open_data = copies.find_data, copies.open_data
+        self.attributes, self.attributes_now = copies.attributes, copies.attributes_now
+        self.attributes_of = copies.attributes_of
+        self.node_for, self.leads_to = self._maker.node_for, self._maker.leads_to
+        self.plink_of = self._maker.plink_of
+        self.drop_stale_child, self.drop_names = self._maker.drop_stale_child, self._maker.drop_names
+        self.known_directory, self.shows_below = self.whiteouts.known_directory, self.whiteouts.shows_below
+        self.is_hidden, self.may_hide = self.whiteouts.is_hidden, self.whiteouts.may_hide
+        self.make_whiteout = self.whiteouts.make_whiteout
+
+    def _use_options(self, options: Options) -> None:
+        self.options = options
+        self.read_only = options.read_only
+        self.whiteouts.form = options.whiteout
+        self.bookkeeping.in_overlay_form = options.whiteout == "overlay"
+        self.name_max = whiteout.MAX_NAME if options.whiteout == "aufs" else 255
+        # Nobody else changes the branches.
+        self.trust = self.directories.trust = self.copies.trust = options.udba == "none"
+        if not self.trust:
+            self.unmarked.clear()
+        self.directories.stack = self.directories.stack._replace(
+            redirects=options.redirects, metacopy=options.metacopy
+        )
 
     def attach(self, session: Session) -> None:
         """Tell `session`, and nobody else, what the kernel has of the union that is no longer so."""
@@ -52,7 +118,7 @@ class Union(Copies):
     def change_options(self, options: Options) -> None:
         """Take other options from now on."""
         believed = self.trust
-        self.use_options(options)
+        self._use_options(options)
         self._absent = None
         if believed and not self.trust:
             self.doubt()
@@ -141,80 +207,6 @@ class Union(Copies):
             return None
         return child
 
-    def known_directory(self, parent: Node, name: bytes) -> Node | None:
-        """Return the directory that is known to be at a name, where its branches need not be asked again."""
-        child = parent.children.get(name) if self.trust and parent.children else None
-        if child is None or child.dirs is None or child.parent is None:
-            return None
-        return child
-
-    def marks_of(self, parent: Node, branch: OpenBranch, fd: int) -> set[bytes] | None:
-        """Return the names that `branch`, whose copy of `parent` is `fd`, may hide; None if they are not known."""
-        if parent.contents and not branch.overlay:
-            if len(parent.contents) == 1 and self.trust:
-                return parent.contents[0].marks if parent.contents[0] is not None else None
-            for known, (candidate, _) in zip(parent.contents, self.dirs(parent), strict=True):
-                if candidate is branch:
-                    return known.marks if known is not None and known.is_current(fd) else None
-        return None
-
-    def is_hidden(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> bool:
-        """Tell whether `branch`, whose copy of `parent` is `fd`, hides `name` of the branches below it."""
-        return self.may_hide(parent, branch, fd, name) and whiteout.is_whited_out(branch, fd, name)
-
-    def may_hide(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> bool:
-        """Tell whether a whiteout of `name` may be in the copy `fd` of `parent` on `branch`; False is certain."""
-        marks = self.marks_of(parent, branch, fd)
-        if marks is not None:
-            return name in marks
-        if self.hiding.holds(parent, branch) is False:
-            return False
-        if self.trust and len(self.dirs(parent)) == 1:
-            # Looking for names there does not count (`find`), as only changes have a use for its whiteouts.
-            self.known.of(parent, self.dirs(parent), True)
-        return True
-
-    def shows_below(self, parent: Node, name: bytes, branch: OpenBranch) -> bool:
-        """Tell whether a branch below `branch` still shows `name` (any type), so that hiding it needs a whiteout.
-
-        A branch that is lost may.
-        """
-        layers = self.dirs(parent)
-        if layers[-1][0] is branch:
-            return bool(self.directories.lost) and self.directories.in_doubt(parent, name) is not None
-        child = self.known_directory(parent, name)
-        if (
-            child is not None
-            and child.layers[-1] is not branch
-            and branch in child.layers
-            and child.places is None  # else lower copies may have other names
-        ):
-            return True
-        start = 0
-        for position, (candidate, _) in enumerate(layers):
-            if candidate is branch:
-                start = position + 1
-        known = parent.contents if self.trust else ()
-        below = find(
-            layers[start:],
-            name,
-            last_mark=not self.trust,
-            contents=known[start:],
-            stack=self.directories.stack,
-        )
-        if below is None and self.directories.lost:
-            return self.directories.in_doubt(parent, name) is not None
-        return below is not None
-
-    def make_whiteout(self, parent: Node, branch: OpenBranch, fd: int, name: bytes) -> None:
-        """Hide `name` of the branches below `branch`, whose copy of `parent` is `fd`."""
-        marks = self.marks_of(parent, branch, fd)
-        if marks is not None and name not in marks:
-            marks.add(name)
-            self.known.grew(parent)
-        self.hiding.leave(branch, fd)
-        whiteout.make(branch, fd, name, self.options.whiteout)
-
     def look(self, parent: Node, name: bytes) -> Attributes | None:
         """Return the node of a name, None if there is none; ENAMETOOLONG, EPERM or EIO as AUFS answers them."""
         if len(name) > self.name_max or name[:4] == b".wh.":
@@ -247,135 +239,6 @@ class Union(Copies):
         found = Found([(branch, os.stat(name, dir_fd=fd, follow_symlinks=False))])
         return self.attributes_of(self.node_for(parent, name, found), found)
 
-    def drop_stale_child(self, parent: Node, name: bytes) -> None:
-        """Forget a name that disappeared from the branches behind our back."""
-        child = parent.children.get(name) if parent.children else None
-        if child is not None and not child.is_directory:
-            child.remove_name(parent, name)
-            self.nodes.release(child)
-
-    def node_for(self, parent: Node, name: bytes, found: Found, *, made: bool = False) -> Node:
-        """Return the node of what was found at a name: the known one, another name's one (hard link), or a new one.
-
-        What was `made` just now has no recorded number.
-        """
-        branch, status = found.entries[0]
-        identity = self.identities.of_inode(status.st_dev, status.st_ino)
-        kind = stat.S_IFMT(status.st_mode)
-        assert parent.children is not None
-        child = parent.children.get(name)
-        if child is None:
-            return self._enter(parent, name, found, identity, kind, made)
-        if child.traits.kind == kind:
-            if kind == stat.S_IFDIR:
-                self.directories.set_layers(child, found)
-                return child
-            if child.identity == identity:
-                child.branch = branch
-                return child
-            if self.plinks and self._is_name_of_copy(child, parent, name, branch, identity):
-                return child
-        child.remove_name(parent, name)
-        self.nodes.release(child)
-        return self._enter(parent, name, found, identity, kind, made)
-
-    def _enter(
-        self, parent: Node, name: bytes, found: Found, identity: Identity, kind: int, made: bool
-    ) -> Node:
-        branch = found.entries[0][0]
-        may_differ = not made or self.numbers.origins
-        ino = self.numbers.of_entry(parent, branch, name, identity) if may_differ else number_of(identity)
-        if not self.plinks and self.nodes.get(ino) is None:  # nearly always
-            fresh = new_node(ino, kind)
-            fresh.parent, fresh.name, fresh.identity, fresh.branch = parent, name, identity, branch
-            parent.children[name] = fresh  # type: ignore[index]  # a directory
-            self.nodes.add(fresh)
-            if kind == stat.S_IFDIR:
-                self.directories.set_first_layers(fresh, found)
-            return fresh
-        plink = None
-        if made:
-            self.plinks.lose_origin(identity)
-        elif self.plinks and kind != stat.S_IFDIR:
-            plink = self.plink_of(ino, found, identity, parent, name)
-        if plink is not None:
-            ino = plink.ino
-            node = self.nodes.of_number(ino)
-            same = node is not None and node.traits.kind == kind
-        else:
-            ino, same = self._number_for(ino, kind, found.status, made=made)
-            node = self.nodes.of_number(ino)
-        if node is not None and same:
-            if node.removed:
-                # Every name was gone but the file is held open; a direct change gave it a name again.
-                self.let_go(node)
-            elif plink is None and found.status.st_nlink == 1:
-                self.drop_names(node, parent)
-                node.branch = found.branch
-            node.add_name(parent, name)
-            return node
-        if node is not None:
-            self.nodes.displace(node)
-        fresh = new_node(ino, kind)
-        self.nodes.add(fresh)
-        if plink is not None:
-            fresh.identity, fresh.branch = plink.copy, plink.branch
-        else:
-            fresh.identity, fresh.branch = identity, found.branch
-        fresh.add_name(parent, name)
-        if kind == stat.S_IFDIR:
-            self.directories.set_layers(fresh, found)
-        return fresh
-
-    def _is_name_of_copy(
-        self, node: Node, parent: Node, name: bytes, branch: OpenBranch, identity: Identity
-    ) -> bool:
-        plink = self.plinks.of_file(identity)
-        if plink is None or plink.ino != node.ino:
-            return False
-        return self.plinks.is_name(plink, identity, self.fd_on(parent, branch), name)
-
-    def leads_to(self, node: Node, parent: Node, name: bytes, found: Found) -> bool:
-        """Tell whether what was found at a name is a file's copy, or a lower file that was copied."""
-        identity = self.identity_of(found.status)
-        return node.identity == identity or self._is_name_of_copy(node, parent, name, found.branch, identity)
-
-    def plink_of(self, ino: int, found: Found, identity: Identity, parent: Node, name: bytes) -> Plink | None:
-        """Return the pseudo-link that what was found at a name, of number `ino`, is a name of, if its copy is where it was."""
-        plink = self.plinks.of_file(identity) or self._claimed(ino, found)
-        if plink is None or not self.plinks.is_name(plink, identity, self.fd_on(parent, found.branch), name):
-            return None
-        copy = whiteout.exists(self.plink_dir(plink.branch), plink.name)
-        if copy is None or self.identity_of(copy) != plink.copy:
-            self.plinks.remove(plink.ino)
-            return None
-        return plink
-
-    def _claimed(self, ino: int, found: Found) -> Plink | None:
-        """Return the pseudo-link found after a crash that a file of its number may be a name of, if it lies below the copy."""
-        plink = self.plinks.get(ino)
-        if plink is None or not plink.recovered or self.index(found.branch) <= self.index(plink.branch):
-            return None
-        copy = whiteout.exists(self.plink_dir(plink.branch), plink.name)
-        if copy is None or stat.S_IFMT(copy.st_mode) != stat.S_IFMT(found.status.st_mode):
-            return None
-        if not plink.counted:
-            plink.nlink = max(plink.nlink, found.status.st_nlink)
-        return plink
-
-    def _number_for(self, ino: int, kind: int, status: os.stat_result, *, made: bool) -> tuple[int, bool]:
-        """Return the number to show for a file that would have `ino`, and whether the node that has it is the same file."""
-        while True:
-            node = self.nodes.of_number(ino)
-            if node is not None and not made and kind != stat.S_IFDIR and self.is_same(node, kind, status):
-                return ino, True
-            taken = (
-                ino in self.plinks or self.nodes.is_bound(ino) or (node is not None and self.is_live(node))
-            )
-            if not taken:
-                return ino, False
-            ino = other_number(ino)
-
     def unnamed(self, branch: OpenBranch, fd: int) -> Attributes:
         """Enter a file that has no name (O_TMPFILE), held by the descriptor `fd`."""
         status = os.fstat(fd)
@@ -394,15 +257,8 @@ class Union(Copies):
         if node.children is not None:
             self.directories.close(node)
             self.on_forgotten(node)
-        if self._held:
+        if self.copies.held:
             self.let_go(node)
-
-    def drop_names(self, node: Node, keep: Node | None = None) -> None:
-        """Forget names that a direct change took from a file; the directory `keep` is needed for another one."""
-        for directory, name in list(node.names()):
-            node.remove_name(directory, name)
-            if directory is not keep:
-                self.nodes.release(directory)
 
     def renumber(self, node: Node) -> None:
         """Give a file a new nodeid: under the former one the kernel goes on reading the copy that it has open.
@@ -433,6 +289,40 @@ class Union(Copies):
         self.directories.close(node)
         self.directories.set_layers(node, Found([(branch, status)]))
 
+    def drop_bookkeeping(self, branch: OpenBranch) -> None:
+        """Close the bookkeeping directories of a branch that is no longer written to, or leaves."""
+        self.on_leave(branch)
+        self.bookkeeping.drop(branch)
+
+    def times_moved(self, *nodes: Node) -> None:
+        """After work of our own on branches that moved the change times of nodes: what stat shows next is what it shows later.
+
+        The kernel knows which operations change which nodes, but nothing of copies that are made for them.
+        """
+        for node in nodes:
+            self.session.attributes_changed(node.nodeid)
+
+    def touched(self, parent: Node, branch: OpenBranch, fd: int) -> None:
+        """After a change in a lower copy of a directory: bring its time to the top copy, so that the union shows it.
+
+        The change is done, so it raises nothing.
+        """
+        if parent.layers[0] is branch:
+            return
+        try:
+            top, top_fd = self.dirs(parent)[0]
+            if top.writable:
+                bring_mtime(top_fd, fd)
+        except PermissionError:
+            pass  # an unprivileged server and somebody else's directory
+        except OSError as error:
+            log.warning("the time of %s does not show: %s", os.fsdecode(parent.path()), error.strerror)
+
+    def _own_links_of_root(self) -> int:
+        in_aufs_form = self.options.whiteout == "aufs"
+        kept = sum(2 for branch in self.branches if branch.permission == "rw" and in_aufs_form)
+        return kept + self.own_directories
+
     # -- relations ----------------------------------------------------------------------------------------------
 
     def index(self, branch: OpenBranch) -> int:
@@ -449,7 +339,7 @@ class Union(Copies):
     def close(self) -> None:
         """Close every descriptor."""
         self.directories.close_all()
-        self.let_all_go()
+        self.copies.held.let_all_go()
         self.plinks.clear()
         for branch in self.branches:
             self.drop_bookkeeping(branch)
