@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from unionfs.branches import whiteout
 from unionfs.branches.branch import OpenBranch
 from unionfs.branches.whiteout import Layers
+from unionfs.kernel.dirents import Dirent, dirents
 from unionfs.kernel.syscalls import DirectoryReader
 
 _DT_CHR, _DT_REG = 2, 8
@@ -20,10 +21,10 @@ def open_list(fd: int) -> int:
     return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
 
 
-def raw_entries(fd: int) -> Iterator[tuple[int, int, int, bytes]]:
-    """Yield (ino, next offset, d_type, name) from the descriptor's position to the end."""
-    while batch := _reader.read(fd):
-        yield from batch
+def raw_entries(fd: int) -> Iterator[Dirent]:
+    """Yield what `dirents` does from the descriptor's position to the end."""
+    while data := _reader.read_raw(fd):
+        yield from dirents(data)
 
 
 def is_device_mark(fd: int, name: bytes, kind: int) -> bool:
@@ -44,7 +45,7 @@ def is_empty(layers: Layers) -> bool:
         readable = open_list(fd)
         marks: set[bytes] = set()
         try:
-            for _, _, kind, name in raw_entries(readable):
+            for _, _, kind, name, _ in raw_entries(readable):
                 if name in (b".", b".."):
                     continue
                 if name.startswith(whiteout.PREFIX):
@@ -76,7 +77,7 @@ def is_covered(upper: tuple[OpenBranch, int], lower: Layers) -> bool:
     for lower_branch, lower_fd in lower:
         readable = open_list(lower_fd)
         try:
-            for _, _, kind, name in raw_entries(readable):
+            for _, _, kind, name, _ in raw_entries(readable):
                 if name in (b".", b"..") or name.startswith(whiteout.PREFIX):
                     continue
                 if lower_branch.overlay and is_device_mark(lower_fd, name, kind):
@@ -93,7 +94,7 @@ def few_marks(dirfd: int, name: bytes, limit: int) -> list[bytes] | None:
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
     try:
         names = []
-        for _, _, _, entry in raw_entries(fd):
+        for _, _, _, entry, _ in raw_entries(fd):
             if entry not in (b".", b".."):
                 names.append(entry)
             if len(names) > limit:

@@ -332,10 +332,6 @@ def clone_file(target_fd: int, source_fd: int) -> None:
     fcntl.ioctl(target_fd, _FICLONE, source_fd)
 
 
-# struct linux_dirent64 without its name, which follows, ends with NUL and is padded: d_ino, d_off, d_reclen, d_type.
-DIRENT64 = struct.Struct("=QQHB")
-
-
 class DirectoryReader:
     """Read raw directory entries of a descriptor with getdents64, in buffers of `size` bytes."""
 
@@ -345,24 +341,13 @@ class DirectoryReader:
         self._size = size
 
     def read_raw(self, fd: int) -> bytes:
-        """Return the next entries as the kernel wrote them (`DIRENT64`); nothing at the end."""
+        """Return the next entries as the kernel wrote them (`dirents`); nothing at the end."""
         count = _getdents64(fd, self._buffer, self._size)
         if count > 0:
             return self._view[:count].tobytes()
         if count < 0 and ctypes.get_errno() != errno.ENOENT:  # removed while open it holds nothing
             _check(count)
         return b""
-
-    def read(self, fd: int) -> list[tuple[int, int, int, bytes]]:
-        """Return the next entries as (ino, offset of the next one, type, name); an empty list at the end."""
-        data = self.read_raw(fd)
-        entries = []
-        position = 0
-        while position < len(data):
-            ino, offset, length, kind = DIRENT64.unpack_from(data, position)
-            entries.append((ino, offset, kind, data[position + 19 : data.index(0, position + 19)]))
-            position += length
-        return entries
 
 
 def inotify_init() -> int:

@@ -10,7 +10,7 @@ from itertools import accumulate, chain, repeat
 from operator import sub
 
 from unionfs.branches.identity import INO_MASK
-from unionfs.kernel.syscalls import DIRENT64
+from unionfs.kernel.dirents import dirents
 from unionfs.listing.bloom import Sieve
 from unionfs.listing.listed import Copy, reader
 from unionfs.listing.records import DT_DIR, PACK, RECORD, name_of
@@ -91,14 +91,10 @@ class Merge:
 
     def _add_plain(self, data: bytes, copy: Copy, *, recorded: bool, dots: bool) -> None:
         """Add raw entries without marks."""
-        unpack, find, packers, prefix = DIRENT64.unpack_from, data.index, PACK, copy.prefix
+        packers, prefix = PACK, copy.prefix
         children, records = copy.node.children or {}, self.records
         least, before, names = self._least, self.before, self.base | 2
-        at, stop = 0, len(data)
-        while at < stop:
-            ino, _, length, kind = unpack(data, at)
-            name = data[at + 19 : find(0, at + 19)]
-            at += length
+        for ino, _, kind, name, _ in dirents(data):
             if name in records:
                 continue
             offset = hash(name) & _HASH | names
@@ -118,12 +114,7 @@ class Merge:
 
     def _add_any(self, data: bytes, copy: Copy, hidden: list[bytes], *, recorded: bool, dots: bool) -> None:
         """Add raw entries; names that the copy hides go to `hidden`."""
-        unpack = DIRENT64.unpack_from
-        at, stop = 0, len(data)
-        while at < stop:
-            ino, _, length, kind = unpack(data, at)
-            name = data[at + 19 : data.index(0, at + 19)]
-            at += length
+        for ino, _, kind, name, _ in dirents(data):
             mark = copy.hides(name, kind)
             if mark is not None and self._takes(mark):
                 hidden.append(mark)

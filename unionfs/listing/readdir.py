@@ -9,7 +9,7 @@ from itertools import repeat
 
 from unionfs.branches.branch import OpenBranch
 from unionfs.branches.emptiness import open_list
-from unionfs.kernel.syscalls import DIRENT64
+from unionfs.kernel.dirents import dirents
 from unionfs.listing.listed import Copy, reader
 from unionfs.listing.merge import FIRST, is_ours, is_streamed
 from unionfs.listing.records import Entry, entries_of
@@ -233,10 +233,6 @@ def has_offset(fd: int, offset: int) -> bool:
     """Tell whether an offset that looks like ours is one of the filesystem's own, in a directory open for listing."""
     os.lseek(fd, FIRST, os.SEEK_SET)
     while data := reader.read_raw(fd):
-        at, stop = 0, len(data)
-        while at < stop:
-            _, following, length, _ = DIRENT64.unpack_from(data, at)
-            if following == offset:
-                return True
-            at += length
+        if any(following == offset for _, following, _, _, _ in dirents(data)):
+            return True
     return False

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from unionfs.branches import whiteout
 from unionfs.branches.identity import INO_MASK
-from unionfs.kernel.syscalls import DIRENT64
+from unionfs.kernel.dirents import dirents
 from unionfs.listing.listed import Copy, reader
 from unionfs.listing.merge import DOTS, END, FIRST, TAIL, Merge
 from unionfs.listing.records import DT_DIR, PACK, RECORD
@@ -66,8 +66,7 @@ class Stream:
         self._begun = True
         data, position = self._data, self._position
         parts: list[bytes] = []
-        unpack, find, packers = DIRENT64.unpack_from, data.index, PACK
-        prefix, children = copy.prefix, copy.node.children or {}
+        packers, prefix, children = PACK, copy.prefix, copy.node.children or {}
         above = self._above.records if self._above is not None else {}
         further = self._above.further if self._above is not None else None
         limit = self._limit
@@ -76,47 +75,46 @@ class Stream:
         self.end = 0
         room = size
         while True:
-            if position >= len(data):
-                data = reader.read_raw(fd)
-                position = 0
-                if not data:
-                    # A copy that was removed on its branch has not even dots; those above it follow all the same.
-                    self.end = offset or (TAIL if self._above is not None else 0)
-                    break
-                find, clean = data.index, not overlay and b".wh." not in data
-                self.marked |= not clean
-            ino, following, length, kind = unpack(data, position)
-            name = data[position + 19 : find(0, position + 19)]
-            if clean or (name[:4] != b".wh." and not overlay) or copy.shows(name, kind):
-                size_of_name = len(name)
-                room -= size_of_name + 31 & ~7
-                if room < 0:
-                    break
-                record = None
-                if name in above:
-                    record = above[name]
-                    self.met.add(name)
-                elif further is not None and name in further:
-                    record = self._find(name)
-                if record is not None:
-                    if not record:
-                        room += size_of_name + 31 & ~7
-                        position += length
-                        continue
-                    self.upper.add(len(parts))
-                    ino, _, _, kind = RECORD.unpack_from(record)
-                elif recorded or name in children or ino > INO_MASK or (kind == DT_DIR and name in DOTS):
-                    ino = copy.number(name, ino, recorded=recorded)
-                else:
-                    ino |= prefix
-                if following >= limit:
-                    offset = self.end = TAIL
-                    parts.append(packers[size_of_name](ino, offset, size_of_name, kind, name))
-                    position += length
-                    break
-                parts.append(packers[size_of_name](ino, following, size_of_name, kind, name))
-                offset = following
-            position += length
+            for ino, following, kind, name, after in dirents(data, position):
+                if clean or (name[:4] != b".wh." and not overlay) or copy.shows(name, kind):
+                    size_of_name = len(name)
+                    room -= size_of_name + 31 & ~7
+                    if room < 0:
+                        break
+                    record = None
+                    if name in above:
+                        record = above[name]
+                        self.met.add(name)
+                    elif further is not None and name in further:
+                        record = self._find(name)
+                    if record is not None:
+                        if not record:
+                            room += size_of_name + 31 & ~7
+                            position = after
+                            continue
+                        self.upper.add(len(parts))
+                        ino, _, _, kind = RECORD.unpack_from(record)
+                    elif recorded or name in children or ino > INO_MASK or (kind == DT_DIR and name in DOTS):
+                        ino = copy.number(name, ino, recorded=recorded)
+                    else:
+                        ino |= prefix
+                    if following >= limit:
+                        offset = self.end = TAIL
+                        parts.append(packers[size_of_name](ino, offset, size_of_name, kind, name))
+                        position = after
+                        break
+                    parts.append(packers[size_of_name](ino, following, size_of_name, kind, name))
+                    offset = following
+                position = after
+            else:
+                data, position = reader.read_raw(fd), 0
+                if data:
+                    clean = not overlay and b".wh." not in data
+                    self.marked |= not clean
+                    continue
+                # A copy that was removed on its branch has not even dots; those above it follow all the same.
+                self.end = offset or (TAIL if self._above is not None else 0)
+            break
         self._data, self._position, self.offset = data, position, offset
         self.count, self.at_rest = len(parts), self.end != 0
         records = b"".join(parts)
@@ -150,11 +148,7 @@ class Stream:
         os.lseek(copy.fd, 0, os.SEEK_SET)
         while data := reader.read_raw(copy.fd):
             clean = not copy.branch.overlay and b".wh." not in data
-            at, stop = 0, len(data)
-            while at < stop:
-                _, following, length, kind = DIRENT64.unpack_from(data, at)
-                name = data[at + 19 : data.index(0, at + 19)]
-                at += length
+            for _, following, kind, name, at in dirents(data):
                 if name in merge.records and (clean or copy.shows(name, kind)):
                     met.add(name)
                 if following >= FIRST:

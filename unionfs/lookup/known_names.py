@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol
 
 from unionfs.branches import whiteout
 from unionfs.branches.branch import OpenBranch
-from unionfs.kernel.syscalls import DIRENT64, DirectoryReader
+from unionfs.kernel.dirents import dirents
+from unionfs.kernel.syscalls import DirectoryReader
 
 # A directory of so many bytes is taken to hold a name for each _BYTES_A_NAME of them (ext4: about 4096 for 60 to 100).
 _BYTES_A_NAME = 48
@@ -98,13 +99,9 @@ def _names(fd: int) -> list[bytes] | None:
     except OSError:
         return None
     names: list[bytes] = []
-    unpack = DIRENT64.unpack_from
     try:
         while data := _reader.read_raw(readable):
-            at, stop = 0, len(data)
-            while at < stop:
-                names.append(data[at + 19 : data.index(0, at + 19)])
-                at += unpack(data, at)[2]
+            names += [name for _, _, _, name, _ in dirents(data)]
     except OSError:
         return None
     finally:

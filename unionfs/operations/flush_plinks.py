@@ -182,7 +182,7 @@ class PlinkFlusher:
                 continue  # taken away directly; the other copies have their names all the same
             try:
                 device = os.fstat(readable).st_dev
-                for ino, _, kind, name in raw_entries(readable):
+                for ino, _, kind, name, _ in raw_entries(readable):
                     if name in (b".", b"..") or name.startswith(whiteout.PREFIX):
                         continue
                     if kind in (_DT_DIR, _DT_UNKNOWN) or recorded or self._may_be_linked(device, ino):
