@@ -169,7 +169,8 @@ def serve_together(plans: Sequence[MountPlan], on_ready: Callable[[], None]) -> 
     _set_up_log(plans[0])
     reserve.raise_limit()
     os.umask(0)  # the caller's umask is applied by hand, the server's must not count
-    from unionfs.server.process import Server, choose_session, load_session
+    from unionfs.server.choice import choose_session, load_session
+    from unionfs.server.process import Server
 
     for plan in plans:
         # Now, as after the mount the modules may lie in it.
