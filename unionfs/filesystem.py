@@ -13,18 +13,15 @@ import errno
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from unionfs.branches import leftovers
 from unionfs.branches.branch import Branch, OpenBranch
-from unionfs.handles.handles import DirectoryHandle, FileHandle, HandleTable
+from unionfs.handles.handles import DirectoryHandle, FileHandle, HandleTable, write_all
 from unionfs.kernel import syscalls
-from unionfs.kernel.descriptor import Descriptor, Errand, errand
+from unionfs.kernel.descriptor import Errand, errand
 from unionfs.kernel.reserve import room, spares
-from unionfs.kernel.syscalls import Birth
-from unionfs.listing.readdir import Listing, Place
-from unionfs.listing.records import Entry
 from unionfs.listing.unopened import Listings
 from unionfs.live.branch_lock import BranchLocks
 from unionfs.operations import surgery
@@ -39,6 +36,7 @@ from unionfs.operations.inspection import Inspector
 from unionfs.operations.link import Linker
 from unionfs.operations.movedown import move_down
 from unionfs.operations.onopen import OnOpen
+from unionfs.operations.open_directories import OpenDirectories
 from unionfs.operations.opening import Opener
 from unionfs.operations.policy import Policies
 from unionfs.operations.remove import Remover
@@ -52,20 +50,6 @@ from unionfs.tree.port import Host, NoSession, Session
 from unionfs.tree.union import Union
 
 log = logging.getLogger(__name__)
-
-
-def write_all(fd: int, data: memoryview, offset: int) -> int:
-    """Write all of `data`, unless the branch runs full; return how much was written."""
-    written = os.pwrite(fd, data, offset)
-    while written < len(data):
-        try:
-            count = os.pwrite(fd, data[written:], offset + written)
-        except OSError:
-            break  # report the short count now; the next write gets the error
-        if count == 0:
-            break
-        written += count
-    return written
 
 
 class UnionFilesystem:
@@ -120,21 +104,27 @@ class UnionFilesystem:
         self.strip_privileges, self.clear_set_group_id = self._change.strip_set_id, self._change.strip_set_gid
         self.getxattr, self.setxattr = self._xattrs.get, self._xattrs.set
         self.listxattr, self.removexattr = self._change.list_xattrs, self._change.remove_xattr
+        self.readlink, self.birth = union.copies.readlink, union.copies.birth
         flags = InodeFlags(union, copyups)
         self.get_flags, self.get_extended_flags = flags.get, flags.get_extended
         self.set_flags, self.set_extended_flags = flags.set, flags.set_extended
         self.statfs = self._inspect.statfs
         # Files.
-        self.open_file, self.reopen = opener.open, opener.reopen
+        self.open_file, self.reopen, self.release = opener.open, opener.reopen, opener.release
         self.file, self.writable_file = self._handles.file, opener.writable_file
         self.make_writable, self.leave_copy = opener.make_writable, copyups.leave
         self._following = Following(union, copyups)
         self.follow, self.forget_unused_overlays = self._following.open, self._following.forget_unused
         # Directories.
+        directories = OpenDirectories(union, self._handles, self._on_open, self._inspect)
+        self.open_directory, self.begin_listing = directories.open, directories.begin
+        self.read_directory, self.listing = directories.read, directories.listing
+        self.directory, self.watch_directories = directories.handle, union.directories.watch
         self.list_unopened, self.write_back_directory = self._listings.read, self._listings.write_back
         # Branches.
         self.add_branch, self.delete_branch = self._list.add, self._list.delete
         self.modify_branch, self.find_branch, self.busy = self._list.modify, self._list.find, self._list.busy
+        self.write_back_all = self._list.write_back_all
         self.lost_reason = union.directories.lost.reason
         self.which, self.end_flush = self._inspect.which, self._flusher.end
 
@@ -256,21 +246,6 @@ class UnionFilesystem:
             changes = changes._replace(uid=uid, gid=gid)
         return self._change.change(node, changes, opened if isinstance(opened, FileHandle) else None)
 
-    def birth(self, node: Node) -> Birth:
-        """Return when the visible copy was made, and its statx attributes."""
-        fd = self._union.open_path(node)
-        try:
-            return syscalls.birth(fd)
-        finally:
-            os.close(fd)
-
-    def readlink(self, node: Node) -> bytes:
-        """Return a symbolic link's text."""
-        if node.removed:
-            return os.readlink(b"", dir_fd=self._union.held_fd(node))
-        fd, name = self._union.home(node)
-        return os.readlink(name, dir_fd=fd)
-
     def _maker(self, caller: Caller) -> Caller:
         """Return a caller with the ids that files get on branches."""
         ids = self.ids
@@ -323,81 +298,6 @@ class UnionFilesystem:
             return self._listings.write_back(handle.node)
         sync = os.fdatasync if data_only else os.fsync
         return errand(lambda: sync(handle.fd), handle)
-
-    def write_back_all(self) -> Errand:
-        """Return what writes back the filesystems of all writable branches."""
-        # Of our own: a branch may be removed meanwhile.
-        roots = tuple(Descriptor(os.dup(branch.root)) for branch in self.branches if branch.writable)
-
-        def work() -> None:
-            for root in roots:
-                syscalls.sync_filesystem(root.fd)
-
-        return Errand(work, roots)
-
-    def release(self, number: int) -> None:
-        """Close a handle."""
-        handle = self._handles.pop(number)
-        handle.close()
-        node = handle.node
-        if isinstance(handle, FileHandle):
-            if node.handles is not None:
-                node.handles.discard(handle)
-                if not node.handles:
-                    node.handles = None
-        else:
-            node.opens -= 1
-        self._union.nodes.release(node)
-
-    # -- directories --------------------------------------------------------------------------------------------
-
-    def open_directory(self, node: Node, caller: Caller) -> int:
-        """Open a directory for listing and return the handle's number."""
-        self._union.trim()
-        room.check_directory()
-        self._on_open.prepare_directory(node)
-        if not self.options.dirperm1:
-            self._inspect.check_read(node, caller)
-        handle = DirectoryHandle(node, Listing(self._union, node), caller.pid)
-        node.opens += 1
-        return self._handles.add(handle)
-
-    def begin_listing(self, node: Node, caller: Caller) -> None:
-        """Do what opening a directory does, before `list` from offset 0."""
-        if not node.is_directory:
-            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        self._union.trim()
-        if node.removed:
-            return
-        self._on_open.prepare_directory(node)
-        if not self.options.dirperm1:
-            self._inspect.check_read(node, caller)
-
-    def read_directory(self, number: int, offset: int) -> Iterator[tuple[Entry, Place | None]]:
-        """Yield the entries from `offset`, and where each is if that is known."""
-        return self.listing(self.directory(number), offset).read(offset)
-
-    def listing(self, handle: DirectoryHandle, offset: int) -> Listing:
-        """Return the listing of an open directory; from the beginning with the copies that it has by now."""
-        if offset == 0 and handle.listing.dirs is not handle.node.dirs and not handle.node.removed:
-            listing = Listing(self._union, handle.node)
-            handle.listing.close()
-            handle.listing = listing
-        return handle.listing
-
-    def directory(self, number: int) -> DirectoryHandle:
-        """Return an open directory; ENOTDIR for an open file, EBADF for any other number."""
-        handle = self._handles[number]
-        if not isinstance(handle, DirectoryHandle):
-            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        return handle
-
-    def watch_directories(self, watch: Callable[[Node, OpenBranch, int], None] | None) -> None:
-        """Call `watch` with every copy of a directory that is opened from now on, and the root's; None ends that."""
-        self._union.directories.on_open = watch
-        if watch is not None:
-            for branch, fd in self._union.dirs(self._union.root):
-                watch(self._union.root, branch, fd)
 
     # -- branches and maintenance -------------------------------------------------------------------------------
 

@@ -19,9 +19,10 @@ VALUES = {"options", "ids", "branches"}
 # The modules of which objects do the core's work. Beside them there are values: Node, Attributes, Changes, Caller, Place …
 PARTS = (
     "unionfs.tree.union unionfs.tree.copies unionfs.tree.node_maker unionfs.tree.whiteouts unionfs.tree.directories "
-    "unionfs.tree.numbers unionfs.tree.held unionfs.listing.unopened unionfs.handles.followed "
+    "unionfs.tree.numbers unionfs.tree.held unionfs.tree.node_table unionfs.listing.unopened unionfs.handles.followed "
     "unionfs.operations.surgery unionfs.operations.copyup unionfs.operations.opening unionfs.operations.following "
-    "unionfs.operations.inspection unionfs.operations.policy"
+    "unionfs.operations.inspection unionfs.operations.policy unionfs.operations.copy_jobs unionfs.operations.xattrs "
+    "unionfs.operations.open_directories unionfs.operations.branch_list"
 ).split()
 
 

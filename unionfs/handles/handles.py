@@ -101,6 +101,20 @@ def branch_flags(flags: int, *, writable: bool) -> int:
 Handle = FileHandle | DirectoryHandle
 
 
+def write_all(fd: int, data: memoryview, offset: int) -> int:
+    """Write all of `data`, unless the branch runs full; return how much was written."""
+    written = os.pwrite(fd, data, offset)
+    while written < len(data):
+        try:
+            count = os.pwrite(fd, data[written:], offset + written)
+        except OSError:
+            break  # report the short count now; the next write gets the error
+        if count == 0:
+            break
+        written += count
+    return written
+
+
 class HandleTable:
     """Handles by number; numbers are never reused within a mount."""
 

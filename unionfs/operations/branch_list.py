@@ -7,9 +7,12 @@ nobody keeps a branch that is to go, no listing reads it, the kernel forgets wha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from unionfs.branches.branch import Branch, OpenBranch
+from unionfs.kernel import syscalls
+from unionfs.kernel.descriptor import Descriptor, Errand
 from unionfs.listing.unopened import Listings
 from unionfs.operations import surgery
 from unionfs.operations.inspection import Inspector
@@ -59,3 +62,14 @@ class BranchList:
     def busy(self, branch: OpenBranch | None) -> list[tuple[int, str]]:
         """Return (pid, path in the union) of what keeps a branch busy."""
         return self._inspect.busy(branch, self.host.open_inodes())
+
+    def write_back_all(self) -> Errand:
+        """Return what writes back the filesystems of all writable branches."""
+        # Of our own: a branch may be removed meanwhile.
+        roots = tuple(Descriptor(os.dup(branch.root)) for branch in self._union.branches if branch.writable)
+
+        def work() -> None:
+            for root in roots:
+                syscalls.sync_filesystem(root.fd)
+
+        return Errand(work, roots)

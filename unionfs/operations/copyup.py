@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copy-up: bring a file to a writable branch, whole or not at all (directories: `copydirs`).
+"""Copy-up: bring a file to a writable branch, whole or not at all (directories: `copy_directories`).
 
 Order: stage (O_TMPFILE, else a `.wh..wh.` name), data, owner, xattrs, mode (setuid bits last), times, what the operation changes,
 descriptors for those who have it open; then one link or rename publishes it, and nothing that follows can fail. How data comes

@@ -113,6 +113,20 @@ class Opener:
         handles.add(handle)
         return self._handles.add(handle)
 
+    def release(self, number: int) -> None:
+        """Close a handle, a directory's too; EBADF for an unknown number."""
+        handle = self._handles.pop(number)
+        handle.close()
+        node = handle.node
+        if isinstance(handle, FileHandle):
+            if node.handles is not None:
+                node.handles.discard(handle)
+                if not node.handles:
+                    node.handles = None
+        else:
+            node.opens -= 1
+        self._union.nodes.release(node)
+
     def make_writable(self, node: Node, flags: int) -> None:
         """Copy up a file that is about to be written to, for a caller who opens it with `flags`; as `CopyUps.ensure`."""
         self._copyups.ensure(node, allow=protection.appending(flags))

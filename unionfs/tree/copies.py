@@ -15,6 +15,7 @@ from typing import NamedTuple
 from unionfs.branches import redirects, whiteout
 from unionfs.branches.identity import Identities
 from unionfs.branches.metadata import with_blocks
+from unionfs.kernel import syscalls
 from unionfs.lookup.find import Found
 from unionfs.tree.bookkeeping import Bookkeeping
 from unionfs.tree.directories import Directories
@@ -90,6 +91,21 @@ class Copies:
         else:
             status = os.fstat(self.held_fd(node))
         return self.with_data(node, status) if status.st_blocks << 9 < status.st_size else status
+
+    def birth(self, node: Node) -> syscalls.Birth:
+        """Return when the visible copy was made, and its statx attributes."""
+        fd = self.open_path(node)
+        try:
+            return syscalls.birth(fd)
+        finally:
+            os.close(fd)
+
+    def readlink(self, node: Node) -> bytes:
+        """Return a symbolic link's text."""
+        if node.removed:
+            return os.readlink(b"", dir_fd=self.held_fd(node))
+        fd, name = self.home(node)
+        return os.readlink(name, dir_fd=fd)
 
     def shown_fd(self, node: Node) -> int:
         """Return the descriptor of a directory's visible copy."""

@@ -40,10 +40,17 @@ class Directories:
         self._descriptors = 0
         self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
         self.known = KnownNames()
-        self.on_open: Callable[[Node, OpenBranch, int], None] | None = None
+        self._watch: Callable[[Node, OpenBranch, int], None] | None = None
         self.stack = Stack(())  # what marks of overlayfs may lead to
         self.lost = LostBranches()
         self._open_root()
+
+    def watch(self, watch: Callable[[Node, OpenBranch, int], None] | None) -> None:
+        """Call `watch` with every copy of a directory that is opened from now on, and the root's; None ends that."""
+        self._watch = watch
+        if watch is not None:
+            for branch, fd in self.dirs(self._root):
+                watch(self._root, branch, fd)
 
     def __len__(self) -> int:
         """Return how many descriptors are open."""
@@ -139,9 +146,9 @@ class Directories:
         node.dirs = dirs = tuple(opened)
         self._open[node] = len(opened)
         self._descriptors += len(opened)
-        if self.on_open is not None:
+        if self._watch is not None:
             for branch, fd in opened:
-                self.on_open(node, branch, fd)
+                self._watch(node, branch, fd)
         return dirs
 
     def _open_placed(

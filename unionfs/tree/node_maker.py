@@ -13,7 +13,8 @@ from unionfs.branches.identity import Identities, Identity, number_of
 from unionfs.lookup.find import Found
 from unionfs.tree.copies import Copies
 from unionfs.tree.directories import Directories
-from unionfs.tree.nodes import Node, NodeTable, new_node, other_number
+from unionfs.tree.node_table import NodeTable
+from unionfs.tree.nodes import Node, new_node, other_number
 from unionfs.tree.numbers import Numbers
 from unionfs.tree.plink_table import Plink, PlinkTable
 

@@ -26,7 +26,8 @@ from unionfs.tree.bookkeeping import Bookkeeping
 from unionfs.tree.copies import Copies
 from unionfs.tree.directories import Directories
 from unionfs.tree.node_maker import NodeMaker
-from unionfs.tree.nodes import UNKNOWN, Attributes, Node, NodeTable, new_node, new_root, other_number
+from unionfs.tree.node_table import NodeTable
+from unionfs.tree.nodes import UNKNOWN, Attributes, Node, new_node, new_root, other_number
 from unionfs.tree.numbers import Numbers
 from unionfs.tree.plink_table import PlinkTable
 from unionfs.tree.port import NoSession, Session

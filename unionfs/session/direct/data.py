@@ -12,8 +12,8 @@ import os
 import stat
 import time
 
-from unionfs.filesystem import UnionFilesystem, write_all
-from unionfs.handles.handles import FileHandle, is_in_memory
+from unionfs.filesystem import UnionFilesystem
+from unionfs.handles.handles import FileHandle, is_in_memory, write_all
 from unionfs.session import abi
 from unionfs.session.direct.pace import Pace
 from unionfs.session.direct.replies import NO_REPLY, Header, Replies, Reply

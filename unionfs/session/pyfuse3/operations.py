@@ -18,8 +18,8 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
 
 from unionfs.branches.copydata import CopyJob, Deferred
-from unionfs.filesystem import UnionFilesystem, write_all
-from unionfs.handles.handles import FileHandle
+from unionfs.filesystem import UnionFilesystem
+from unionfs.handles.handles import FileHandle, write_all
 from unionfs.kernel.descriptor import Errand
 from unionfs.operations.attributes import Changes
 from unionfs.session import threads
