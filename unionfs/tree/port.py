@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a union needs of those outside: the session that speaks with the kernel, and the server around it.
 
-Both are handed over at one place (`UnionFilesystem.attach` and `host`); without them a union works by itself, as in tests.
+Each is handed over at one place (`UnionFilesystem.attach` and `attach_host`); without them a union works by itself, as in tests.
 """
 
 from __future__ import annotations
