@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A world of two clients in which the server is killed, branches are changed directly and descriptors run out."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 from tests.model.client import Client
 from tests.model.operations import Node, Operation
@@ -115,14 +117,22 @@ class _Example:
         shutil.rmtree(self.plain)
         flatten([path for path in (branch / self.name for branch in branches) if path.is_dir()], self.plain)
         wanted = tree.snapshot(self.plain)
-        eventually(lambda: self._shows(wanted), f"step {number}: {change} in layer {layer} shows")
+        changed = Path(str(change[1]))
+        eventually(lambda: self._shows(wanted, changed), f"step {number}: {change} in layer {layer} shows")
         self.before = self._lower()
 
-    def _shows(self, wanted: dict[str, tree.Entry]) -> bool:
+    def _shows(self, wanted: dict[str, tree.Entry], changed: Path) -> bool:
+        """Tell whether the kernel knows it all: listings, attributes and names are believed for a second each."""
+        mounted = self.world.union.mnt / self.name
         try:
-            return not difference(wanted, tree.snapshot(self.world.union.mnt / self.name))
+            if difference(wanted, tree.snapshot(mounted)):
+                return False
+            if any(entry.inode() != os.lstat(entry.path).st_ino for _, entry in tree.walk(mounted)):
+                return False
         except FileNotFoundError:
             return False  # listed, then gone
+        ways = [changed, *changed.parents][:-1]
+        return all(os.path.lexists(mounted / way) == os.path.lexists(self.plain / way) for way in ways)
 
     def _release(self) -> None:
         self.holding = False
