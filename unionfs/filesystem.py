@@ -21,7 +21,7 @@ from unionfs.branches.branch import Branch, OpenBranch
 from unionfs.handles.handles import DirectoryHandle, FileHandle, HandleTable, write_all
 from unionfs.kernel import syscalls
 from unionfs.kernel.descriptor import Errand, errand
-from unionfs.kernel.reserve import room, spares
+from unionfs.kernel.reserve import is_exhausted, room, spares
 from unionfs.listing.unopened import Listings
 from unionfs.live.branch_lock import BranchLocks
 from unionfs.operations import surgery
@@ -326,7 +326,7 @@ class UnionFilesystem:
         try:
             return self._flusher.flush()
         except OSError as error:
-            if not self.notice(error):
+            if not self.notice(error) and not (is_exhausted(error) and self.make_room()):
                 raise
         return self._flusher.flush()
 
@@ -379,6 +379,9 @@ class UnionFilesystem:
     def close(self) -> None:
         """Flush pseudo-links, unless the branches are discarded, and close every descriptor."""
         self.detach()
+        # The kernel drops what it had to say of them when the mount goes, and the flush needs descriptors.
+        for handle in self._handles:
+            self.release(handle.number)
         try:
             if not self._discarded:
                 self.flush_plinks()

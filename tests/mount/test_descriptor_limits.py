@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tree import Tree
+from tests.support.tree import HardLink, Tree
 from tests.support.union import Union, Workshop, eventually, few_descriptors
 
 LIMIT = 256  # of the server; the half would do for its own and the reserve
@@ -168,3 +168,16 @@ def test_unlink_of_very_many_open_files_is_refused_before_names_suffer(union: Wo
     for name in left:
         os.unlink(u / name)
     _files_are_usable(u, u / "f0")
+
+
+def test_flush_of_names_in_many_directories_needs_few_descriptors(union: Workshop) -> None:
+    """One file has a name in each of more directories than the server can have open: all are linked when it ends."""
+    names = [f"d{n}/sub/name" for n in range(DIRECTORIES)]
+    lower: Tree = {"f": "old", **{name: HardLink("f") for name in names}}
+    u = union.prepare("", "", {"B0": {}, "B1": lower, "B2": LOWER, "B3": LOWER})
+    u.launcher = few_descriptors(96)
+    u.start()
+    (u / "f").write_text("new")
+    u.stop()  # which looks into its log
+    copy = (u.branch(0) / "f").stat().st_ino
+    assert [(u.branch(0) / name).stat().st_ino for name in names] == [copy] * DIRECTORIES

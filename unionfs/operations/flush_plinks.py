@@ -77,6 +77,7 @@ class PlinkFlusher:
                         made += 1
                     except OSError as error:
                         failed.setdefault(ino, error)
+                    union.trim()
         finally:
             for names in lower.values():
                 for parent, _ in names:
