@@ -61,11 +61,13 @@ soak: bootstrap
 bench-docs: bootstrap
 	$(PYTHON) -m bench.publish $(RESULTS) $(SELFTEST)
 
-# Lint, format, types; they are part of the tests too (tests/unit/test_quality.py).
+# Lint, format, types; they are part of the tests too (tests/unit/test_quality.py), but for pyright, which is installed here.
 check: bootstrap
+	@[ -x .venv/bin/pyright ] || $(PYTHON) -m pip install -q --disable-pip-version-check -e '.[pyright]'
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+	.venv/bin/pyright
 
 format: bootstrap
 	$(PYTHON) -m ruff check --fix .

@@ -157,7 +157,9 @@ def _selftest(results: Results) -> str:
 
 def main() -> int:
     """Run as a program."""
-    parser = argparse.ArgumentParser(prog="python -m bench.publish", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.publish", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("results", type=Path)
     parser.add_argument("selftest", type=Path, nargs="?", help="results of: unionbench selftest")
     options = parser.parse_args()

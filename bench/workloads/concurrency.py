@@ -145,10 +145,9 @@ def _several(clients: int, figure: str) -> Callable[[Place], Figures]:
         turns = [latency for latencies in answers for latency in latencies]
         done = len(turns) * _TURN
         slowest, fastest = (f(len(latencies) for latencies in answers) for f in (min, max))
-        details = dict(zip(("p50", "p95", "p99", "max"), percentiles(turns), strict=True))
-        details["fairness"] = (
-            slowest / fastest
-        )  # turns of the client that did fewest, to those of the one that did most
+        details: dict[str, float] = dict(zip(("p50", "p95", "p99", "max"), percentiles(turns), strict=True))
+        # Turns of the client that did fewest, to those of the one that did most.
+        details["fairness"] = slowest / fastest
         return {figure: Sample(done / timing.seconds, done, timing.server_cpu, details=details)}
 
     return run

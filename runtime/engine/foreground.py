@@ -63,6 +63,7 @@ class _Run:
 
     def attend(self) -> int:
         """Make the container, wait for its end, return its exit status; what kept it from starting becomes the problem."""
+        status = FAILED
         try:
             status = self._attend()
         except Failure as failure:

@@ -98,22 +98,22 @@ def _words(error: BaseException) -> str:
 
 def _serve(request: Request, listener: messages.Channel, client: messages.Channel, watch: _Watch) -> None:
     """Open the branches, take the descriptor, serve until the mount has gone."""
-    problem: Exception | None = None
+    opened: UnionFilesystem | Exception
     try:
-        filesystem = _open(request)
+        opened = _open(request)
     except Exception as error:
-        problem = error
+        opened = error
     device = _accept(listener, client)
-    if problem is not None:
+    if isinstance(opened, Exception):
         if device is not None:
             # Not before the container has come so far: its own failure, if there is one, is told instead.
-            messages.send(client, "error", _words(problem))
+            messages.send(client, "error", _words(opened))
             os.close(device)
         return
     if device is None:
-        filesystem.close()
+        opened.close()
         return
-    _serve_mount(filesystem, device, watch)
+    _serve_mount(opened, device, watch)
 
 
 def _open(request: Request) -> UnionFilesystem:

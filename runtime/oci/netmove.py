@@ -50,7 +50,7 @@ def main(pid: str, wanted: dict[str, str]) -> None:
 
 
 def _index(route: IPRoute, name: str) -> int:
-    indexes = route.link_lookup(ifname=name)
+    indexes = list(route.link_lookup(ifname=name))
     if not indexes:
         raise Problem(f"there is no interface {name} here")
     return int(indexes[0])

@@ -53,13 +53,13 @@ def restore_times(fd: int, status: os.stat_result) -> None:
 
 def try_to_restore_times(fd: int, status: os.stat_result) -> None:
     """Do the same after an operation is done, once more if need be: an error cannot undo it, so it is only logged."""
-    for _ in range(2):
+    for last in (False, True):
         try:
             restore_times(fd, status)
             return
         except OSError as error:
-            failure = error
-    log.warning("a directory's times moved, as they cannot be set: %s", failure.strerror)
+            if last:
+                log.warning("a directory's times moved, as they cannot be set: %s", error.strerror)
 
 
 def _chown(path: bytes, status: os.stat_result, branch: OpenBranch) -> None:

@@ -233,13 +233,11 @@ def make_opaque(branch: OpenBranch, fd: int, form: str) -> None:
     if form != "overlay":
         _make_file(branch, fd, OPAQUE)
         return
-    for attribute in _OPAQUE_XATTRS[:2]:
-        try:
-            os.setxattr(proc_path(fd), attribute, b"y")
-            return
-        except OSError as error:
-            failure = error
-    raise failure
+    trusted, anybodys, _ = _OPAQUE_XATTRS
+    try:
+        os.setxattr(proc_path(fd), trusted, b"y")
+    except OSError:
+        os.setxattr(proc_path(fd), anybodys, b"y")
 
 
 def make_base(branch: OpenBranch) -> None:

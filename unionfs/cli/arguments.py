@@ -14,7 +14,10 @@ class Parser(argparse.ArgumentParser):
 
     wrong_usage = 2
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+    # The library's own has three overloads; nobody calls it in the way of the third.
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Any = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
         """Complain of the first unknown option by its name alone, before argparse finds that some word is missing."""
         words = list(sys.argv[1:] if args is None else args)
         if words and self._is_unknown(words[0]):

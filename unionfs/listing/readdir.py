@@ -55,7 +55,7 @@ class Listing:
         elif not node.removed:
             dirs = union.dirs(node)
         former = former and len(dirs) > 1
-        self.dirs = () if former else dirs
+        self.dirs: tuple[Place, ...] = () if former else dirs
         self._trust = union.trust
         self._fixed = not any(branch.writable for branch, _ in self.dirs)
         if node.removed:
@@ -69,7 +69,7 @@ class Listing:
                 union,
                 node,
                 self._layers,
-                streamed=_may_stream(union, dirs[-1][0]) if streamed is None else streamed,
+                streamed=_may_stream(union, self._layers[-1][0]) if streamed is None else streamed,
             )
         else:
             self._source = Stream(Copy(union, node, *self._layers[0]))

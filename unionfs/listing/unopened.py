@@ -148,6 +148,7 @@ class Listings:
         """Return the listing in which a reader goes on."""
         keys = [(node, number) for number in self._of.get(node, ())]
         key = next((key for key in keys if self._goes_on(key, offset)), None)
+        alone = False
         if key is None:
             alone = len(self._union.dirs(node)) == 1 or self._began_alone(node, offset)
             for candidate in keys:

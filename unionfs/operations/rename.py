@@ -155,11 +155,11 @@ class Renamer:
         AUFS lets logically empty ones pass; overlayfs (without redirects) refuses whatever has a lower copy.
         """
         self._union.directories.check_known(node)
-        layers = self._union.dirs(node)
-        if self._union.options.whiteout == "overlay" and (len(layers) > 1 or layers[0][0] is not target):
+        top, *lower = layers = self._union.dirs(node)
+        if self._union.options.whiteout == "overlay" and (lower or top[0] is not target):
             raise _error(errno.EXDEV)
-        if layers[0][0] is target:
-            if len(layers) == 1 or is_covered(layers[0], layers[1:]):
+        if top[0] is target:
+            if not lower or is_covered(top, lower):
                 return
         elif is_empty(layers):
             return

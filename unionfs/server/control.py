@@ -35,6 +35,7 @@ class Commands(Protocol):
 
     def table(self) -> dict[str, Command]:
         """Return the commands by name."""
+        ...
 
     async def left(self) -> None:
         """Do what is to be done when the client has gone."""

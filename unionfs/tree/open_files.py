@@ -48,9 +48,11 @@ class OpenFile(Protocol):
     @property
     def fd(self) -> int:
         """Return the descriptor on a branch."""
+        ...
 
     def reopen(self, source_fd: int) -> int:
         """Open the writable copy behind `source_fd` with the caller's access mode, and return the descriptor."""
+        ...
 
     def use(self, fd: int) -> None:
         """Point the handle's own descriptor at what `fd` has open."""

@@ -41,6 +41,7 @@ class Session(Protocol):
 
     def state(self) -> dict[str, Any]:
         """Return what `status` shows of the session."""
+        ...
 
     async def settled(self) -> None:
         """Wait until the kernel has been told all that it was to be told."""
@@ -54,6 +55,7 @@ class Host(Protocol):
 
     def open_inodes(self) -> Iterable[tuple[int, int]]:
         """Return (pid, number) of what processes use of the mount: at least all open and working directories."""
+        ...
 
 
 class NoSession:

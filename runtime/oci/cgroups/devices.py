@@ -44,7 +44,7 @@ def rules(given: list[dict[str, Any]]) -> list[Rule]:
             if wrong:
                 raise Failure(f"linux.resources.devices[{number}].{key}: {entry[key]!r} is not valid")
         major, minor = entry.get("major"), entry.get("minor")
-        rule = (
+        rule: Rule = (
             bool(entry["allow"]),
             {"u": "c"}.get(kind, kind),
             ANY if major is None else major,

@@ -94,6 +94,8 @@ def _run(settings: Settings, options: Options) -> int:
         return 0
     master = None
     if master_socket >= 0:
+        from runtime.oci.process import terminal as terminals
+
         master = terminals.receive(master_socket)
         os.close(master_socket)
     return foreground.wait(pid, master)

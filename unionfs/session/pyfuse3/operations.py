@@ -5,6 +5,9 @@ What blocks for long (copying up, fsync, reads that miss the page cache, deletin
 pyfuse3 cannot express is listed in docs/semantics.md.
 """
 
+# pyright: reportIncompatibleMethodOverride=false
+# pyfuse3 calls by position: its own names of the arguments (`parent_inode`) are longer.
+
 from __future__ import annotations
 
 import errno

@@ -30,7 +30,7 @@ def short_poll(device_fd: int) -> Iterator[None]:
             await trio.lowlevel.wait_readable(fd)
 
     lowlevel = SimpleNamespace(**{**vars(trio.lowlevel), "wait_readable": wait_readable})
-    names = vars(pyfuse3)
+    names = pyfuse3.__dict__
     former = names["trio"]
     names["trio"] = SimpleNamespace(**{**vars(trio), "lowlevel": lowlevel})
     try:
