@@ -25,7 +25,7 @@ from runtime.oci.failure import Failure
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from runtime.oci.cgroups.devices import Rule
-    from runtime.oci.cgroups.group import Group
+    from runtime.oci.cgroups.directories import Directories
 
 _NAME = b"unionrt_devices"
 
@@ -39,7 +39,7 @@ _JUMP, _JUMP_IF_NOT, _JUMP_IF_ANY_BIT, _EXIT = 0x05, 0x55, 0x45, 0x95
 _RESULT, _CONTEXT, _LEFT, _TYPE, _MAJOR, _MINOR = 0, 1, 2, 3, 4, 5
 
 
-def restrict(group: Group, rules: list[Rule]) -> None:
+def restrict(group: Directories, rules: list[Rule]) -> None:
     """Attach the program for the rules to the group, in place of an earlier one of ours; there is no moment without one.
 
     Without the right to load one nothing is done if the user is an ordinary one; else it is a Failure.

@@ -8,11 +8,12 @@ import os
 import stat
 
 from runtime.oci.cgroups.files import read, write
+from runtime.oci.cgroups.freezer import frozen
 from runtime.oci.failure import Failure, describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from runtime.oci.cgroups.group import Group
+    from runtime.oci.cgroups.directories import Directories
 
 # What v2 groups hand down, where there is such a controller.
 _CONTROLLERS = ("cpu", "cpuset", "io", "memory", "pids", "hugetlb", "rdma")
@@ -24,7 +25,7 @@ _DELEGATED = "/sys/kernel/cgroup/delegate"
 _DELEGATED_AT_LEAST = "cgroup.procs cgroup.subtree_control cgroup.threads"
 
 
-def begin(group: Group) -> None:
+def begin(group: Directories) -> None:
     """Make what a first process has to be born with: the v2 group.
 
     Failure if it has processes already or is frozen. A hierarchy in which an ordinary user may not make groups is left out;
@@ -41,7 +42,7 @@ def begin(group: Group) -> None:
             _hand_over(group.v2, *group.owner)
 
 
-def complete(group: Group) -> None:
+def complete(group: Directories) -> None:
     """Make the v1 groups that are not made yet, under the same rules."""
     for mount, path in dict.fromkeys((group.layout.v1[word], path) for word, path in group.v1.items()):
         if path not in group.made:
@@ -73,7 +74,7 @@ def _enable(directory: str, controllers: list[str]) -> None:
             continue
 
 
-def _make_or_leave_out(group: Group, mount: str, path: str) -> None:
+def _make_or_leave_out(group: Directories, mount: str, path: str) -> None:
     try:
         _make(group, mount, path)
     except OSError as error:
@@ -91,7 +92,7 @@ def _hint(error: OSError) -> str:
     return ""
 
 
-def _make(group: Group, mount: str, path: str) -> None:
+def _make(group: Directories, mount: str, path: str) -> None:
     try:
         _mkdir(group, mount, path, own=True)
     except FileNotFoundError:
@@ -102,7 +103,7 @@ def _make(group: Group, mount: str, path: str) -> None:
                 _mkdir(group, mount, parent, own=parent == path)
 
 
-def _mkdir(group: Group, mount: str, path: str, *, own: bool) -> None:
+def _mkdir(group: Directories, mount: str, path: str, *, own: bool) -> None:
     try:
         os.mkdir(path, 0o755 | MARK if own else 0o755)
         group.made.append(path)
@@ -141,8 +142,8 @@ def _refuse_processes(path: str) -> None:
         )
 
 
-def _refuse_frozen(group: Group) -> None:
-    if group.frozen():
+def _refuse_frozen(group: Directories) -> None:
+    if frozen(group):
         raise Failure(
             f"the container's cgroup unexpectedly frozen: {group.directories()[0]} is frozen, it would never start",
             "thaw it or its parent, or give the container another linux.cgroupsPath",

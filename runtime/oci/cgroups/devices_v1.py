@@ -12,12 +12,12 @@ from runtime.oci.failure import Failure
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from runtime.oci.cgroups.devices import Rule
-    from runtime.oci.cgroups.group import Group
+    from runtime.oci.cgroups.directories import Directories
 
     Device = tuple[str, int, int]
 
 
-def restrict(group: Group, rules: list[Rule]) -> None:
+def restrict(group: Directories, rules: list[Rule]) -> None:
     """Make the rules the group's; at no time may it open more than before or after. An ordinary user may not: nothing is done."""
     directory = group.v1["devices"]
     try:
@@ -96,7 +96,7 @@ def changes(allowed: bool, exceptions: dict[Device, str], present: str) -> list[
     return result
 
 
-def _write(group: Group, directory: str, steps: list[tuple[str, str]]) -> None:
+def _write(group: Directories, directory: str, steps: list[tuple[str, str]]) -> None:
     """Write the changes. The group above may refuse to allow what it does not have; the container then has less, never more."""
     start = 0
     while start < len(steps):
@@ -113,7 +113,7 @@ def _write(group: Group, directory: str, steps: list[tuple[str, str]]) -> None:
         start = end
 
 
-def _allow_one_by_one(group: Group, directory: str, lines: list[str]) -> None:
+def _allow_one_by_one(group: Directories, directory: str, lines: list[str]) -> None:
     for line in lines:
         try:
             write(directory, "devices.allow", line)

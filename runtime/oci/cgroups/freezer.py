@@ -12,7 +12,7 @@ from runtime.oci.failure import Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from runtime.oci.cgroups.group import Group
+    from runtime.oci.cgroups.directories import Directories
 
 _SIGKILL = 9
 _SECONDS = 10.0
@@ -20,7 +20,7 @@ _LOOKS = 25  # how often v1's state is read before it counts as stuck
 _PAUSE = 0.001
 
 
-def freeze(group: Group) -> None:
+def freeze(group: Directories) -> None:
     """Stop all processes; Failure if they do not all stand after some seconds. They are let go then."""
     if "freezer" in group.v1:
         done = _freeze_v1(group.v1["freezer"], time.monotonic() + _SECONDS)
@@ -36,7 +36,7 @@ def freeze(group: Group) -> None:
         )
 
 
-def thaw(group: Group) -> None:
+def thaw(group: Directories) -> None:
     """Let all processes go on; nothing happens to a group that is not frozen."""
     if "freezer" in group.v1:
         write(group.v1["freezer"], "freezer.state", "THAWED")
@@ -44,14 +44,14 @@ def thaw(group: Group) -> None:
         write(group.v2, "cgroup.freeze", "0")
 
 
-def frozen(group: Group) -> bool:
+def frozen(group: Directories) -> bool:
     """Tell whether the group, or one above it, is frozen or freezing; False if it does not exist."""
     if "freezer" in group.v1:
         return read(group.v1["freezer"], "freezer.state") in ("FROZEN", "FREEZING")
     return bool(group.v2) and counter(read(group.v2, "cgroup.events"), "frozen") == 1
 
 
-def kill(group: Group, signal: int) -> None:
+def kill(group: Directories, signal: int) -> None:
     """Send the signal to all processes.
 
     They are frozen meanwhile, so that none forks away, and for SIGKILL let go, as a process frozen by v1 does not even die.
@@ -82,7 +82,7 @@ def _kill_v2(directory: str) -> bool:
     return True
 
 
-def _signal_each(group: Group, signal: int) -> None:
+def _signal_each(group: Directories, signal: int) -> None:
     for pid in group.processes():
         try:
             os.kill(pid, signal)
@@ -90,7 +90,7 @@ def _signal_each(group: Group, signal: int) -> None:
             pass
 
 
-def _thaw_if_there(group: Group) -> None:
+def _thaw_if_there(group: Directories) -> None:
     try:
         thaw(group)
     except FileNotFoundError:

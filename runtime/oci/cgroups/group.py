@@ -7,7 +7,8 @@ import errno
 import os
 
 from runtime.oci.cgroups import creation, freezer, layout, paths, removal
-from runtime.oci.cgroups.files import counter, read, tree, write
+from runtime.oci.cgroups.directories import Directories
+from runtime.oci.cgroups.files import write
 from runtime.oci.cgroups.layout import Layout
 from runtime.oci.cgroups.syscalls import fork_into
 from runtime.oci.failure import Failure
@@ -21,23 +22,13 @@ if TYPE_CHECKING:
 _SIGKILL = 9
 
 
-class Group:
-    """`v1` maps a controller to the group's directory, `v2` is its directory in the unified hierarchy or "".
+class Group(Directories):
+    """The directories, and what is done to them. A group that has none does nothing."""
 
-    A group of the manager `disabled`, and one that an ordinary user may not make, has neither: every act on it does nothing.
-    What a user should know but need not stop at is appended to `warnings`.
-    """
-
-    __slots__ = ("_born_in_v2", "layout", "made", "owner", "rootless", "v1", "v2", "warnings")
+    __slots__ = ("_born_in_v2",)
 
     def __init__(self, layout: Layout, v1: dict[str, str], v2: str, *, rootless: bool = False) -> None:
-        self.layout = layout
-        self.v1 = v1
-        self.v2 = v2
-        self.rootless = rootless
-        self.owner: tuple[int, int] | None = None  # uid and gid that the v2 group is handed to
-        self.made: list[str] = []  # directories that this process has made, those above the group too
-        self.warnings: list[str] = []
+        super().__init__(layout, v1, v2, rootless=rootless)
         self._born_in_v2 = False
 
     @classmethod
@@ -50,14 +41,6 @@ class Group:
         """Return what is needed to find the group again, for the container's state file."""
         mounts = {"v1": self.layout.v1, "v2": self.layout.v2}
         return {"v1": self.v1, "v2": self.v2, "rootless": self.rootless, "mounts": mounts}
-
-    def directories(self) -> list[str]:
-        """Return the group's directory in each hierarchy once, v1 first."""
-        return list(dict.fromkeys([*self.v1.values(), *([self.v2] if self.v2 else [])]))
-
-    def directory(self, controller: str) -> str:
-        """Return the directory with the controller's files, "" if the group has no such controller."""
-        return self.v1.get(controller, self.v2)
 
     def present(self) -> list[str]:
         """Return those of the directories that are there, before `create` for example."""
@@ -174,14 +157,6 @@ class Group:
         """Tell whether the group is frozen, or about to be."""
         return freezer.frozen(self)
 
-    def processes(self) -> list[int]:
-        """Return the pids in the group and the groups below it, sorted."""
-        pids = set()
-        for top in self.directories():
-            for directory in tree(top):
-                pids.update((read(directory, "cgroup.procs") or "").split())
-        return sorted(int(pid) for pid in pids if pid != "0")  # 0 is a process of another pid namespace
-
     def kill(self, signal: int = _SIGKILL) -> None:
         """Send a signal to all processes, none of which can escape by forking. A frozen group thaws for SIGKILL."""
         freezer.kill(self, signal)
@@ -197,12 +172,6 @@ class Group:
     def withdraw(self, found: Collection[str]) -> None:
         """Remove what a creation that was killed has made, and nothing that it `found` or that others made since."""
         removal.withdraw(self, found)
-
-    def oom_kills(self) -> int:
-        """Return how many processes the memory limit has killed."""
-        if "memory" in self.v1:
-            return counter(read(self.v1["memory"], "memory.oom_control"), "oom_kill")
-        return counter(read(self.v2, "memory.events"), "oom_kill") if self.v2 else 0
 
 
 def open_group(

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from runtime.oci.cgroups.group import Group
+    from runtime.oci.cgroups.directories import Directories
     from runtime.oci.cgroups.resources import Setting
 
 # Written though the kernel counts no swap, these mean what is the case anyway.
@@ -25,7 +25,7 @@ _SWAP_FILES = ("memory.memsw.limit_in_bytes", "memory.swap.max")
 _RETRIED = (errno.EINVAL, errno.EBUSY)
 
 
-def apply(group: Group, resources: dict[str, Any]) -> None:
+def apply(group: Directories, resources: dict[str, Any]) -> None:
     """Write the limits; Failure names the field that was refused.
 
     The files of a controller constrain one another (burst ≤ quota, memory ≤ memory + swap, quota / period ≤ the parent's),
@@ -58,7 +58,7 @@ def apply(group: Group, resources: dict[str, Any]) -> None:
             raise _failure(group, setting, error) from None
 
 
-def restrict_devices(group: Group, given: list[dict[str, Any]]) -> None:
+def restrict_devices(group: Directories, given: list[dict[str, Any]]) -> None:
     """Make the group's devices those of `linux.resources.devices` and the default ones."""
     wanted = rules(given)
     if "devices" in group.v1:
@@ -67,7 +67,7 @@ def restrict_devices(group: Group, given: list[dict[str, Any]]) -> None:
         bpf.restrict(group, wanted)
 
 
-def check_before_update(group: Group, resources: dict[str, Any]) -> None:
+def check_before_update(group: Directories, resources: dict[str, Any]) -> None:
     """Refuse a memory limit below what is in use if `memory.checkBeforeUpdate` says so: v2 would kill, v1 refuses anyway."""
     given = resources.get("memory") or {}
     limit = given.get("limit") or -1
@@ -81,7 +81,7 @@ def check_before_update(group: Group, resources: dict[str, Any]) -> None:
         )
 
 
-def _write(group: Group, setting: Setting) -> None:
+def _write(group: Directories, setting: Setting) -> None:
     controller, file, text, _field = setting
     directory = group.directory(controller)
     if not directory:
@@ -93,21 +93,21 @@ def _write(group: Group, setting: Setting) -> None:
             raise
 
 
-def _says_no_swap(group: Group, text: str) -> bool:
+def _says_no_swap(group: Directories, text: str) -> bool:
     """Tell whether a limit on swap says: any, or none; on v1, which counts memory in, none is the limit on memory."""
     if text in ("max", "-1", "0"):
         return True
     return "memory" in group.v1 and text == read(group.v1["memory"], "memory.limit_in_bytes")
 
 
-def _hand_down_left_over(group: Group, controllers: set[str]) -> None:
+def _hand_down_left_over(group: Directories, controllers: set[str]) -> None:
     """In a hybrid layout, enable those of v2's few controllers that are needed; the hierarchy is otherwise left as it is."""
     wanted = tuple(word for word in sorted(controllers) if word and word not in group.layout.v1)
     if wanted:
         hand_down(group.layout.v2, group.v2, wanted)
 
 
-def _without_group(group: Group, resources: dict[str, Any]) -> None:
+def _without_group(group: Directories, resources: dict[str, Any]) -> None:
     asked = [section for section, given in sorted(resources.items()) if given and section != "devices"]
     if not asked:
         return
@@ -123,7 +123,7 @@ def _not_delegated(field: str) -> Failure:
     )
 
 
-def _failure(group: Group, setting: Setting, error: OSError) -> Failure:
+def _failure(group: Directories, setting: Setting, error: OSError) -> Failure:
     """Say which field was refused, and why as far as the errno tells."""
     controller, file, text, field = setting
     message = f"linux.resources.{field}: cannot write {text!r} to {file}: {(error.strerror or '').lower()}"
@@ -147,7 +147,7 @@ def _failure(group: Group, setting: Setting, error: OSError) -> Failure:
     return Failure(message, hints.get(error.errno or 0, ""))
 
 
-def _has_controller(group: Group, controller: str) -> bool:
+def _has_controller(group: Directories, controller: str) -> bool:
     if controller in group.v1 or not controller:
         return True
     return bool(group.v2) and controller in (read(group.v2, "cgroup.controllers") or "").split()

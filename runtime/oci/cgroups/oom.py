@@ -11,7 +11,7 @@ from runtime.oci.failure import Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from runtime.oci.cgroups.group import Group
+    from runtime.oci.cgroups.directories import Directories
 
 _SECONDS = 0.5
 _PAUSE = 0.002
@@ -22,7 +22,7 @@ class Watch:
 
     __slots__ = ("_control", "_group", "_known", "events", "fd")
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: Directories) -> None:
         self._group = group
         self._control = -1
         if "memory" in group.v1:

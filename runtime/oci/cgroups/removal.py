@@ -10,13 +10,14 @@ import time
 
 from runtime.oci.cgroups.creation import MARK
 from runtime.oci.cgroups.files import tree
+from runtime.oci.cgroups.freezer import kill
 from runtime.oci.failure import Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from runtime.oci.cgroups.group import Group
+    from runtime.oci.cgroups.directories import Directories
 
 _SIGKILL = 9
 _SECONDS = 10.0
@@ -25,7 +26,7 @@ _PAUSE = 0.002
 _INSTANTS = (0.00005, 0.0001, 0.0002, 0.0004)
 
 
-def destroy(group: Group, kept: Collection[str] = ()) -> None:
+def destroy(group: Directories, kept: Collection[str] = ()) -> None:
     """Remove the directories but those `kept`; groups made below them and processes left in any of them go too."""
     left = []
     for top in group.directories():
@@ -35,7 +36,7 @@ def destroy(group: Group, kept: Collection[str] = ()) -> None:
     pids = group.processes() if left or kept else []
     while left or pids:
         if pids:
-            group.kill(_SIGKILL)
+            kill(group, _SIGKILL)
             _wait_for_end(pids, 0.05)
         left = [top for top in left if not _removed_with_all_below(top)]
         pids = group.processes()
@@ -66,7 +67,7 @@ def remove(directories: list[str]) -> None:
             continue
 
 
-def withdraw(group: Group, found: Collection[str]) -> None:
+def withdraw(group: Directories, found: Collection[str]) -> None:
     """Remove the directories that a creation has made before it was killed, and nothing of anybody else's.
 
     What was `found` there before is not ours, nor what lacks our mark; the one process that may have been in it dies with

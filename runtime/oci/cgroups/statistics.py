@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from runtime.oci.cgroups.group import Group
+    from runtime.oci.cgroups.directories import Directories
 
     Entry = dict[str, object]
 
@@ -44,7 +44,7 @@ _CPUSET_FLAGS = (
 ).split()
 
 
-def collect(group: Group) -> dict[str, Any]:
+def collect(group: Directories) -> dict[str, Any]:
     """Return the statistics of the group and all below it."""
     return {
         "cpu": _cpu(group),
@@ -79,7 +79,7 @@ def _table(text: str | None) -> dict[str, int]:
     return result
 
 
-def _cpu(group: Group) -> dict[str, Any]:
+def _cpu(group: Directories) -> dict[str, Any]:
     result: dict[str, Any] = {}
     throttled = _table(read(group.directory("cpu"), "cpu.stat"))
     if "cpuacct" in group.v1:
@@ -115,7 +115,7 @@ def _usage_v1(directory: str) -> Entry:
     }
 
 
-def _cpuset(group: Group) -> Entry:
+def _cpuset(group: Directories) -> Entry:
     directory = group.directory("cpuset")
     effective = "cpuset.effective_" if "cpuset" in group.v1 else "cpuset."
     suffix = "" if "cpuset" in group.v1 else ".effective"
@@ -139,7 +139,7 @@ def numbers(text: str | None) -> list[int]:
     return result
 
 
-def _memory_v1(group: Group) -> dict[str, Any]:
+def _memory_v1(group: Directories) -> dict[str, Any]:
     directory = group.v1["memory"]
     raw = _table(read(directory, "memory.stat"))
     result: dict[str, Any] = {"cache": raw.get("cache", 0), "raw": raw}
@@ -184,7 +184,7 @@ def _memory_v2(directory: str) -> dict[str, Any]:
     return result
 
 
-def _pids(group: Group) -> Entry:
+def _pids(group: Directories) -> Entry:
     directory = group.directory("pids")
     limit = _number(directory, "pids.max")
     return {"current": _number(directory, "pids.current"), "limit": 0 if limit == UNLIMITED else limit}
@@ -230,7 +230,7 @@ def _blkio_v2(directory: str) -> dict[str, Any]:
     return result
 
 
-def _hugetlb(group: Group) -> dict[str, Entry]:
+def _hugetlb(group: Directories) -> dict[str, Entry]:
     directory = group.directory("hugetlb")
     v1 = "hugetlb" in group.v1
     usage_file, max_file = ("usage_in_bytes", "max_usage_in_bytes") if v1 else ("current", "max")
