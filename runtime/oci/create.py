@@ -11,7 +11,7 @@ import os
 
 from runtime.oci import channel as messages
 from runtime.oci import config as configuration
-from runtime.oci import image, jsontext, log, namespaces, process, rootfs, stage, state
+from runtime.oci import jsontext, log, module_cache, namespaces, process, rootfs, stage, state
 from runtime.oci.cgroups import open_group
 from runtime.oci.failure import Failure, Step, describe
 from runtime.oci.job import Job
@@ -52,7 +52,7 @@ def create(settings: Settings, request: Request, meanwhile: Callable[[], None] =
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         creation.prepare()
         creation.fork()
-        image.bring("runtime.oci.cgroups.limits")
+        module_cache.load("runtime.oci.cgroups.limits")
         meanwhile()
         creation.serve()
         creation.publish()
@@ -143,7 +143,7 @@ class _Creation:
             config, self._request.bundle, identity=self._request.id, rootless=self._settings.rootless
         )
         if configuration.has_filter(config):
-            image.bring("runtime.oci.seccomp")
+            module_cache.load("runtime.oci.seccomp")
             from runtime.oci import seccomp
 
             job.filter = seccomp.prepare(config, os.path.join(self._settings.root, _CACHE), log.debug)

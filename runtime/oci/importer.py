@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import sys
 
-from runtime.oci import image
+from runtime.oci import module_cache
 
 _kept: list[object] = []
 
@@ -19,5 +19,5 @@ def freeze() -> None:
     # Kept, as to free them would copy the pages that this process shares with its parent.
     _kept.append((sys.path, sys.meta_path, sys.path_hooks, sys.path_importer_cache))
     sys.path, sys.meta_path, sys.path_hooks, sys.path_importer_cache = [], [], [], {}
-    image.stop()
+    module_cache.stop()
     gc.disable()

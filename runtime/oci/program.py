@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from runtime.oci import image, log, options
+from runtime.oci import log, module_cache, options
 from runtime.oci.failure import FAILED, Failure, describe
 from runtime.oci.settings import GLOBAL, from_options
 from runtime.oci.signals import signal
@@ -103,7 +103,7 @@ def _run(arguments: list[str]) -> int:
         return _show_version()
     if name not in COMMANDS:
         raise Failure(f"unknown command {name!r}", f"see {NAME} --help", status=_USAGE_ERROR)
-    image.bring(_module(name))
+    module_cache.load(_module(name))
     module = load(name)
     parsed = options.parse(rest[1:], module.COMMAND)
     if parsed.flag("help"):

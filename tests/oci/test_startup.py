@@ -108,7 +108,7 @@ def test_ends_import_less(bundle: Bundle, command: str) -> None:
 
 
 def test_second_start_looks_for_few_modules(bundle: Bundle) -> None:
-    """All but the first three of ours come from images, without the import system, and so do the standard library's of source."""
+    """All but the first three of ours, and the standard library's that are source, come from the module cache."""
     bundle.process["args"] = ["true"]
     bundle.save()
     arguments = [str(PROGRAM), str(ROOT), "--root", str(bundle.state), "run", bundle.id]
@@ -117,9 +117,9 @@ def test_second_start_looks_for_few_modules(bundle: Bundle) -> None:
     assert {name for name in names if name.startswith("runtime")} == {
         "runtime",
         "runtime.oci",
-        "runtime.oci.image",
+        "runtime.oci.module_cache",
     }
-    assert names <= (ALLOWED | {"marshal", "runtime", "runtime.oci", "runtime.oci.image"}) - {
+    assert names <= (ALLOWED | {"marshal", "runtime", "runtime.oci", "runtime.oci.module_cache"}) - {
         "__future__",
         "struct",
     }

@@ -7,7 +7,7 @@ import os
 
 from runtime.oci import channel as messages
 from runtime.oci import config as configuration
-from runtime.oci import image, jsontext, log, namespaces, seal, shape, state, visitor
+from runtime.oci import jsontext, log, module_cache, namespaces, seal, shape, state, visitor
 from runtime.oci.failure import Failure, Step, describe
 from runtime.oci.options import Command, Option, Options
 from runtime.oci.process import foreground, launch, prepared, user
@@ -201,7 +201,7 @@ def _prepare(
     if container.record.get("keyring", True):
         visit.keyring = container.id
     if configuration.has_filter(config):
-        image.bring("runtime.oci.seccomp")
+        module_cache.load("runtime.oci.seccomp")
         from runtime.oci import seccomp
 
         visit.filter = seccomp.prepare(config, os.path.join(settings.root, _CACHE), log.debug)

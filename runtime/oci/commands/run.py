@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from runtime.oci import image, syscalls
+from runtime.oci import module_cache, syscalls
 from runtime.oci.commands.create import OPTIONS, SUBREAPER, request
 from runtime.oci.create import create
 from runtime.oci.failure import one_line
@@ -38,7 +38,7 @@ def run(settings: Settings, options: Options) -> int:
         return 0
     if not asked.detach and not options.flag("no-subreaper"):
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-    container = create(settings, asked, lambda: image.bring("runtime.oci.attend"))
+    container = create(settings, asked, lambda: module_cache.load("runtime.oci.attend"))
     from runtime.oci import attend
 
     return attend.attend(container, asked, keep=options.flag("keep"))

@@ -2,10 +2,10 @@
 """Start faster: the code of all modules that a command needs, in one file, put in place without the import system.
 
 Python looks for every module in several places, opens it, checks it, and locks it meanwhile: 0.1 ms each, and an ordinary
-`run` needs seventy. An *image* is named after a module, and the one that was brought before it. It holds the code of that module
-and of all of ours which it is the first to import, each after those that it needs itself. It counts as long as it comes from
-this version of Python and every source has the size and the time it had; else Python imports as ever, and the image is made
-anew if we may write it. It is believed only if nobody can have written it but root, us, and who owns this source.
+`run` needs seventy. A *cache file* is named after a module, and the one that was loaded before it. It holds the code of
+that module and of all of ours which it is the first to import, each after those that it needs itself. It counts as long as it
+comes from this version of Python and every source has the size and the time it had; else Python imports as ever, and the
+file is made anew if we may write it. It is believed only if nobody can have written it but root, us, and who owns this source.
 """
 
 # Not `from __future__ import annotations`: this is the one module that is imported the slow way, and that would be another.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     # name, source (a relative path: below _TOP), whether it is a package, st_mtime_ns, st_size, code
     Entry = tuple[str, str, bool, int, int, CodeType]
 
-_HEADER = b"unionrt image 4\n" + MAGIC_NUMBER
+_HEADER = b"unionrt modules 5\n" + MAGIC_NUMBER
 _CHECKSUM = 8  # bytes
 _HERE = os.path.dirname(__file__)
 _TOP = os.path.dirname(os.path.dirname(_HERE)) + "/"
@@ -37,7 +37,7 @@ _Spec = type(sys.__spec__)
 
 
 class _Progress:
-    """What was brought last, by which the next image is named, and how many modules there were then."""
+    """What was loaded last, by which the next cache file is named, and how many modules there were then."""
 
     on = False  # not where somebody imports our modules into a program of his own
     last = ""
@@ -45,29 +45,29 @@ class _Progress:
 
 
 def use() -> None:
-    """Use images from now on."""
+    """Use the cache from now on."""
     _Progress.on = True
     _Progress.count = len(sys.modules)
 
 
 def stop() -> None:
-    """Read no image any more: in a container's root it would be the container's file."""
+    """Read no cache file any more: in a container's root it would be the container's file."""
     _Progress.on = False
 
 
-def bring(name: str) -> None:
+def load(name: str) -> None:
     """Import the module `name` and what it needs; what is there already stays."""
     if name in sys.modules:
         return
     if not _Progress.on:
         __import__(name)
         return
-    path = f"{_HERE}/__pycache__/{name}-{_Progress.last}.{sys.implementation.cache_tag}.image"
+    path = f"{_HERE}/__pycache__/{name}-{_Progress.last}.{sys.implementation.cache_tag}.modules"
     if not _put(_read(path)):
         between = _ours_after(_Progress.count)
         count = len(sys.modules)
         __import__(name)
-        if not between:  # what is seldom imported must not be missing from an image that others use
+        if not between:  # what is seldom imported must not be missing from a file that others use
             _make(path, _ours_after(count))
     _Progress.last, _Progress.count = name.rpartition(".")[2], len(sys.modules)
 
@@ -96,7 +96,7 @@ def _put(entries: "list[Entry]") -> bool:
                 __import__(parent)
                 setattr(sys.modules[parent], last, module)
             exec(code, module.__dict__)
-    except Exception:  # whatever is wrong: the import that follows tells, unless it was the image
+    except Exception:  # whatever is wrong: the import that follows tells, unless it was the cache file
         for name in names:
             del sys.modules[name]
         return False
@@ -127,7 +127,7 @@ def _module(name: str, source: str, is_package: bool) -> "ModuleType":
 
 
 def _make(path: str, modules: "list[ModuleType]") -> None:
-    """Write an image of `modules`. Does nothing if it cannot be written."""
+    """Write a cache file of `modules`. Does nothing if it cannot be written."""
     if sys.dont_write_bytecode:
         return
     stage = f"{path}.{os.getpid()}"
@@ -157,7 +157,7 @@ def _entry(module: "ModuleType") -> "Entry":
 
 
 def _read(path: str) -> "list[Entry]":
-    """Return the entries of the image at `path`; none if it is missing, foreign, damaged, or of another version."""
+    """Return the entries of the cache file at `path`; none if it is missing, foreign, damaged, or of another version."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from runtime.oci import image as images
+from runtime.oci import module_cache
 from tests.support.oci import PROGRAM, ROOT
 
 NOBODY = 65534
@@ -24,7 +24,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 
 @pytest.fixture
 def copy() -> Iterator[Path]:
-    """Return a checkout of the program's own, which everybody may read, without any image."""
+    """Return a checkout of the program's own, which everybody may read, without any cache file."""
     with tempfile.TemporaryDirectory(prefix="unionrt-test-") as name:
         top = Path(name).resolve()
         top.chmod(0o755)
@@ -46,37 +46,37 @@ def _features(copy: Path, *wrapper: str, **how: Any) -> str:
     return done.stdout
 
 
-def _image(copy: Path) -> Path:
-    (found,) = (copy / "runtime/oci/__pycache__").glob(f"{COMMAND}-*.image")
+def _cache(copy: Path) -> Path:
+    (found,) = (copy / "runtime/oci/__pycache__").glob(f"{COMMAND}-*.modules")
     return found
 
 
-def _write(image: Path, content: Any) -> None:
-    """Write an image that is whole, whatever is in it."""
+def _write(cache: Path, content: Any) -> None:
+    """Write a cache file that is whole, whatever is in it."""
     data = marshal.dumps(content)
-    image.write_bytes(images._HEADER + images._checksum(data) + data)
+    cache.write_bytes(module_cache._HEADER + module_cache._checksum(data) + data)
 
 
-def _plant(image: Path, code: str = "print('planted')") -> None:
-    """Put other code into an image: a way to see whether it is used."""
-    data = image.read_bytes()
-    assert data.startswith(images._HEADER)
-    *before, last = marshal.loads(data[len(images._HEADER) + images._CHECKSUM :])
+def _plant(cache: Path, code: str = "print('planted')") -> None:
+    """Put other code into a cache file: a way to see whether it is used."""
+    data = cache.read_bytes()
+    assert data.startswith(module_cache._HEADER)
+    *before, last = marshal.loads(data[len(module_cache._HEADER) + module_cache._CHECKSUM :])
     *entry, _ = last
-    _write(image, [*before, (*entry, compile(code, "planted", "exec"))])
+    _write(cache, [*before, (*entry, compile(code, "planted", "exec"))])
 
 
-def test_image_is_made_once_and_follows_the_sources(copy: Path) -> None:
+def test_cache_is_made_once_and_follows_the_sources(copy: Path) -> None:
     """The second start changes nothing; a changed source counts at once and is put in anew."""
     first = _features(copy)
-    made = _image(copy).stat()
+    made = _cache(copy).stat()
     assert _features(copy) == first
-    assert _image(copy).stat().st_mtime_ns == made.st_mtime_ns
+    assert _cache(copy).stat().st_mtime_ns == made.st_mtime_ns
     source = copy / "runtime/oci/commands/features.py"
     source.write_text(source.read_text() + "\nprint('changed')\n")
     assert "changed" in _features(copy)
     assert "changed" in _features(copy)
-    assert _image(copy).stat().st_ino != made.st_ino
+    assert _cache(copy).stat().st_ino != made.st_ino
     source.unlink()
     assert "No module named" in subprocess.run(
         [copy / PROGRAM.relative_to(ROOT), "features"], capture_output=True, text=True, timeout=60
@@ -86,8 +86,8 @@ def test_image_is_made_once_and_follows_the_sources(copy: Path) -> None:
 START = """
 import sys
 sys.path.append(sys.argv[1])
-from runtime.oci import image
-image.use()
+from runtime.oci import module_cache
+module_cache.use()
 """
 
 
@@ -97,17 +97,17 @@ def _run(copy: Path, code: str) -> str:
 
 
 def _twice(copy: Path, code: str) -> list[str]:
-    """Return what `code` prints with images to be made, and with images."""
+    """Return what `code` prints with an empty cache, and with a full one."""
     return [_run(copy, code), _run(copy, code)]
 
 
-def test_image_is_used(copy: Path) -> None:
-    """With an image its modules do not come through the import system; a module that it lacks does."""
+def test_cache_is_used(copy: Path) -> None:
+    """From a cache file modules do not come through the import system; a module that it lacks does."""
     outputs = _twice(
         copy,
         """
-image.bring("runtime.oci.program")
-image.bring("runtime.oci.commands.features")
+module_cache.load("runtime.oci.program")
+module_cache.load("runtime.oci.commands.features")
 import runtime.oci.help
 from runtime.oci.commands import features
 print(sys.modules["runtime.oci.program"].__loader__ is None, features.__loader__ is None)
@@ -117,12 +117,12 @@ print(runtime.oci.help.__loader__ is None, features.COMMAND.name)
     assert outputs == ["False False\nFalse features\n", "True True\nFalse features\n"]
 
 
-def test_image_of_a_package_behaves_like_imports(copy: Path) -> None:
+def test_cache_of_a_package_behaves_like_imports(copy: Path) -> None:
     """A name that a package takes from its part stands for the same thing as after an ordinary import."""
     outputs = _twice(
         copy,
         """
-image.bring("runtime.oci.rootfs")
+module_cache.load("runtime.oci.rootfs")
 import runtime.oci.rootfs.masks
 from runtime.oci import rootfs
 assert rootfs.prepare is sys.modules["runtime.oci.rootfs.prepare"].prepare
@@ -134,15 +134,15 @@ print(sys.modules["runtime.oci.rootfs.prepare"].__loader__ is None)
     assert outputs == ["False\n", "True\n"]
 
 
-def test_no_image_is_read_when_the_importer_is_frozen(copy: Path) -> None:
-    """A process that is about to enter a container's root reads no image there: it would be the container's file."""
-    bring = 'image.bring("runtime.oci.importer"); import runtime.oci.importer as importer\n'
-    help = 'image.bring("runtime.oci.help"); print(sys.modules["runtime.oci.help"].__loader__)\n'
-    assert _twice(copy, bring + help)[1] == "None\n"
+def test_no_cache_is_read_when_the_importer_is_frozen(copy: Path) -> None:
+    """A process that is about to enter a container's root reads no cache there: it would be the container's file."""
+    load = 'module_cache.load("runtime.oci.importer"); import runtime.oci.importer as importer\n'
+    help = 'module_cache.load("runtime.oci.help"); print(sys.modules["runtime.oci.help"].__loader__)\n'
+    assert _twice(copy, load + help)[1] == "None\n"
     outcome = _run(
         copy,
         f"""
-{bring}
+{load}
 importer.freeze()
 try:
     {help}
@@ -153,73 +153,73 @@ except ModuleNotFoundError:
     assert outcome == "frozen\n"
 
 
-def _cut(image: Path) -> None:
-    os.truncate(image, 1000)
+def _cut(cache: Path) -> None:
+    os.truncate(cache, 1000)
 
 
-def _empty(image: Path) -> None:
-    os.truncate(image, 0)
+def _empty(cache: Path) -> None:
+    os.truncate(cache, 0)
 
 
-def _zero(image: Path) -> None:
-    size = image.stat().st_size
-    os.truncate(image, 0)
-    os.truncate(image, size)
+def _zero(cache: Path) -> None:
+    size = cache.stat().st_size
+    os.truncate(cache, 0)
+    os.truncate(cache, size)
 
 
-def _flip_a_bit(image: Path) -> None:
-    data = bytearray(image.read_bytes())
+def _flip_a_bit(cache: Path) -> None:
+    data = bytearray(cache.read_bytes())
     data[len(data) // 2] ^= 1
-    image.write_bytes(data)
+    cache.write_bytes(data)
 
 
-def _other_python(image: Path) -> None:
-    _plant(image)
-    header = images._HEADER
-    image.write_bytes(header[:-4] + bytes(4) + image.read_bytes()[len(header) :])
+def _other_python(cache: Path) -> None:
+    _plant(cache)
+    header = module_cache._HEADER
+    cache.write_bytes(header[:-4] + bytes(4) + cache.read_bytes()[len(header) :])
 
 
-def _raise(image: Path) -> None:
-    _plant(image, "raise RuntimeError")
+def _raise(cache: Path) -> None:
+    _plant(cache, "raise RuntimeError")
 
 
-def _other_shape(image: Path) -> None:
-    _write(image, [1, ("name", 2)])
+def _other_shape(cache: Path) -> None:
+    _write(cache, [1, ("name", 2)])
 
 
-def _other_object(image: Path) -> None:
-    _write(image, 17)
+def _other_object(cache: Path) -> None:
+    _write(cache, 17)
 
 
-def _open_to_others(image: Path) -> None:
-    _plant(image)
-    image.chmod(0o666)
+def _open_to_others(cache: Path) -> None:
+    _plant(cache)
+    cache.chmod(0o666)
 
 
-def _open_to_group(image: Path) -> None:
-    _plant(image)
-    image.chmod(0o664)
+def _open_to_group(cache: Path) -> None:
+    _plant(cache)
+    cache.chmod(0o664)
 
 
-def _link(image: Path) -> None:
-    _plant(image)
-    image.symlink_to(image.rename(image.with_suffix(".elsewhere")))
+def _link(cache: Path) -> None:
+    _plant(cache)
+    cache.symlink_to(cache.rename(cache.with_suffix(".elsewhere")))
 
 
-def _directory(image: Path) -> None:
-    image.unlink()
-    image.mkdir()
+def _directory(cache: Path) -> None:
+    cache.unlink()
+    cache.mkdir()
 
 
-def _fifo(image: Path) -> None:
-    image.unlink()
-    os.mkfifo(image)
+def _fifo(cache: Path) -> None:
+    cache.unlink()
+    os.mkfifo(cache)
 
 
-def test_image_is_believed(copy: Path) -> None:
-    """The tests below mean something: code put into an image by its owner is executed."""
+def test_cache_is_believed(copy: Path) -> None:
+    """The tests below mean something: code put into a cache file by its owner is executed."""
     _features(copy)
-    _plant(_image(copy), "print('planted', flush=True); raise SystemExit")
+    _plant(_cache(copy), "print('planted', flush=True); raise SystemExit")
     assert "planted" in subprocess.run(
         [copy / PROGRAM.relative_to(ROOT), "features"], capture_output=True, text=True, timeout=60
     ).stdout  # fmt: skip
@@ -232,29 +232,29 @@ def test_image_is_believed(copy: Path) -> None:
         _open_to_others, _open_to_group, _link, _directory, _fifo,
     ],
 )  # fmt: skip
-def test_image_that_cannot_be_trusted_is_not_used(copy: Path, spoil: Callable[[Path], None]) -> None:
+def test_cache_that_cannot_be_trusted_is_not_used(copy: Path, spoil: Callable[[Path], None]) -> None:
     """Damaged, of another Python, writable by others, not even a file: the modules are imported as ever, without a word."""
     expected = _features(copy)
-    spoil(_image(copy))
+    spoil(_cache(copy))
     assert _features(copy) == expected
     assert _features(copy) == expected
 
 
 @needs_root
-def test_image_of_another_user_is_not_used(copy: Path) -> None:
+def test_cache_of_another_user_is_not_used(copy: Path) -> None:
     """Who is neither root, nor us, nor the owner of the sources could do with us what he likes."""
     expected = _features(copy)
-    _plant(_image(copy))
-    os.chown(_image(copy), NOBODY, NOBODY)
+    _plant(_cache(copy))
+    os.chown(_cache(copy), NOBODY, NOBODY)
     assert _features(copy) == expected
-    assert _image(copy).stat().st_uid == 0
+    assert _cache(copy).stat().st_uid == 0
 
 
 @needs_root
-def test_image_that_root_has_made_is_used_by_all(copy: Path) -> None:
+def test_cache_that_root_has_made_is_used_by_all(copy: Path) -> None:
     """In an installation of root's nobody else can make them; those that are there serve everybody, in a user namespace too."""
     _features(copy)
-    _plant(_image(copy), "print('planted', flush=True); raise SystemExit")
+    _plant(_cache(copy), "print('planted', flush=True); raise SystemExit")
     program = str(copy / PROGRAM.relative_to(ROOT))
     for wrapper in ([], ["unshare", "--user", "--map-root-user"]):
         command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *wrapper, program]
@@ -265,8 +265,8 @@ def test_image_that_root_has_made_is_used_by_all(copy: Path) -> None:
 
 
 @needs_root
-def test_program_works_where_no_image_can_be_made(copy: Path) -> None:
-    """For an ordinary user of an installation without images; nothing is tried that leaves something."""
+def test_program_works_where_no_cache_can_be_made(copy: Path) -> None:
+    """For an ordinary user of an installation without them; nothing is tried that leaves something."""
     user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     assert _features(copy, *user)
     assert not list(copy.rglob("__pycache__"))
@@ -275,35 +275,35 @@ def test_program_works_where_no_image_can_be_made(copy: Path) -> None:
     assert not list((copy / "runtime/oci/__pycache__").iterdir())
 
 
-def test_image_that_cannot_be_written_is_no_failure(copy: Path) -> None:
+def test_cache_that_cannot_be_written_is_no_failure(copy: Path) -> None:
     """Where __pycache__ cannot be made the program works without."""
     (copy / "runtime/oci/__pycache__").write_text("in the way")
     assert _features(copy)
 
 
-def test_image_that_cannot_be_finished_leaves_nothing(copy: Path) -> None:
+def test_cache_that_cannot_be_finished_leaves_nothing(copy: Path) -> None:
     """A full disk takes the beginning of a file only."""
     expected = _features(copy)
-    for path in (copy / "runtime/oci/__pycache__").glob("*.image"):
+    for path in (copy / "runtime/oci/__pycache__").glob("*.modules"):
         path.unlink()
     most = 1000
     assert (
         _features(copy, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
         == expected
     )
-    assert not [path for path in (copy / "runtime/oci/__pycache__").iterdir() if ".image" in path.name]
+    assert not [path for path in (copy / "runtime/oci/__pycache__").iterdir() if ".modules" in path.name]
 
 
-def test_image_goes_along_with_a_copy(copy: Path) -> None:
+def test_cache_goes_along_with_a_copy(copy: Path) -> None:
     """Who copies a tree with its caches and changes the copy runs the copy; what is as it was need not be made again."""
     expected = _features(copy)
     other = copy / "other"
     other.mkdir()
     for package in ("runtime", "unionfs"):
         shutil.copytree(copy / package, other / package)
-    made = _image(other).stat().st_ino
+    made = _cache(other).stat().st_ino
     assert _features(other) == expected
-    assert _image(other).stat().st_ino == made
+    assert _cache(other).stat().st_ino == made
     source = other / "runtime/oci/commands/features.py"
     source.write_text(source.read_text() + "\nprint('changed')\n")
     assert "changed" in _features(other)
