@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hooks of config.json: programs run at six points of a container's life, with its state on their standard input.
 
-Imported only for a container that has hooks, before the importer is frozen. What a hook prints is kept for the message
+Imported only for a container that has hooks, before imports are forbidden. What a hook prints is kept for the message
 that tells of its failure.
 """
 

@@ -10,7 +10,7 @@ them is told "ok" when the cgroups are there. Both tell the parent over the chan
     init:  see init.py
     both:  "error TEXT"
 
-Whatever happens here happens with the importer frozen: a module imported after the root has changed would be the container's,
+Whatever happens here happens with imports forbidden: a module imported after the root has changed would be the container's,
 executed with our rights (the Python form of CVE-2019-14271).
 """
 
@@ -20,7 +20,7 @@ import errno
 import os
 
 from runtime.oci import channel as messages
-from runtime.oci import importer, init, log, namespaces, state, syscalls
+from runtime.oci import imports, init, log, namespaces, state, syscalls
 from runtime.oci.failure import Failure, Step, describe
 from runtime.oci.process.prepared import set_oom_score
 from runtime.oci.rootfs import steps as rootfs
@@ -59,7 +59,7 @@ def _be_child(job: Job, new: int) -> NoReturn:
         job.control.close()  # else we would not hear of the parent's end
         job.container.release()
         _die_with_parent()
-        importer.freeze()
+        imports.forbid()
         rootfs.stand_at_root(job.root)
         if new:
             with Step("make the namespaces", _hint()):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 from runtime.oci import channel as messages
-from runtime.oci import importer, namespaces, syscalls
+from runtime.oci import imports, namespaces, syscalls
 from runtime.oci.failure import Failure, Step, describe
 from runtime.oci.process import become, keyring, launch, prepared, scheduling
 from runtime.oci.signals import signal
@@ -98,7 +98,7 @@ def _guard(channel: messages.Channel, work: Callable[[], None]) -> NoReturn:
 
 
 def _scout(visit: Visit, channel: messages.Channel, report: int) -> None:
-    importer.freeze()
+    imports.forbid()
     _die_with_parent()
     joined = {fd for _, fd, _ in visit.namespaces.joined}
     launch.close_all_but(

@@ -134,23 +134,23 @@ print(sys.modules["runtime.oci.rootfs.prepare"].__loader__ is None)
     assert outputs == ["False\n", "True\n"]
 
 
-def test_no_cache_is_read_when_the_importer_is_frozen(copy: Path) -> None:
+def test_no_cache_is_read_when_imports_are_forbidden(copy: Path) -> None:
     """A process that is about to enter a container's root reads no cache there: it would be the container's file."""
-    load = 'module_cache.load("runtime.oci.importer"); import runtime.oci.importer as importer\n'
+    load = 'module_cache.load("runtime.oci.imports"); import runtime.oci.imports as imports\n'
     help = 'module_cache.load("runtime.oci.help"); print(sys.modules["runtime.oci.help"].__loader__)\n'
     assert _twice(copy, load + help)[1] == "None\n"
     outcome = _run(
         copy,
         f"""
 {load}
-importer.freeze()
+imports.forbid()
 try:
     {help}
 except ModuleNotFoundError:
-    print("frozen")
+    print("forbidden")
 """,
     )
-    assert outcome == "frozen\n"
+    assert outcome == "forbidden\n"
 
 
 def _cut(cache: Path) -> None:

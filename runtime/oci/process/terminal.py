@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The terminal of a container and the socket over which its other end is handed to the caller.
 
-Imported only for a process with a terminal, by the parent, before the importer is frozen.
+Imported only for a process with a terminal, by the parent, before imports are forbidden.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from runtime.oci import module_cache
 _kept: list[object] = []
 
 
-def freeze() -> None:
+def forbid() -> None:
     """Make every further import of a module that is not loaded fail, in a child that is about to leave our root."""
     # Kept, as to free them would copy the pages that this process shares with its parent.
     _kept.append((sys.path, sys.meta_path, sys.path_hooks, sys.path_importer_cache))
