@@ -12,7 +12,7 @@ import os
 import select
 import time
 
-from runtime.oci import seal
+from runtime.oci import sealed_exec
 from runtime.oci.failure import Failure, describe
 from runtime.oci.process import environment as variables
 from runtime.oci.process import launch, signals
@@ -69,7 +69,7 @@ def run(
 
     `state` is the state JSON; `directory` their working directory; `environment` what a hook without `env` gets (ours if
     None; startContainer inherits the process'). A timeout kills the hook's process group. `inside` tells that the programs
-    are the container's own, so that they must not come to see the interpreter (see seal.py). `output` is of `output_of`.
+    are the container's own, so that they must not come to see the interpreter (see sealed_exec.py). `output` is of `output_of`.
     """
     for number, hook in enumerate(hooks):
         problem = _Run(hook, state, directory, environment, inside, output).problem()
@@ -148,7 +148,7 @@ class _Run:
             os.close(fd)
         try:
             output, status = self._attend(pid, state_writer, output_reader)
-            failed = seal.reported(os.read(report_reader, _CHUNK), os.fsdecode(self._path))
+            failed = sealed_exec.reported(os.read(report_reader, _CHUNK), os.fsdecode(self._path))
         finally:
             os.close(report_reader)
         if status is None:
@@ -174,7 +174,7 @@ class _Run:
             launch.close_all_but({0, 1, 2, report})
             signals.reset()
             if self._inside:
-                seal.execute(self._path, self._arguments, self._environment, report=report)
+                sealed_exec.execute(self._path, self._arguments, self._environment, report=report)
             os.execve(self._path, self._arguments, self._environment)
         except OSError as error:
             os.write(2, (error.strerror or "").lower().encode())

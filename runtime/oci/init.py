@@ -9,7 +9,7 @@ It tells the parent over the channel, and is answered with "ok":
 
 "built" takes the place of "hooks" where there is nothing to wait for and is not answered: the limits are set before the answer
 to "ready". Nor is "error TEXT". The end of the channel means that the sealed stub waits for `start` in its place (see
-seal.py), "waiting" that this process does, as it has hooks to run before.
+sealed_exec.py), "waiting" that this process does, as it has hooks to run before.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 
-from runtime.oci import jsontext, seal, state
+from runtime.oci import jsontext, sealed_exec, state
 from runtime.oci.failure import Failure, Step, describe
 
 TYPE_CHECKING = False
@@ -90,7 +90,7 @@ def _problem(container: Container, data: bytes) -> Failure | None:
     if data[:1] == b"E":
         return Failure(data[1:].decode("utf-8", "replace"))
     name = container.record.get("program", "")
-    error = seal.reported(data, name)
+    error = sealed_exec.reported(data, name)
     if error is None:
         return None
     status = 127 if error.errno == errno.ENOENT else 126

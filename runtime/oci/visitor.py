@@ -139,7 +139,7 @@ def _visit(visit: Visit, channel: messages.Channel, report: int) -> None:
         os.close(visit.console)
     if messages.receive(channel)[0] != "go":
         os._exit(_FAILED)
-    # A filter without a listener is best loaded by the stub, if no_new_privs lets it; see seal.py.
+    # A filter without a listener is best loaded by the stub, if no_new_privs lets it; see sealed_exec.py.
     late = visit.filter if visit.process.no_new_privileges and not visit.has_listener() else None
     become.become(visit.process, visit.loader(channel) if late is None else None)
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)

@@ -7,7 +7,7 @@ import os
 
 from runtime.oci import channel as messages
 from runtime.oci import config as configuration
-from runtime.oci import jsontext, log, module_cache, namespaces, seal, shape, state, visitor
+from runtime.oci import jsontext, log, module_cache, namespaces, sealed_exec, shape, state, visitor
 from runtime.oci.failure import Failure, Step, describe
 from runtime.oci.options import Command, Option, Options
 from runtime.oci.process import foreground, launch, prepared, user
@@ -262,7 +262,7 @@ def _start(visit: visitor.Visit, container: state.Container, options: Options) -
         messages.send(channel, "go")
         _hear_end(channel, visit, container, pid)
         name = visit.process.arguments[0]
-        failed = seal.reported(os.read(reader, 64), os.fsdecode(name))
+        failed = sealed_exec.reported(os.read(reader, 64), os.fsdecode(name))
         if failed is not None:
             raise launch.explain(name, failed)
     except BaseException:

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 
-from runtime.oci import seal
+from runtime.oci import sealed_exec
 from runtime.oci.failure import Failure
 from runtime.oci.process import environment, limits, signals, syscalls
 
@@ -69,8 +69,8 @@ def execute(
 ) -> NoReturn:
     """Close every descriptor but 0-2, the preserved ones, `report`, `gate` and `keep`, reset signals, become the program.
 
-    `report`, `gate`, `seccomp` and `init` are seal.execute's; `keep` is a socket for the caller's own report of a failure, which
-    the exec closes. Raises Failure if not even the exec can start.
+    `report`, `gate`, `seccomp` and `init` are sealed_exec.execute's; `keep` is a socket for the caller's own report of a failure,
+    which the exec closes. Raises Failure if not even the exec can start.
     """
     os.umask(prepared.user.umask)
     if prepared.listen_fds:
@@ -79,7 +79,7 @@ def execute(
     close_all_but({0, 1, 2, report, gate, keep, *prepared.passed} - {-1})
     signals.reset()
     try:
-        seal.execute(
+        sealed_exec.execute(
             prepared.path,
             prepared.arguments,
             prepared.environment,
