@@ -38,7 +38,7 @@ def run(request: Request, container: Container) -> int:
         os.environ.pop(name, None)
     run = _Run(request, container)
     try:
-        status = run.attend()
+        status = run.make_and_wait()
     finally:
         run.wait_for_supervisor()
         container.clean()
@@ -61,11 +61,11 @@ class _Run:
         if request.wish.plain_rootfs is None:
             self._supervisor, self._channel = supervisor.fork(request, container)
 
-    def attend(self) -> int:
+    def make_and_wait(self) -> int:
         """Make the container, wait for its end, return its exit status; what kept it from starting becomes the problem."""
         status = FAILED
         try:
-            status = self._attend()
+            status = self._make_and_wait()
         except Failure as failure:
             self._hear()
             self._lost = self._channel is not None and messages.has_ended(self._channel)
@@ -81,9 +81,10 @@ class _Run:
             self.problem = f"processes killed at the memory limit: {kills}"
         return status
 
-    def _attend(self) -> int:
+    def _make_and_wait(self) -> int:
         # Only here: the supervisor loads its modules meanwhile, on another processor.
-        from runtime.oci import attend, create, log
+        from runtime.oci import create, log
+        from runtime.oci.run_created import run_created
         from runtime.oci.settings import Settings
 
         log.speak_as("unionbox")
@@ -96,7 +97,7 @@ class _Run:
         asked = self._asked()
         self._made = create.create(settings, asked)
         beside = None if self._channel is None else (self._channel.fileno(), self._lose)
-        return attend.attend(self._made, asked, keep=True, beside=beside)
+        return run_created(self._made, asked, keep=True, beside=beside)
 
     def _asked(self) -> Asked:
         from runtime.oci import job

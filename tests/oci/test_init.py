@@ -153,10 +153,10 @@ def test_tied_container_dies_with_its_maker(bundle: Bundle) -> None:
     bundle.save()
     code = """
 import sys
-from runtime.oci import attend, create, job, settings
+from runtime.oci import create, job, run_created, settings
 asked = job.Request(sys.argv[1], sys.argv[2], sys.argv[2] + "/config.json")
 asked.tied, asked.detach = True, False
-attend.attend(create.create(settings.Settings(sys.argv[3], rootless=False), asked), asked, keep=False)
+run_created.run_created(create.create(settings.Settings(sys.argv[3], rootless=False), asked), asked, keep=False)
 """
     command = ["-c", code, bundle.id, str(bundle.directory), str(bundle.state)]
     with subprocess.Popen(

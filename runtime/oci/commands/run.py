@@ -38,7 +38,7 @@ def run(settings: Settings, options: Options) -> int:
         return 0
     if not asked.detach and not options.flag("no-subreaper"):
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-    container = create(settings, asked, lambda: module_cache.load("runtime.oci.attend"))
-    from runtime.oci import attend
+    container = create(settings, asked, lambda: module_cache.load("runtime.oci.run_created"))
+    from runtime.oci.run_created import run_created
 
-    return attend.attend(container, asked, keep=options.flag("keep"))
+    return run_created(container, asked, keep=options.flag("keep"))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runtime.oci.state import Container
 
 
-def attend(container: Container, asked: Request, *, keep: bool, beside: Beside | None = None) -> int:
+def run_created(container: Container, asked: Request, *, keep: bool, beside: Beside | None = None) -> int:
     """Start the container, whose lock is held; return its exit status at its end, or 0 at once if detached.
 
     It is deleted at its end unless it is to be kept, and if it cannot be started or waited for. `beside` is foreground.wait's.
