@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from runtime.oci import config, shape, steps
+from runtime.oci import config, dry_run, shape
 from runtime.oci.commands import exec_, spec, update
 from runtime.oci.failure import Failure
 from runtime.oci.job import Request
@@ -191,7 +191,7 @@ def judge(tmp_path: Path) -> Callable[[dict[str, Any]], str]:
     def said(config: dict[str, Any]) -> str:
         path.write_text(json.dumps(config))
         try:
-            steps.of_run(settings, Request("test", str(tmp_path), str(path)))
+            dry_run.steps(settings, Request("test", str(tmp_path), str(path)))
         except Failure as failure:
             assert failure.status == 1
             return failure.line()

@@ -74,7 +74,7 @@ def test_run_imports_little(bundle: Bundle) -> None:
     assert others <= ALLOWED
     assert len(ours) <= MOST
     for name in (
-        "steps",
+        "dry_run",
         "help",
         "mappings",
         "hooks",

@@ -32,9 +32,9 @@ def run(settings: Settings, options: Options) -> int:
     asked = request(options)
     asked.detach = options.flag("detach")
     if options.flag("dry-run"):
-        from runtime.oci import steps
+        from runtime.oci import dry_run
 
-        print("\n".join(map(one_line, steps.of_run(settings, asked))))
+        print("\n".join(map(one_line, dry_run.steps(settings, asked))))
         return 0
     if not asked.detach and not options.flag("no-subreaper"):
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)

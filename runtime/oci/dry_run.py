@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _ENTRIES = ("enter ", "change the root directory ")
 
 
-def of_run(settings: Settings, request: Request) -> list[str]:
+def steps(settings: Settings, request: Request) -> list[str]:
     """Return the steps of `run`, numbered. Raises what `run` would say of the configuration."""
     config = configuration.load(request.config)
     state.check_free(settings.root, request.id)
