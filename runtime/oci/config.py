@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from runtime.oci import files, jsontext, shape
+from runtime.oci import files, jsontext, schema
 from runtime.oci.failure import Failure, Step
 
 TYPE_CHECKING = False
@@ -71,7 +71,7 @@ class naming:
 
 
 def parse(text: str, path: str, terminal_check: Callable[[bool], None] | None = None) -> Config:
-    """Return the object that `text` holds, of the right shape."""
+    """Return the object that `text` holds, that conforms to the schema."""
     try:
         config = jsontext.loads(text)
     except ValueError as error:
@@ -79,7 +79,7 @@ def parse(text: str, path: str, terminal_check: Callable[[bool], None] | None = 
     process = config.get("process") if isinstance(config, dict) else None
     if terminal_check is not None and isinstance(process, dict):
         terminal_check(process.get("terminal") is True)
-    conform(config, shape.CONFIG, "")
+    conform(config, schema.CONFIG, "")
     value: Config = config
     return value
 
@@ -87,13 +87,13 @@ def parse(text: str, path: str, terminal_check: Callable[[bool], None] | None = 
 def conform(value: Any, wanted: Any, place: str) -> None:
     """Raise a Failure that names the first key that is missing or of the wrong type; removes keys that are null."""
     if wanted is int:
-        wanted = shape.ANY_INTEGER
+        wanted = schema.ANY_INTEGER
     if isinstance(wanted, type):
         if not isinstance(value, wanted):
             raise Failure(f"config.json: {place} is not {_WORDS[wanted]}")
         if isinstance(value, str):
             _check_text(value, place)
-    elif isinstance(wanted, shape.Number):
+    elif isinstance(wanted, schema.Number):
         if not isinstance(value, int) or isinstance(value, bool):
             raise Failure(f"config.json: {place} is not an integer")
         if not wanted.least <= value <= wanted.most:
@@ -121,8 +121,8 @@ def _check_text(text: str, place: str) -> None:
 def _conform_object(value: Any, wanted: Any, place: str) -> None:
     if not isinstance(value, dict):
         raise Failure(f"config.json: {place or 'the whole'} is not an object")
-    any_key = isinstance(wanted, shape.Map)
-    shapes = wanted.keys if isinstance(wanted, shape.Whole) else wanted
+    any_key = isinstance(wanted, schema.Map)
+    shapes = wanted.keys if isinstance(wanted, schema.Whole) else wanted
     for key in list(value):
         if any_key:
             _check_text(key, place)
@@ -131,7 +131,7 @@ def _conform_object(value: Any, wanted: Any, place: str) -> None:
                 del value[key]
             else:
                 conform(value[key], wanted.value if any_key else shapes[key], f"{place}.{key}".lstrip("."))
-    if isinstance(wanted, shape.Whole):
+    if isinstance(wanted, schema.Whole):
         for key in wanted.needed:
             if key not in value:
                 raise Failure(f"config.json: {place}.{key} is missing")

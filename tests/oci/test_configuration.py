@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from runtime.oci import config, dry_run, shape
+from runtime.oci import config, dry_run, schema
 from runtime.oci.commands import exec_, spec, update
 from runtime.oci.failure import Failure
 from runtime.oci.job import Request
@@ -254,31 +254,31 @@ def test_extreme_values_are_judged(judge: Callable[[dict[str, Any]], str]) -> No
             judge(with_value(config, place, value))
 
 
-def _numbers(wanted: Any, place: Key = ()) -> Iterator[tuple[Key, shape.Number | None]]:
-    """Yield the way to each named key of a shape, and its limits if it is a number that has some."""
+def _numbers(wanted: Any, place: Key = ()) -> Iterator[tuple[Key, schema.Number | None]]:
+    """Yield the way to each named key of a schema, and its limits if it is a number that has some."""
     if isinstance(wanted, list):
         yield from _numbers(wanted[0], (*place, 0))
-    elif isinstance(wanted, dict | shape.Whole):
-        for key, below in (wanted.keys if isinstance(wanted, shape.Whole) else wanted).items():
-            yield (*place, key), below if isinstance(below, shape.Number) else None
+    elif isinstance(wanted, dict | schema.Whole):
+        for key, below in (wanted.keys if isinstance(wanted, schema.Whole) else wanted).items():
+            yield (*place, key), below if isinstance(below, schema.Number) else None
             yield from _numbers(below, (*place, key))
 
 
 def test_the_full_configuration_has_the_keys_of_the_shape() -> None:
-    """What the shape knows is tested here, but what is ignored, or what a machine may lack."""
+    """What the schema knows is tested here, but what is ignored, or what a machine may lack."""
     apart = {"apparmorProfile", "selinuxLabel", "mountLabel", "intelRdt", "network", "unified"}
     apart |= {"defaultErrnoRet"}  # goes with another action
     ignored = {"kernel", "kernelTCP", "swappiness", "disableOOMKiller", "useHierarchy", "leafWeight"}
     real_time = {"realtimeRuntime", "realtimePeriod"}
-    left = {place for place, _ in _numbers(shape.CONFIG)} - set(keys(full()))
+    left = {place for place, _ in _numbers(schema.CONFIG)} - set(keys(full()))
     assert {place for place in left if not set(place) & (apart | ignored | real_time)} == set()
 
 
 def test_numbers_just_outside_their_limits_are_named(judge: Callable[[dict[str, Any]], str]) -> None:
-    """Every number that the shape bounds is refused by name one below and one above."""
+    """Every number that the schema bounds is refused by name one below and one above."""
     config = full()
     there = set(keys(config))
-    for place, number in _numbers(shape.CONFIG):
+    for place, number in _numbers(schema.CONFIG):
         if number is not None and place in there:
             for value in (number.least - 1, number.most + 1):
                 assert name(place) in judge(with_value(config, place, value)), (place, value)

@@ -7,7 +7,7 @@ import os
 
 from runtime.oci import channel as messages
 from runtime.oci import config as configuration
-from runtime.oci import jsontext, log, module_cache, namespaces, sealed_exec, shape, state, visitor
+from runtime.oci import jsontext, log, module_cache, namespaces, schema, sealed_exec, state, visitor
 from runtime.oci.failure import Failure, Step, describe
 from runtime.oci.options import Command, Option, Options
 from runtime.oci.process import foreground, launch, prepared, user
@@ -138,7 +138,7 @@ def _read_process(path: str) -> dict[str, Any]:
     except ValueError as error:
         raise Failure(f"read the process: {path}: {error}") from None
     with configuration.naming(path):
-        configuration.conform(process, shape.PROCESS, "process")
+        configuration.conform(process, schema.PROCESS, "process")
     result: dict[str, Any] = process
     return result
 

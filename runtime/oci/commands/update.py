@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from runtime.oci import config as configuration
-from runtime.oci import jsontext, log, shape
+from runtime.oci import jsontext, log, schema
 from runtime.oci.failure import Failure, Step
 from runtime.oci.options import Command, Option, Options
 from runtime.oci.state import open_container
@@ -92,7 +92,7 @@ def from_options(options: Options) -> dict[str, Any]:
                 value = size(name, text)
             resources.setdefault(section, {})[key] = value
     with configuration.naming("the options"):
-        configuration.conform(resources, shape.RESOURCES, "linux.resources")
+        configuration.conform(resources, schema.RESOURCES, "linux.resources")
     return resources
 
 
@@ -126,5 +126,5 @@ def _read(path: str) -> dict[str, Any]:
             f"the resources in {path} are no JSON object", "give what linux.resources holds in config.json"
         )
     with configuration.naming(path):
-        configuration.conform(resources, shape.RESOURCES, "linux.resources")
+        configuration.conform(resources, schema.RESOURCES, "linux.resources")
     return resources
