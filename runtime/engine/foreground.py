@@ -131,10 +131,10 @@ class _Run:
         if channel is None:
             return
         messages.send(channel, supervisor.ENDED)
-        from runtime.oci.process.attention import Attention
+        from runtime.oci.process.event_loop import EventLoop
 
-        with Attention(self._hurry) as attention:
-            attention.wait(self._collect)
+        with EventLoop(self._hurry) as loop:
+            loop.wait(self._collect)
         self._hear()
 
     def _hurry(self, number: int) -> None:

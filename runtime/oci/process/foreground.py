@@ -60,14 +60,14 @@ def wait(
                 pass
 
     if master is not None or readiness is not None or beside is not None:
-        return _attend(lambda: collect(pid), forward, master, readiness, stdin=stdin, beside=beside)
+        return _wait_in_loop(lambda: collect(pid), forward, master, readiness, stdin=stdin, beside=beside)
     block()
     while (status := collect(pid)) is None:
         forward(signal.sigwait(signal.valid_signals()))
     return status
 
 
-def _attend(
+def _wait_in_loop(
     collect: Callable[[], int | None],
     forward: Callable[[int], None],
     master: int | None,
@@ -76,21 +76,21 @@ def _attend(
     stdin: bool,
     beside: Beside | None,
 ) -> int:
-    from runtime.oci.process.attention import Attention
+    from runtime.oci.process.event_loop import EventLoop
 
-    with Attention(forward) as attention:
+    with EventLoop(forward) as loop:
         if readiness is not None:
-            attention.watch(readiness.fileno(), readiness.hear)
+            loop.watch(readiness.fileno(), readiness.hear)
         if beside is not None:
             fd, act = beside
-            attention.once(fd, act)
+            loop.once(fd, act)
         if master is None:
-            status = attention.wait(collect)
+            status = loop.wait(collect)
         else:
             from runtime.oci.process.relay import Relay
 
-            with Relay(master, attention, stdin=stdin):
-                status = attention.wait(collect)
+            with Relay(master, loop, stdin=stdin):
+                status = loop.wait(collect)
     if readiness is not None:
         readiness.hear()  # its last words
     return status

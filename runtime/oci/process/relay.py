@@ -13,22 +13,22 @@ from runtime.oci.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from runtime.oci.process.attention import Attention
+    from runtime.oci.process.event_loop import EventLoop
 
 _CHUNK = 65536
 _END_OF_INPUT = b"\x04"  # Ctrl-D, as a terminal has no end of file
 
 
 class Relay:
-    """Copies both ways, or only from the container without `stdin`, as long as `attention` is paid.
+    """Copies both ways, or only from the container without `stdin`, as long as the event loop runs.
 
     A context manager that restores our terminal. OSError with the path "standard output" if that cannot be written.
     """
 
-    def __init__(self, master: int, attention: Attention, *, stdin: bool = True) -> None:
+    def __init__(self, master: int, loop: EventLoop, *, stdin: bool = True) -> None:
         self._master = master
         self._stdin = stdin
-        self._attention = attention
+        self._loop = loop
         self._to_container = b""
         self._open = True
         self._ended_in: bool | None = None  # whether the terminal was canonical when our input ended
@@ -37,12 +37,12 @@ class Relay:
     def __enter__(self) -> Relay:
         os.set_blocking(self._master, False)
         if self._stdin:
-            self._attention.watch(0, self._take_input)
-        self._attention.watch(self._master, self._exchange)
+            self._loop.watch(0, self._take_input)
+        self._loop.watch(self._master, self._exchange)
         if self._stdin and os.isatty(0):
             self._saved = termios.tcgetattr(0)
             tty.setraw(0)
-        self._attention.on(signal.SIGWINCH, self._resize)
+        self._loop.on(signal.SIGWINCH, self._resize)
         self._resize()
         return self
 
@@ -67,7 +67,7 @@ class Relay:
         except OSError:  # our terminal has gone
             data = b""
         if not data:
-            self._attention.ignore(0)
+            self._loop.ignore(0)
             self._end_input()
         self._to_container += data
         self._give_input()
@@ -90,12 +90,12 @@ class Relay:
             self._to_container = b""
         if self._open:
             wanted = select.POLLIN | (select.POLLOUT if self._to_container else 0)
-            self._attention.watch(self._master, self._exchange, wanted)
+            self._loop.watch(self._master, self._exchange, wanted)
 
     def _take_output(self) -> None:
         self._copy_output()
         if not self._open:
-            self._attention.ignore(self._master)
+            self._loop.ignore(self._master)
 
     def _copy_output(self) -> bool:
         """Copy what is there; tell whether there was something."""

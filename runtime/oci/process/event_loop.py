@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _MOST_SIGNALS = 65536
 
 
-class Attention:
+class EventLoop:
     """A context manager: within it signals arrive here instead of acting; those that were blocked before do so at its begin."""
 
     def __init__(self, forward: Callable[[int], None]) -> None:
@@ -26,7 +26,7 @@ class Attention:
         self._poll = select.poll()
         self._wakeup, self._wakeup_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
-    def __enter__(self) -> Attention:
+    def __enter__(self) -> EventLoop:
         self.watch(self._wakeup, self._take_signals)
         signal.set_wakeup_fd(self._wakeup_writer, warn_on_full_buffer=False)
         for number in signal.valid_signals():
@@ -69,7 +69,7 @@ class Attention:
             self._poll.unregister(fd)
 
     def wait(self, collect: Callable[[], int | None]) -> int:
-        """Pay attention until `collect`, asked whenever a child has ended, returns an exit status; return it."""
+        """Run until `collect`, asked whenever a child has ended, returns an exit status; return it."""
         while (status := collect()) is None:
             self._child_ended = False
             while not self._child_ended:
