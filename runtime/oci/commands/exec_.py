@@ -7,7 +7,7 @@ import os
 
 from runtime.oci import channel as messages
 from runtime.oci import config as configuration
-from runtime.oci import jsontext, log, module_cache, namespaces, schema, sealed_exec, state, visitor
+from runtime.oci import exec_child, jsontext, log, module_cache, namespaces, schema, sealed_exec, state
 from runtime.oci.failure import Failure, Step, describe
 from runtime.oci.options import Command, Option, Options
 from runtime.oci.process import foreground, launch, prepared, user
@@ -72,23 +72,23 @@ def _run(settings: Settings, options: Options) -> int:
     process = _process(options, config)
     terminal = process.get("terminal", False)
     _check_console(options, terminal)
-    visit = _prepare(settings, options, container, config, process)
-    for text in visit.process.warnings:
+    job = _prepare(settings, options, container, config, process)
+    for text in job.process.warnings:
         log.warning(text)
     master_socket = -1
     if terminal:
         from runtime.oci import console
         from runtime.oci.process import terminal as terminals
 
-        visit.attach = terminals.attach
+        job.attach = terminals.attach
         if options.text("console-socket"):
-            visit.console = terminals.connect(options.text("console-socket"))
+            job.console = terminals.connect(options.text("console-socket"))
         else:
-            master_socket, visit.console = terminals.pair()
-            visit.process.window = visit.process.window or console.own_window()
-    kinds = ", ".join(name.partition(" ")[0] for _, _, name in visit.namespaces.joined)
+            master_socket, job.console = terminals.pair()
+            job.process.window = job.process.window or console.own_window()
+    kinds = ", ".join(name.partition(" ")[0] for _, _, name in job.namespaces.joined)
     log.debug(f"exec {process['args'][0]!r} in container {container.id}: joining {kinds or 'no'} namespaces")
-    pid = _start(visit, container, options)
+    pid = _start(job, container, options)
     log.debug(f"process {pid} runs")
     if options.flag("detach"):
         return 0
@@ -182,7 +182,7 @@ def _prepare(
     container: state.Container,
     config: dict[str, Any],
     process: dict[str, Any],
-) -> visitor.Visit:
+) -> exec_child.Job:
     linux = config.get("linux") or {}
     pid = container.pid
     joined, root = _open_namespaces(container, pid)
@@ -196,17 +196,17 @@ def _prepare(
         group = group.below(path)
     # Named by the user, the group must be that one; else any of the container's will do.
     beside = 0 if options.all("cgroup") else pid
-    visit = visitor.Visit(made, joined, group, beside)
-    visit.root = root
+    job = exec_child.Job(made, joined, group, beside)
+    job.root = root
     if container.record.get("keyring", True):
-        visit.keyring = container.id
+        job.keyring = container.id
     if configuration.has_filter(config):
         module_cache.load("runtime.oci.seccomp")
         from runtime.oci import seccomp
 
-        visit.filter = seccomp.prepare(config, os.path.join(settings.root, _CACHE), log.debug)
-        visit.load = seccomp.load
-    return visit
+        job.filter = seccomp.prepare(config, os.path.join(settings.root, _CACHE), log.debug)
+        job.load = seccomp.load
+    return job
 
 
 def _open_namespaces(container: state.Container, pid: int) -> tuple[namespaces.Namespaces, int]:
@@ -239,34 +239,34 @@ def _open_namespaces(container: state.Container, pid: int) -> tuple[namespaces.N
     return namespaces.Namespaces(0, joined), root
 
 
-def _start(visit: visitor.Visit, container: state.Container, options: Options) -> int:
+def _start(job: exec_child.Job, container: state.Container, options: Options) -> int:
     """Start the process and return its pid when its program runs."""
     channel, theirs = messages.pair()
     reader, writer = os.pipe2(os.O_CLOEXEC)
     if not options.flag("detach"):  # else they are for us, and their default action takes the process with us
         foreground.block()
-    scout = visitor.fork(visit, theirs, writer)
+    stage = exec_child.fork(job, theirs, writer)
     theirs.close()
     os.close(writer)
-    namespaces.close(visit.namespaces)
-    for fd in (visit.console, visit.root):
+    namespaces.close(job.namespaces)
+    for fd in (job.console, job.root):
         if fd >= 0:
             os.close(fd)
     pid = 0
     try:
-        pid = _hear_pid(scout, channel, visit)
-        os.waitpid(scout, 0)
-        scout = 0
-        prepared.limit(pid, visit.process)
+        pid = _hear_pid(stage, channel, job)
+        os.waitpid(stage, 0)
+        stage = 0
+        prepared.limit(pid, job.process)
         _tell_pid(pid, options)
         messages.send(channel, "go")
-        _hear_end(channel, visit, container, pid)
-        name = visit.process.arguments[0]
+        _hear_end(channel, job, container, pid)
+        name = job.process.arguments[0]
         failed = sealed_exec.reported(os.read(reader, 64), os.fsdecode(name))
         if failed is not None:
             raise launch.explain(name, failed)
     except BaseException:
-        for child in filter(None, (scout, pid)):
+        for child in filter(None, (stage, pid)):
             _end(child)
         raise
     finally:
@@ -275,21 +275,21 @@ def _start(visit: visitor.Visit, container: state.Container, options: Options) -
     return pid
 
 
-def _hear_pid(scout: int, channel: messages.Channel, visit: visitor.Visit) -> int:
-    word, text, _ = messages.receive_from(scout, channel)
+def _hear_pid(stage: int, channel: messages.Channel, job: exec_child.Job) -> int:
+    word, text, _ = messages.receive_from(stage, channel)
     if word != "pid":
-        raise Failure(f"exec failed: {text}") if text else _death(visit)
+        raise Failure(f"exec failed: {text}") if text else _death(job)
     return int(text)
 
 
-def _death(visit: visitor.Visit) -> Failure:
+def _death(job: exec_child.Job) -> Failure:
     """Return what to say of a process that somebody has killed, perhaps the memory limit."""
-    kills = visit.group.oom_kills()
+    kills = job.group.oom_kills()
     hint = f"the container's memory limit has killed processes ({kills} so far)" if kills else ""
     return Failure("exec failed: the process died before its program ran", hint)
 
 
-def _hear_end(channel: messages.Channel, visit: visitor.Visit, container: state.Container, pid: int) -> None:
+def _hear_end(channel: messages.Channel, job: exec_child.Job, container: state.Container, pid: int) -> None:
     """Serve the child until its channel closes, which is at its exec; raises its failure."""
     ready = False
     helper: list[int] = []  # the pidfd of the process that sends the seccomp listener
@@ -299,11 +299,11 @@ def _hear_end(channel: messages.Channel, visit: visitor.Visit, container: state.
         )
         if word == "error":
             raise Failure(f"exec failed: {text}")
-        if word == "seccomp" and visit.filter is not None:
+        if word == "seccomp" and job.filter is not None:
             from runtime.oci.seccomp import notify
 
             with Step("hand the seccomp listener over"):
-                notify.send(visit.filter, container.describe(), pid, descriptors[0])
+                notify.send(job.filter, container.describe(), pid, descriptors[0])
             os.close(descriptors[0])
             messages.send(channel, "ok")
         if word in ("helper", "seccomp"):
@@ -313,7 +313,7 @@ def _hear_end(channel: messages.Channel, visit: visitor.Visit, container: state.
         ready = ready or word == "ready"
         if not word:
             if not ready:
-                raise _death(visit)
+                raise _death(job)
             return
 
 

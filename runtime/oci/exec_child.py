@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The child side of `exec`: a process that joins a running container and becomes the program asked for.
 
-The *scout* enters the control group and the namespaces and forks the *visitor*, which is the first of our processes in the
-container's pid namespace; the scout then ends, and the parent, whose child the visitor is, reaps it. Everything that the
-container's files could influence happens in the visitor, which is not dumpable, has no descriptor of the host's files and
-imports nothing. Words to the parent: "pid NUMBER", "seccomp" + listener, "ready", "error TEXT". It is told "go".
+The *stage* enters the control group and the namespaces and forks the *joined process*, which is the first of ours in the
+container's pid namespace; the stage then ends, and the parent, whose child the joined process is, reaps it. Everything that the
+container's files could influence happens in the joined process, which is not dumpable, has no descriptor of the host's files
+and imports nothing. Words to the parent: "pid NUMBER", "seccomp" + listener, "ready", "error TEXT". It is told "go".
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _FAILED = 255
 
 
-class Visit:
+class Job:
     """What the child needs to know, prepared by the parent before the fork."""
 
     __slots__ = (
@@ -74,11 +74,11 @@ class Visit:
         return lambda: load(found, channel)
 
 
-def fork(visit: Visit, channel: messages.Channel, report: int) -> int:
-    """Fork the scout and return its pid."""
-    pid = visit.group.fork(beside=visit.init)
+def fork(job: Job, channel: messages.Channel, report: int) -> int:
+    """Fork the stage and return its pid."""
+    pid = job.group.fork(beside=job.init)
     if pid == 0:
-        _guard(channel, lambda: _scout(visit, channel, report))
+        _guard(channel, lambda: _stage(job, channel, report))
     return pid
 
 
@@ -97,54 +97,54 @@ def _guard(channel: messages.Channel, work: Callable[[], None]) -> NoReturn:
         os._exit(_FAILED)
 
 
-def _scout(visit: Visit, channel: messages.Channel, report: int) -> None:
+def _stage(job: Job, channel: messages.Channel, report: int) -> None:
     imports.forbid()
     _die_with_parent()
-    joined = {fd for _, fd, _ in visit.namespaces.joined}
+    joined = {fd for _, fd, _ in job.namespaces.joined}
     launch.close_all_but(
-        {0, 1, 2, channel.fileno(), report, visit.console, visit.root, *joined, *visit.process.kept} - {-1}
+        {0, 1, 2, channel.fileno(), report, job.console, job.root, *joined, *job.process.kept} - {-1}
     )
-    if visit.process.initial_affinity is not None:
-        scheduling.pin(0, visit.process.initial_affinity, "initial")
+    if job.process.initial_affinity is not None:
+        scheduling.pin(0, job.process.initial_affinity, "initial")
     with Step("join the container's cgroup"):
-        visit.group.enter()
-    if visit.process.affinity is not None:
-        scheduling.pin(0, visit.process.affinity, "final")
-    prepared.set_oom_score(visit.process)
+        job.group.enter()
+    if job.process.affinity is not None:
+        scheduling.pin(0, job.process.affinity, "final")
+    prepared.set_oom_score(job.process)
     # From here to the exec nobody in the container may trace us or look at our descriptors (CVE-2016-9962).
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-    namespaces.join(visit.namespaces)
-    namespaces.close(visit.namespaces)
-    if visit.root >= 0:
+    namespaces.join(job.namespaces)
+    namespaces.close(job.namespaces)
+    if job.root >= 0:
         with Step("enter the container's root"):
-            os.fchdir(visit.root)
+            os.fchdir(job.root)
             os.chroot(".")
-            os.close(visit.root)
+            os.close(job.root)
     pid = syscalls.fork_sibling()
     if pid == 0:
-        _guard(channel, lambda: _visit(visit, channel, report))
+        _guard(channel, lambda: _joined(job, channel, report))
     messages.send(channel, "pid", str(pid))
 
 
-def _visit(visit: Visit, channel: messages.Channel, report: int) -> None:
+def _joined(job: Job, channel: messages.Channel, report: int) -> None:
     _die_with_parent()
     _be_root()
     _die_with_parent()  # a change of ids clears it
     os.setsid()
-    if visit.keyring:
-        keyring.join(visit.keyring)
-    if visit.attach is not None:
-        process = visit.process
-        visit.attach(visit.console, process.window, process.user.uid, console_device=False)
-        os.close(visit.console)
+    if job.keyring:
+        keyring.join(job.keyring)
+    if job.attach is not None:
+        process = job.process
+        job.attach(job.console, process.window, process.user.uid, console_device=False)
+        os.close(job.console)
     if messages.receive(channel)[0] != "go":
         os._exit(_FAILED)
     # A filter without a listener is best loaded by the stub, if no_new_privs lets it; see sealed_exec.py.
-    late = visit.filter if visit.process.no_new_privileges and not visit.has_listener() else None
-    become.become(visit.process, visit.loader(channel) if late is None else None)
+    late = job.filter if job.process.no_new_privileges and not job.has_listener() else None
+    become.become(job.process, job.loader(channel) if late is None else None)
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
     messages.send(channel, "ready")
-    launch.execute(visit.process, report=report, keep=channel.fileno(), seccomp=late)
+    launch.execute(job.process, report=report, keep=channel.fileno(), seccomp=late)
 
 
 def _be_root() -> None:
