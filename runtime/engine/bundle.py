@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime.engine.wish import IdMap, Wish
-from runtime.oci import defaults, jsontext, state
+from runtime.oci import SPEC, defaults, jsontext, state
 from runtime.oci.cgroups import layout
 from runtime.oci.process.accounts import ANNOTATION
 from runtime.oci.seccomp.default import profile
@@ -33,7 +33,7 @@ def configuration(identity: str, wish: Wish, hidden: Sequence[str], groups: layo
     """Return config.json for a machine with these cgroups."""
     capabilities = _capabilities(wish, groups)
     config: dict[str, Any] = {
-        "ociVersion": state.SPEC,
+        "ociVersion": SPEC,
         "root": _root(wish),
         "hostname": wish.hostname or identity,
         "process": _process(identity, wish, capabilities),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from runtime.oci import log, module_cache, options
+from runtime.oci import SPEC, log, module_cache, options
 from runtime.oci.failure import FAILED, Failure, describe
 from runtime.oci.settings import GLOBAL, from_options
 from runtime.oci.signals import signal
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 NAME = "unionrt"
-SPEC = "1.2.1"
 FEATURES = "+SECCOMP +CGROUPS +CAP +EBPF +IDMAP +TIMENS +SYSTEMD_NOTIFY"
 
 # In the order of a container's life; modules named otherwise than their command are after it.

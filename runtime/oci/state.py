@@ -18,7 +18,7 @@ import os
 import stat
 import time
 
-from runtime.oci import files, jsontext, log
+from runtime.oci import SPEC, files, jsontext, log
 from runtime.oci.failure import Failure, Step
 
 TYPE_CHECKING = False
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from runtime.oci.cgroups import Group
 
-SPEC = "1.2.1"
 RECORD, CONFIG, GATE, REPORT = "state.json", "config.json", "exec.fifo", "exec.result"
 _PATIENCE = 30.0  # seconds that a command waits for another one on the same container
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")

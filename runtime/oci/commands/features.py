@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from runtime.oci import jsontext
+from runtime.oci import SPEC, jsontext
 from runtime.oci.options import Command, Options
 
 TYPE_CHECKING = False
@@ -33,13 +33,12 @@ def run(settings: Settings, options: Options) -> int:
 
 def describe() -> dict[str, Any]:
     """Return the features, whether this kernel has them or not."""
-    from runtime.oci import program
     from runtime.oci.process import capabilities
     from runtime.oci.rootfs import mountflags
 
     return {
         "ociVersionMin": "1.0.0",
-        "ociVersionMax": program.SPEC,
+        "ociVersionMax": SPEC,
         "hooks": list(_HOOKS),
         "mountOptions": mountflags.words(),
         "linux": {

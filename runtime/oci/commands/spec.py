@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from runtime.oci import defaults, jsontext
+from runtime.oci import SPEC, defaults, jsontext
 from runtime.oci.failure import Failure, Step
 from runtime.oci.options import Command, Option, Options
 
@@ -59,7 +59,7 @@ def run(settings: Settings, options: Options) -> int:
 def default(*, rootless: bool) -> dict[str, Any]:
     """Return the configuration of a container that runs a shell in the bundle's directory `rootfs`."""
     config: dict[str, Any] = {
-        "ociVersion": "1.2.1",
+        "ociVersion": SPEC,
         "process": {
             "terminal": True,
             "user": {"uid": 0, "gid": 0},
