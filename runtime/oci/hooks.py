@@ -147,7 +147,7 @@ class _Run:
         for fd in (state_reader, output_writer, report_writer):
             os.close(fd)
         try:
-            output, status = self._attend(pid, state_writer, output_reader)
+            output, status = self._communicate(pid, state_writer, output_reader)
             failed = sealed_exec.reported(os.read(report_reader, _CHUNK), os.fsdecode(self._path))
         finally:
             os.close(report_reader)
@@ -183,7 +183,7 @@ class _Run:
         finally:  # whatever happens, this child must not return into its parent's code
             os._exit(_NOT_STARTED)
 
-    def _attend(self, pid: int, state_writer: int, output_reader: int) -> tuple[bytes, int | None]:
+    def _communicate(self, pid: int, state_writer: int, output_reader: int) -> tuple[bytes, int | None]:
         """Feed and hear the hook until it ends; return (output, exit status), None as status for one that took too long."""
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         os.set_blocking(state_writer, False)
