@@ -13,7 +13,7 @@ import pytest
 
 from runtime.oci import seccomp
 from runtime.oci.failure import Failure
-from runtime.oci.seccomp import default, newer
+from runtime.oci.seccomp import default, enosys
 
 pytestmark = pytest.mark.skipif(not ctypes.util.find_library("seccomp"), reason="libseccomp is not installed")
 
@@ -126,7 +126,7 @@ def test_newer_calls_follow_a_tolerant_default(tmp_path: Path, default: str) -> 
 
 def test_newer_prefix_jumps_right_on_every_architecture() -> None:
     """The prefix alone: falls through to what follows for known calls and other architectures."""
-    program = newer.prefix({AARCH64: 400, X86_64: 300, X86: 200}, X32_BIT | 250)
+    program = enosys.prefix({AARCH64: 400, X86_64: 300, X86: 200}, X32_BIT | 250)
     program += struct.pack("=HBBI", 6, 0, 0, ALLOW)
     for arch, largest in ((AARCH64, 400), (X86_64, 300), (X86, 200), (X86_64, X32_BIT | 250)):
         assert evaluate(program, largest, arch=arch) == ALLOW

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 
 from runtime.oci.failure import Failure
-from runtime.oci.seccomp import newer, profile
+from runtime.oci.seccomp import enosys, profile
 from runtime.oci.seccomp.syscalls import ARCH_X32, Library, Rules
 
 TYPE_CHECKING = False
@@ -40,7 +40,7 @@ def compile_profile(checked: Profile, debug: Callable[[str], None]) -> bytes:
         program = rules.program()
     finally:
         rules.close()
-    program = _newer(library, checked, {library.native(), *architectures}) + program
+    program = _enosys(library, checked, {library.native(), *architectures}) + program
     if len(program) > _LONGEST * _INSTRUCTION:
         raise Failure(
             f"linux.seccomp: {len(program) // _INSTRUCTION} instructions are too many", "name fewer arguments"
@@ -74,7 +74,7 @@ def _add(library: Library, rules: Rules, rule: Rule, debug: Callable[[str], None
                 raise Failure(f"linux.seccomp: cannot add the rule for {name}: {error.strerror}") from None
 
 
-def _newer(library: Library, checked: Profile, architectures: set[int]) -> bytes:
+def _enosys(library: Library, checked: Profile, architectures: set[int]) -> bytes:
     default = checked.default_action
     if default & profile.ACTION_MASK in _TOLERANT or default == profile.ERRNO | errno.ENOSYS:
         return b""
@@ -84,4 +84,4 @@ def _newer(library: Library, checked: Profile, architectures: set[int]) -> bytes
         largest[token] = max((number for number in numbers if number is not None), default=0)
     largest_x32 = largest.pop(ARCH_X32, 0)
     known = {token: number for token, number in largest.items() if number > 0}
-    return newer.prefix(known, largest_x32) if known else b""
+    return enosys.prefix(known, largest_x32) if known else b""
