@@ -149,7 +149,7 @@ class Trail:
         self.needs_data = not directory  # nothing but marks of metacopy so far
 
     def turn(self, marks: tuple[str, ...], path: bytes) -> None:
-        """Take in the redirect, if any, of the entry that the search begins at."""
+        """Take in the redirect, if any, of the entry that the search begins at; EPERM if it is not to be followed, EINVAL."""
         value = _redirect(marks, path, self._name, self._branch)
         if value is not None:
             parts = self._turn(value, ())

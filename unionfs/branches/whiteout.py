@@ -219,7 +219,7 @@ def remove(branch: OpenBranch, dirfd: int, name: bytes, form: str) -> bool:
 
 
 def is_whited_out(branch: OpenBranch, dirfd: int, name: bytes) -> bool:
-    """Tell whether `branch` hides `name` of the branches below it."""
+    """Tell whether `branch` hides `name` of the branches below it; EIO as of `has_mark`."""
     if branch.whable and has_mark(dirfd, name):
         return True
     if branch.overlay:

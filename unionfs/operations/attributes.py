@@ -236,7 +236,10 @@ class AttributeChanger:
         ]
 
     def set_xattr(self, node: Node, name: str, value: bytes, flags: int = 0) -> None:
-        """Copy up and set an attribute; `flags` are XATTR_CREATE and XATTR_REPLACE."""
+        """Copy up and set an attribute; `flags` are XATTR_CREATE and XATTR_REPLACE (EEXIST, ENODATA).
+
+        EPERM for those of the union itself, EOPNOTSUPP for ACLs without the option `acl`.
+        """
         name = self._name(name, errno.EPERM)
         self._copyups.ensure(node)
         node.bare = UNKNOWN

@@ -92,6 +92,7 @@ class CopyUps:
         """Copy a node to `target`, whether or not its own branch is writable; the rest is as in `ensure`.
 
         With `place` the copy gets that new name, and the old names stay what they are: AUFS' link(2) of a lower file.
+        EXDEV while the kernel reads and writes the file by itself, which cannot be moved then.
         """
         if node.is_directory:
             self.directory_on(node, target)

@@ -99,7 +99,7 @@ class Creator:
             raise
 
     def directory(self, parent: Node, name: bytes, mode: int, caller: Caller) -> Attributes:
-        """Create a directory; opaque if the name was whited out on its branch or `diropq=always`."""
+        """Create a directory; opaque if the name was whited out on its branch or `diropq=always`; errors as of `file`."""
         branch, fd = self._place(parent, name, directory=True)
         hidden = self._union.is_hidden(parent, branch, fd, name)
         opaque = hidden or self._union.options.diropq == "a"
@@ -157,7 +157,7 @@ class Creator:
             os.close(created)
 
     def symlink(self, parent: Node, name: bytes, target: bytes, caller: Caller) -> Attributes:
-        """Create a symbolic link to `target`."""
+        """Create a symbolic link to `target`; errors as of `file`."""
         branch, fd = self._place(parent, name)
         return self._special(
             parent, branch, fd, name, caller, lambda entry: os.symlink(target, entry, dir_fd=fd)

@@ -40,7 +40,10 @@ class InodeFlags:
             return protection.shown(self._union, node, protection.read_flags(fd))
 
     def set(self, node: Node, wanted: int) -> None:
-        """Copy up and set the flags (FS_IOC_SETFLAGS). The caller's right to it has been checked."""
+        """Copy up and set the flags (FS_IOC_SETFLAGS). The caller's right to it has been checked.
+
+        ENOTTY as of `get`, EPERM for another change of what is and stays immutable, and errors of a copy-up.
+        """
         before = self.get(node)
         changed = before ^ wanted
         _check(changed, before & wanted & protection.IMMUTABLE)
@@ -57,7 +60,7 @@ class InodeFlags:
         return _EXTENDED.pack(xflags, *rest)
 
     def set_extended(self, node: Node, wanted: bytes) -> None:
-        """Copy up and set what a struct fsxattr says (FS_IOC_FSSETXATTR). The caller's right to it has been checked."""
+        """Copy up and set what a struct fsxattr says (FS_IOC_FSSETXATTR); errors as of `set`."""
         before, after = _EXTENDED.unpack(self.get_extended(node)), _EXTENDED.unpack(wanted[: _EXTENDED.size])
         changed = before[0] ^ after[0]
         _check(changed or before[1:] != after[1:], before[0] & after[0] & _XFLAGS[protection.IMMUTABLE])

@@ -90,7 +90,10 @@ class Inspector:
         return sorted(set(holders))
 
     def which(self, path: bytes) -> list[dict[str, Any]]:
-        """Return for each branch what it holds at `path`; the first with "visible" is what the union shows."""
+        """Return for each branch what it holds at `path`; the first with "visible" is what the union shows.
+
+        ENOENT if a directory on the way is missing, ENOTDIR if it is none, EPERM and ENAMETOOLONG for names that no union has.
+        """
         names = [part for part in path.split(b"/") if part]
         node = self._union.root
         for name in names[:-1]:

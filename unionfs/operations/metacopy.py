@@ -43,7 +43,7 @@ class Completion(CopyJob):
 
 
 def begin(union: Union, node: Node, write_back: WriteBack | None) -> Completion | None:
-    """Return the job that fetches the data of a node's visible copy, None if the copy has its own."""
+    """Return the job that fetches the data of a node's visible copy, None if the copy has its own; errors as of `is_metacopy`."""
     path = union.open_path(node)
     try:
         place = whiteout.proc_path(path)

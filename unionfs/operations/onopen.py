@@ -23,7 +23,7 @@ class OnOpen:
         self._copyups = copyups
 
     def prepare_file(self, node: Node) -> None:
-        """Before a regular file is opened."""
+        """Before a regular file is opened; errors as of a copy-up (ENOSPC, EIO …), EROFS excepted: then nothing is done."""
         branch = node.branch
         assert branch is not None
         if not branch.copy_on_open or node.removed:

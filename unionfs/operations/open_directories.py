@@ -39,7 +39,7 @@ class OpenDirectories:
         return self._handles.add(handle)
 
     def begin(self, node: Node, caller: Caller) -> None:
-        """Do what opening a directory does, before `list` from offset 0."""
+        """Do what opening a directory does, before `list` from offset 0; ENOTDIR for another file."""
         if not node.is_directory:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         self._union.trim()
@@ -50,7 +50,7 @@ class OpenDirectories:
             self._inspect.check_read(node, caller)
 
     def read(self, number: int, offset: int) -> Iterator[tuple[Entry, Place | None]]:
-        """Yield the entries from `offset`, and where each is if that is known."""
+        """Yield the entries from `offset`, and where each is if that is known; errors as of `handle`."""
         return self.listing(self.handle(number), offset).read(offset)
 
     def listing(self, handle: DirectoryHandle, offset: int) -> Listing:

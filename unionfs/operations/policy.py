@@ -24,7 +24,7 @@ def read_only() -> OSError:
 
 
 def writable_above(branches: Sequence[OpenBranch], index: int) -> OpenBranch:
-    """Return the nearest writable branch at or above `index` (bottom-up)."""
+    """Return the nearest writable branch at or above `index` (bottom-up); EROFS if there is none."""
     for branch in reversed(branches[: index + 1]):
         if branch.writable:
             return branch
@@ -32,7 +32,7 @@ def writable_above(branches: Sequence[OpenBranch], index: int) -> OpenBranch:
 
 
 def top_down_parent(branches: Sequence[OpenBranch], layers: Layers) -> OpenBranch:
-    """AUFS' tdp: the topmost branch that has the parent, else the nearest writable one above it."""
+    """AUFS' tdp: the topmost branch that has the parent, else the nearest writable one above it; else EROFS."""
     top = layers[0][0]
     return top if top.writable else writable_above(branches, branches.index(top))
 
@@ -73,7 +73,8 @@ class Policies:
     ) -> OpenBranch:
         """Move a choice up where a whiteout or an opaque parent on a higher branch would hide the new entry.
 
-        The highest writable branch with such a mark wins; for a read-only one it is the nearest writable branch above it.
+        The highest writable branch with such a mark wins; for a read-only one it is the nearest writable branch above it,
+        EROFS if there is none.
         """
         position = branches.index(chosen)
         for branch, fd in layers:
@@ -85,7 +86,10 @@ class Policies:
         return chosen
 
     def for_copy_up(self, branches: Sequence[OpenBranch], layers: Layers, source: OpenBranch) -> OpenBranch:
-        """Return the branch to which an entry of `source` in the directory `layers` is copied up; `source` if writable."""
+        """Return the branch to which an entry of `source` in the directory `layers` is copied up; `source` if writable.
+
+        EROFS if no writable branch is above it.
+        """
         if source.writable:
             return source
         position = branches.index(source)

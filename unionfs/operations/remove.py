@@ -38,7 +38,10 @@ class Remover:
         self._copyups = copyups
 
     def unlink(self, parent: Node, name: bytes) -> Node | None:
-        """Remove a name that is not a directory; return the node that lost it, if the kernel knew it."""
+        """Remove a name that is not a directory; return the node that lost it, if the kernel knew it.
+
+        ENOENT, EISDIR for a directory, EPERM for what is immutable or append-only, EROFS if nothing can hide it.
+        """
         union = self._union
         node = union.only_name(parent, name)
         if node is not None and node.branch is not None:

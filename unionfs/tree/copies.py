@@ -193,7 +193,7 @@ class Copies:
     def find_data(self, node: Node, fd: int, marks: tuple[str, ...]) -> int:
         """Return a descriptor (O_PATH) of the file that has the data of a node's copy, -1 if the copy itself does.
 
-        `fd` is of the copy, and `marks` are those of an overlay that it has.
+        `fd` is of the copy, and `marks` are those of an overlay that it has. Errors as of `is_metacopy` and `open_data`.
         """
         branch = node.branch
         assert branch is not None
@@ -203,7 +203,10 @@ class Copies:
         return self.open_data(node, marks, path)
 
     def open_data(self, node: Node, marks: tuple[str, ...], path: bytes) -> int:
-        """Return a descriptor (O_PATH) of the file that has the data of a metacopy, which is at `path`."""
+        """Return a descriptor (O_PATH) of the file that has the data of a metacopy, which is at `path`.
+
+        EIO if no lower layer has it, EPERM for a mark that is not followed, ESTALE if the metacopy has no name any more.
+        """
         if node.parent is None:  # without a name nothing can be found, but for what somebody has open
             for handle in node.handles or ():
                 if handle.elsewhere:

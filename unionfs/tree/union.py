@@ -172,7 +172,7 @@ class Union:
             check_name(name, self.name_max, shwh=self.options.shwh)
 
     def find(self, parent: Node, name: bytes) -> Found | None:
-        """Return where `name` is visible in `parent`; BranchLost if nobody knows."""
+        """Return where `name` is visible in `parent`; errors as of `lookup.find`, and BranchLost (EIO) if nobody knows."""
         dirs = self.dirs(parent)
         trust = self.trust
         found: Found | None
@@ -227,7 +227,7 @@ class Union:
         return attributes
 
     def lookup_listed(self, parent: Node, name: bytes, place: tuple[OpenBranch, int] | None) -> Attributes:
-        """Return the node of a name in a listing; errors as of `lookup`.
+        """Return the node of a name in a listing; ENOENT if it has gone, and errors as of `look`.
 
         `place` is the branch on which a file with only one copy is known to show, and the descriptor of its copy of `parent`.
         """
