@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from types import FrameType
 
 _asked = False
@@ -12,12 +13,18 @@ _asked = False
 def expect() -> None:
     """From now on let SIGINT raise KeyboardInterrupt, at once or at the next `check`."""
     signal.signal(signal.SIGINT, _handle)
+    sys.unraisablehook = _tell
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
     global _asked
     _asked = True
     raise KeyboardInterrupt
+
+
+def _tell(dropped: sys.UnraisableHookArgs) -> None:
+    if dropped.exc_type is not KeyboardInterrupt:  # that one is raised again
+        sys.__unraisablehook__(dropped)
 
 
 def check() -> None:
