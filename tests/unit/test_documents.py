@@ -52,6 +52,15 @@ def test_document_names_files_that_are_there(path: Path) -> None:
         assert [name for name in named if not any(one.endswith(f"/{name}") for one in ours)] == []
 
 
+def test_tree_of_the_oci_runtime_is_complete() -> None:
+    """Every module and package of it is in the tree of architecture.md."""
+    _, _, section = (ROOT / "docs/architecture.md").read_text().partition("\n## unionrt\n")
+    tree = section.split("```")[1]
+    parts = [path for path in (ROOT / "runtime/oci").iterdir() if path.name[0] != "_"]
+    names = [path.name if path.suffix == ".py" else f"{path.name}/" for path in parts]
+    assert [name for name in names if not re.search(rf"(?<![\w/]){re.escape(name)}", tree)] == []
+
+
 def test_cited_sections_of_aufs_rules_are_in_the_tree() -> None:
     """Who cites one cites docs/aufs.md, and a section that it has."""
     rules = (ROOT / "docs/aufs.md").read_text()
