@@ -3,6 +3,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,8 @@ def _die() -> Figures:
         (_die, "failed", "died"),
     ],
 )
-def test_call_failure_has_kind_and_message(function: object, kind: str, message: str) -> None:
+def test_call_failure_has_kind_and_message(function: Callable[[], Figures], kind: str, message: str) -> None:
     """A wrong result, a system error, a bug and a death are told apart."""
-    assert callable(function)
     with pytest.raises(MeasurementError, match=message) as caught:
         call(function, 10)
     assert caught.value.kind == kind

@@ -114,14 +114,18 @@ class Kills:
             world.close()
 
 
+def _prepare(world: World, operation: Operation) -> str:
+    directory = world.take()
+    if operation.before is not None:
+        act(operation.before, directory)
+    return directory
+
+
 def _expect(world: World, operation: Operation) -> tuple[View, View, dict[str, list[str]]]:
     """Do an operation twice: return what is seen before and after it, and the calls."""
-    for attempt in range(2):
-        directory = world.take()
-        if operation.before is not None:
-            act(operation.before, directory)
-        if attempt == 0:
-            old = world.counted(look(directory), directory)
+    first = _prepare(world, operation)
+    old = world.counted(look(first), first)
+    directory = _prepare(world, operation)
     with world.watching(CHANGING) as trace:
         act(operation.act, directory)
     return old, world.counted(look(directory), directory), trace.calls()

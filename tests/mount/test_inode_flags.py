@@ -230,7 +230,7 @@ def test_chattr_sets_and_clears_flags_of_files(settable: Workshop, options: str)
 
 def test_chattr_lifts_flags_of_lower_files(settable: Workshop) -> None:
     """Taking +i or +a off a lower file, or adding another flag, makes a copy with just what was asked for."""
-    names = dict.fromkeys(("i", "a", "more", "still"), "x")
+    names: dict[str, str] = dict.fromkeys(("i", "a", "more", "still"), "x")
     u = mounted(settable, lower(settable, names, i="+iA", a="+ad", more="+a", still="+i"))
     assert letters(u / "i") == set("iA")
     chattr("-i", u / "i")

@@ -80,6 +80,7 @@ def test_directories_are_listed_without_being_opened(union: Workshop, copies: in
 def test_entries_removed_while_listed_do_not_end_the_listing(union: Workshop, copies: int) -> None:
     """Who looks at what it lists gets every entry that stays, also behind many that do not."""
     u = _mount(union, copies, MANY, "udba=reval")  # else the rest comes without attributes
+    order: list[str] = []
     for _ in range(3):
         with _stream(u / "d") as stream:
             order = [name for name in iter(stream.next, None) if (u / "d" / name).stat()]

@@ -50,6 +50,7 @@ def _replace(lower: Path, ino: int, name: str) -> bool:
     for old in ("a", "b"):
         (lower / old).unlink(missing_ok=True)
     made = [lower / f"new{number}" for number in range(MOST)]
+    path = made[0]
     for path in made:
         path.write_text("another")
         if path.stat().st_ino == ino:

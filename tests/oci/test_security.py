@@ -179,7 +179,7 @@ def test_groups_of_the_caller_are_not_inherited(bundle: Bundle) -> None:
     bundle.shell("grep Groups: /proc/self/status")
     bundle.process["user"] = {"uid": 1000, "gid": 1000}
     assert "4242" not in run_with(bundle, extra_groups=[4242, 4243]).stdout
-    bundle.process["user"]["additionalGids"] = [77]
+    bundle.process["user"] = {"uid": 1000, "gid": 1000, "additionalGids": [77]}
     words = run_with(bundle, extra_groups=[4242]).stdout.split()
     assert "77" in words and "4242" not in words
 
