@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """copy_file_range(2) within a union: small ranges are copied at once, others by a thread."""
 
+import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.support.union import Workshop
+from tests.support.union import Union, Workshop, unionfs
 
 SIZES = [1, 4095, 4096, 131072, 131073, 3 << 20]
 
@@ -52,3 +55,30 @@ def test_copy_of_a_range_within_a_file(union: Workshop) -> None:
         with pytest.raises(OSError, match="Invalid argument"):
             os.copy_file_range(fd, fd, 4, 0, 2)
     assert (u.branch(0) / "f").read_text() == "0123450123"
+
+
+def test_first_copies_at_once_are_all_made_by_the_server(union: Workshop) -> None:
+    """None of them makes the kernel believe that the server cannot copy."""
+    clients = 8
+    u = union.mount("nopassthrough", B0={"f": "x" * 5000})
+    barrier = threading.Barrier(clients)
+
+    def copy(number: int) -> None:
+        with (u / "f").open("rb") as reading, (u / f"copy{number}").open("wb") as writing:
+            barrier.wait()
+            assert os.copy_file_range(reading.fileno(), writing.fileno(), 5000) == 5000
+
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(copy, range(clients)))
+    copy_range = "copy_file_range"
+    before = _requests(u, copy_range)
+    with (u / "f").open("rb") as reading, (u / "last").open("wb") as writing:
+        assert os.copy_file_range(reading.fileno(), writing.fileno(), 5000) == 5000
+    if u.session == "direct":
+        assert _requests(u, copy_range) == before + 1
+
+
+def _requests(u: Union, kind: str) -> int:
+    """Return how many requests of a kind, and of its later forms, the server has counted."""
+    counted = json.loads(unionfs("stats", "--json", u.mnt).stdout)
+    return sum(each["count"] for name, each in counted.items() if name.startswith(kind))

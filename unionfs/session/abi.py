@@ -55,6 +55,7 @@ class Opcode(IntEnum):
     SYNCFS = 50
     TMPFILE = 51
     STATX = 52
+    COPY_FILE_RANGE_64 = 53
 
 
 # Headers: len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding / len, error, unique.
@@ -100,6 +101,7 @@ GETXATTR_IN = Struct("=II")
 FALLOCATE_IN = Struct("=QQQI4x")
 LSEEK_IN = Struct("=QqI4x")  # fh, offset (may be negative: ENXIO), whence
 COPY_FILE_RANGE_IN = Struct("=QQQQQQQ")
+COPY_FILE_RANGE_OUT = Struct("=Q")  # of COPY_FILE_RANGE_64; the older one is answered as a write
 IOCTL_IN = Struct("=QIIQII")  # fh, flags, cmd, arg, in_size, out_size
 INTERRUPT_IN = Struct("=Q")  # the request's unique number
 # attr_valid, its nsec, flags, then statx: mask, blksize, attributes, nlink, uid, gid, mode, ino, size, blocks,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Callable
 
 from unionfs.filesystem import UnionFilesystem
 from unionfs.handles.handles import FileHandle
@@ -185,6 +186,16 @@ class FileRequests:
 
     def copy_file_range(self, header: Header, body: memoryview) -> Reply:
         """Copy between two files of the union, on the branch filesystem if both are on one."""
+        return self._copy_range(body, lambda count: abi.WRITE_OUT.pack(count, 0))
+
+    def copy_file_range_64(self, header: Header, body: memoryview) -> Reply:
+        """Do the same, with an answer for more than 4 GiB (Linux 6.18).
+
+        A kernel that gets ENOSYS asks by the older request, but of two that get it at once the second never asks again.
+        """
+        return self._copy_range(body, abi.COPY_FILE_RANGE_OUT.pack)
+
+    def _copy_range(self, body: memoryview, answer: Callable[[int], bytes]) -> Reply:
         source, offset, _, target, target_offset, length, _ = abi.COPY_FILE_RANGE_IN.unpack_from(body)
         writer = self._filesystem.writable_file(target)
         reader = self._filesystem.file(source)
@@ -193,7 +204,7 @@ class FileRequests:
 
         def work() -> bytes:
             count = os.copy_file_range(reader.fd, writer.fd, length, offset, target_offset)
-            return abi.WRITE_OUT.pack(count, 0)
+            return answer(count)
 
         if length <= _SMALL and not self._pace.slow and _copies_at_once(reader.fd, writer.fd, offset, length):
             start = time.monotonic()
