@@ -59,7 +59,7 @@ soak: bootstrap
 
 # Publish a result file in docs/benchmarks.md and docs/benchmarks/:  make bench-docs RESULTS=full.jsonl [SELFTEST=selftest.jsonl]
 bench-docs: bootstrap
-	$(PYTHON) -m bench.publish $(RESULTS) $(SELFTEST)
+	$(PYTHON) -m bench.report.publish $(RESULTS) $(SELFTEST)
 
 # Lint, format, types; they are part of the tests too (tests/unit/test_quality.py), but for pyright, which is installed here.
 check: bootstrap

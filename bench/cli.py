@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import backing, catalog, environment, isolation, measure, terminal
-from bench.launcher import RUNTIME
-from bench.plan import Plan, check_reach, check_space
-from bench.results import Record, Recorder, cells, load
+from bench.machine import backing, isolation
+from bench.machine.launcher import RUNTIME
+from bench.measuring import environment, measure
+from bench.measuring.plan import Plan, check_reach, check_space
+from bench.report import catalog, terminal
+from bench.results.results import Record, Recorder, cells, load
 from bench.runtimes import RUNTIMES
 from bench.targets import BASELINE, FULL, QUICK, TARGETS, Instance, parse_targets
 from bench.targets.model import Target
@@ -191,7 +193,7 @@ def _full(options: argparse.Namespace) -> int:
 
 def _selftest(options: argparse.Namespace) -> int:
     """Measure, then judge the intervals."""
-    from bench.proof import judge
+    from bench.measuring.selftest import judge
 
     if options.targets == _SELFTEST and not options.slow:
         options.slow = ["slow=20"]
@@ -338,7 +340,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from bench.report import write
+    from bench.report.write import write
 
     write(load(options.results).of_suites(options.suite), options.output)
     print(options.output)
@@ -346,7 +348,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from bench.compare import show
+    from bench.report.compare import show
 
     old, new = load(options.old), load(options.new)
     return show(old, new, options.threshold / 100, absolute=options.absolute, as_json=options.json)

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import unionfs
-from bench import cgroups
-from bench.client import MeasurementError
-from bench.launcher import FEATURES, PLAIN, UNION, Container, Launcher
+from bench.machine import cgroups
+from bench.machine.client import MeasurementError
+from bench.machine.launcher import FEATURES, PLAIN, UNION, Container, Launcher
 from bench.runtimes.lowlevel import own_program
 from bench.runtimes.model import Runtime, run_checked, short_path
 from bench.targets.model import Mounted, Room

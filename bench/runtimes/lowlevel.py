@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.launcher import FEATURES, PLAIN, UNION, Container, Launcher, Overlay
+from bench.machine.launcher import FEATURES, PLAIN, UNION, Container, Launcher, Overlay
 from bench.runtimes.model import Runtime
 from bench.targets.model import Mounted, Room
 from bench.targets.servers import program_version

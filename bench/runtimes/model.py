@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.client import MeasurementError
-from bench.launcher import FEATURES, RUNTIME
-from bench.layers import build_plain
+from bench.machine.client import MeasurementError
+from bench.machine.launcher import FEATURES, RUNTIME
+from bench.machine.layers import build_plain
 from bench.targets.model import Mounted, Room, Target
 from bench.targets.servers import program_version
 from unionfs.kernel import mount_table

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from bench.layers import Layers, pattern
+from bench.machine.layers import Layers, pattern
 from unionfs.errors import UserError
 
 MARKER = "etc/unionbench"

@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.client import MeasurementError
-from bench.layers import build_plain
+from bench.machine.client import MeasurementError
+from bench.machine.layers import build_plain
 from bench.targets.model import MANY, REPLACE, Mounted, Room, Target, unmount
 
 

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.client import MeasurementError
-from bench.launcher import FILESYSTEM, Launcher
-from bench.layers import Build, Layers
-from bench.unprivileged import User
+from bench.machine.client import MeasurementError
+from bench.machine.launcher import FILESYSTEM, Launcher
+from bench.machine.layers import Build, Layers
+from bench.machine.unprivileged import User
 
 COPY_UP = "copy-up"  # a file of a read-only layer can be written to
 WHITEOUT = "whiteout"  # a file of a read-only layer can be removed

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench import unprivileged
+from bench.machine import unprivileged
 from bench.targets.model import MANY, Mounted, Room, Target
 
 SUFFIX = "-rootless"

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import unionfs
-from bench.client import Figures, MeasurementError, call
+from bench.machine.client import Figures, MeasurementError, call
 from bench.targets.model import COPY_UP, MANY, REPLACE, SERVER, WHITEOUT, Mounted, Room, Target, unmount
 from unionfs.options import table
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from bench import programs
+from bench.machine import programs
 from bench.workloads import (
     classic,
     concurrency,

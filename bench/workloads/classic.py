@@ -16,9 +16,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.client import Figures, MeasurementError, Place
-from bench.inside import build_root, contained
-from bench.layers import Layers, write_big
+from bench.machine.client import Figures, MeasurementError, Place
+from bench.machine.inside import build_root, contained
+from bench.machine.layers import Layers, write_big
 from bench.workloads.fio import PROGRAMS, SIZE, Job, check_pattern, run_fio, sample
 from bench.workloads.model import Figure, Workload
 

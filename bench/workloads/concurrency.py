@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.client import Figures, MeasurementError, Place, Sample, expect
-from bench.layers import Layers, pattern
+from bench.machine.client import Figures, MeasurementError, Place, Sample, expect
+from bench.machine.layers import Layers, pattern
 from bench.workloads import latency
 from bench.workloads.latency import percentiles
 from bench.workloads.metadata import FILE_SIZE, read_file, write_file

@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO
 
-from bench import cgroups, syscalls
-from bench.client import Figures, MeasurementError, Place, Sample, expect, quantiles
-from bench.launcher import FEATURES, PLAIN, RUNTIME, UNION, Container, Launcher
+from bench.machine import cgroups, syscalls
+from bench.machine.client import Figures, MeasurementError, Place, Sample, expect, quantiles
+from bench.machine.launcher import FEATURES, PLAIN, RUNTIME, UNION, Container, Launcher
 from bench.runtimes.rootfs import MARKER, build_rootfs, marker
 from bench.workloads.model import Figure, Workload
 

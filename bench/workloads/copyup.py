@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from bench.client import Figures, MeasurementError, Place, expect, time_each
-from bench.layers import Build, Layers, pattern
+from bench.machine.client import Figures, MeasurementError, Place, expect, time_each
+from bench.machine.layers import Build, Layers, pattern
 from bench.targets.model import COPY_UP
 from bench.workloads.model import Figure, MiB, Workload
 

@@ -7,8 +7,8 @@ import os
 import time
 from collections.abc import Callable
 
-from bench.client import Figures, MeasurementError, Place, Sample, expect
-from bench.layers import pattern
+from bench.machine.client import Figures, MeasurementError, Place, Sample, expect
+from bench.machine.layers import pattern
 from bench.targets.model import SERVER
 from bench.workloads import listing
 from bench.workloads.metadata import FILE_SIZE, FILES, build_files, file_name, read_file, write_file

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.client import Figures, Place, expect
-from bench.layers import Layers, write_big
+from bench.machine.client import Figures, Place, expect
+from bench.machine.layers import Layers, write_big
 from bench.targets.model import COPY_UP
 from bench.workloads.fio import PROGRAMS, SIZE, Job, check_pattern, run_fio, sample
 from bench.workloads.model import Figure, Workload

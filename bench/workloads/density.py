@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from bench import cgroups
-from bench.client import Figures, MeasurementError, Place, Sample, expect
-from bench.launcher import FEATURES, RUNTIME, UNION, Container, Launcher
+from bench.machine import cgroups
+from bench.machine.client import Figures, MeasurementError, Place, Sample, expect
+from bench.machine.launcher import FEATURES, RUNTIME, UNION, Container, Launcher
 from bench.runtimes.rootfs import DATA, DATA_SIZE, build_rootfs
 from bench.workloads.containers import attempt, bury, enter_client, error_log, last_line, launcher_of
 from bench.workloads.model import Figure, MiB, Workload

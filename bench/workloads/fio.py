@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.client import MeasurementError, Place, Sample, expect
-from bench.layers import pattern
+from bench.machine.client import MeasurementError, Place, Sample, expect
+from bench.machine.layers import pattern
 from bench.workloads.model import MiB
 
 PROGRAMS = (("fio", "fio"),)

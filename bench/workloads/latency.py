@@ -10,8 +10,8 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 
-from bench.client import Figures, Place, Sample, expect, quantiles
-from bench.layers import pattern
+from bench.machine.client import Figures, Place, Sample, expect, quantiles
+from bench.machine.layers import pattern
 from bench.workloads.metadata import FILE_SIZE, build_files, file_name, read_file
 from bench.workloads.model import Figure, MiB, Workload
 from bench.workloads.realwork.files import expect_files

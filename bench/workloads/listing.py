@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Callable
 from functools import cache
 
-from bench.client import Figures, MeasurementError, Place, Sample, expect, time_each
-from bench.layers import Build, Layers
+from bench.machine.client import Figures, MeasurementError, Place, Sample, expect, time_each
+from bench.machine.layers import Build, Layers
 from bench.targets.model import MANY
 from bench.workloads.model import Figure, Workload
 

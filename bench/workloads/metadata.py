@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.client import Figures, Place, expect, time_each
-from bench.layers import Layers, pattern
+from bench.machine.client import Figures, Place, expect, time_each
+from bench.machine.layers import Layers, pattern
 from bench.targets.model import WHITEOUT
 from bench.workloads.model import Figure, Workload
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.client import Figures, Place
-from bench.launcher import FILESYSTEM
-from bench.layers import Build
+from bench.machine.client import Figures, Place
+from bench.machine.launcher import FILESYSTEM
+from bench.machine.layers import Build
 
 MiB = 1 << 20
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from bench.client import Figures, Place, expect, time_each
-from bench.layers import Layers, pattern
+from bench.machine.client import Figures, Place, expect, time_each
+from bench.machine.layers import Layers, pattern
 from bench.workloads import listing
 from bench.workloads.model import Figure, MiB, Workload
 

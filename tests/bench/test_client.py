@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import syscalls
-from bench.client import Figures, MeasurementError, Place, Sample, call, expect, quantiles, time_each
+from bench.machine import syscalls
+from bench.machine.client import Figures, MeasurementError, Place, Sample, call, expect, quantiles, time_each
 
 
 def test_call_result_comes_from_another_process() -> None:

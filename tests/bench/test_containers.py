@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import cgroups, cli
-from bench.results import Results, load, summarize
+from bench import cli
+from bench.machine import cgroups
+from bench.results.results import Results, load, summarize
 
 _GROUPED = [h.directory for h in cgroups.hierarchies() if os.access(h.directory, os.W_OK)]
 needs_groups = pytest.mark.skipif(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import environment
+from bench.measuring import environment
 
 CAN_MOUNT = os.geteuid() == 0 and shutil.which("mkfs.ext4") is not None and Path("/dev/loop-control").exists()
 

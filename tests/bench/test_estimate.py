@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from bench import text
-from bench.estimate import Estimate, confidence, estimate, pair_ratios
-from bench.student import adjusted, change, quantile
+from bench.results import text
+from bench.results.estimate import Estimate, confidence, estimate, pair_ratios
+from bench.results.student import adjusted, change, quantile
 
 
 def test_estimate_equal_values_interval_is_the_value() -> None:

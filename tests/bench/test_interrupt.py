@@ -6,7 +6,7 @@ import sys
 
 SCRIPT = """
 import os, signal, weakref
-from bench import interrupt
+from bench.machine import interrupt
 
 class Thing:
     pass

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.client import Figures, Place
-from bench.layers import Layers
-from bench.plan import Plan, check_reach, check_space
+from bench.machine.client import Figures, Place
+from bench.machine.layers import Layers
+from bench.measuring.plan import Plan, check_reach, check_space
 from bench.targets import TARGETS, Instance, parse_targets
 from bench.workloads import SUITES, parse_suites, workloads_of
 from bench.workloads.model import MiB, Workload

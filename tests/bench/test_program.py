@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench import cli
-from bench.results import load, summarize
+from bench.results.results import load, summarize
 
 CAN_MOUNT = os.geteuid() == 0 and Path("/dev/fuse").exists()
 needs_root = pytest.mark.skipif(not CAN_MOUNT, reason="mounting needs root and /dev/fuse")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.compare import REGRESSION, compare, show, slower_targets
-from bench.proof import Verdict, judge
-from bench.results import Results, load
+from bench.measuring.selftest import Verdict, judge
+from bench.report.compare import REGRESSION, compare, show, slower_targets
+from bench.results.results import Results, load
 from tests.bench.test_program import bench, leftovers, needs_root
 
 RECORDED = Path(__file__).parents[2] / "docs/benchmarks/selftest.jsonl.gz"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.publish import fill, publish
-from bench.results import load
+from bench.report.publish import fill, publish
+from bench.results.results import load
 from tests.bench.test_results import write_results
 from unionfs.errors import UserError
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import programs
-from bench.client import Figures, MeasurementError, Place
-from bench.layers import Layers, build_plain
-from bench.results import load
+from bench.machine import programs
+from bench.machine.client import Figures, MeasurementError, Place
+from bench.machine.layers import Layers, build_plain
+from bench.results.results import load
 from bench.targets import TARGETS
 from bench.workloads import check_programs, concurrency, latency, realwork
 from bench.workloads.model import Figure, Workload

@@ -15,8 +15,8 @@ from xml.etree import ElementTree
 import pytest
 
 from bench import cli
-from bench.client import QUANTILES, Sample
-from bench.results import Recorder, load, summarize
+from bench.machine.client import QUANTILES, Sample
+from bench.results.results import Recorder, load, summarize
 from bench.workloads.model import Figure
 from unionfs.errors import UserError
 

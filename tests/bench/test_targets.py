@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import syscalls, unprivileged
-from bench.client import Figures, Sample, call
-from bench.results import Results, load, summarize
+from bench.machine import syscalls, unprivileged
+from bench.machine.client import Figures, Sample, call
+from bench.results.results import Results, load, summarize
 from unionfs.kernel import syscalls as mounts
 
 CAN_MOUNT = os.geteuid() == 0 and Path("/dev/fuse").exists()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.client import MeasurementError, Place, Sample, Timing
+from bench.machine.client import MeasurementError, Place, Sample, Timing
 
 
 def command(place: Place, *words: str | os.PathLike[str], **variables: str) -> bytes:

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from bench.client import Figures, MeasurementError, Place, expect
-from bench.layers import Layers, pattern
+from bench.machine.client import Figures, MeasurementError, Place, expect
+from bench.machine.layers import Layers, pattern
 from bench.workloads.model import Figure, MiB, Workload
 from bench.workloads.realwork.command import command, sample, timed
 from bench.workloads.realwork.files import expect_files, prepared, size_of

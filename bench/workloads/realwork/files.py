@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from bench.client import Place, expect
+from bench.machine.client import Place, expect
 
 Files = Iterable[tuple[str, bytes]]  # name and content
 _COMPARED = 20  # one file in so many is read through the mount; all of them are read in the branch

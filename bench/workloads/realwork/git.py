@@ -6,7 +6,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from bench.client import Figures, MeasurementError, Place, expect
+from bench.machine.client import Figures, MeasurementError, Place, expect
 from bench.workloads.model import Figure, MiB, Workload
 from bench.workloads.realwork.command import command, sample, timed
 from bench.workloads.realwork.files import expect_files, prepared

@@ -12,8 +12,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.client import Figures, Place, expect
-from bench.layers import pattern
+from bench.machine.client import Figures, Place, expect
+from bench.machine.layers import pattern
 from bench.workloads.model import Figure, MiB, Workload
 from bench.workloads.realwork.command import command, sample, timed
 from bench.workloads.realwork.files import count_files, expect_files, prepared, size_of

@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 import re
 
-from bench.client import Figures, Place, Timing, expect
-from bench.layers import Layers
+from bench.machine.client import Figures, Place, Timing, expect
+from bench.machine.layers import Layers
 from bench.workloads.model import Figure, Workload
 from bench.workloads.realwork.command import command, sample, timed
 

@@ -9,9 +9,9 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import programs
-from bench.client import Figures, Place, expect
-from bench.layers import pattern
+from bench.machine import programs
+from bench.machine.client import Figures, Place, expect
+from bench.machine.layers import pattern
 from bench.workloads.model import Figure, MiB, Workload
 from bench.workloads.realwork.command import command, sample, timed
 from bench.workloads.realwork.files import expect_files, prepared, size_of

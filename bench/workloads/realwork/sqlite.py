@@ -8,8 +8,8 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from bench.client import Figures, Place, expect
-from bench.layers import pattern
+from bench.machine.client import Figures, Place, expect
+from bench.machine.layers import pattern
 from bench.workloads.model import Figure, MiB, Workload
 from bench.workloads.realwork.command import sample, timed
 

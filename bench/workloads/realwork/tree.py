@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from bench.client import Figures, Place, expect
-from bench.layers import Layers, pattern
+from bench.machine.client import Figures, Place, expect
+from bench.machine.layers import Layers, pattern
 from bench.workloads.model import Figure, MiB, Workload
 from bench.workloads.realwork.command import command, sample, timed
 from bench.workloads.realwork.files import count_files, expect_files, prepared, size_of

@@ -6,8 +6,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from bench.estimate import UNSTABLE_SPREAD, Estimate, confidence
-from bench.results import Cell
+from bench.results.estimate import UNSTABLE_SPREAD, Estimate, confidence
+from bench.results.results import Cell
 
 Writer = Callable[[float], str]
 PROBLEMS = {

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import syscalls
+from bench.machine import syscalls
 from unionfs.kernel import syscalls as mounts
 
 _TOP = Path("/sys/fs/cgroup")

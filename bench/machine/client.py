@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import syscalls
-from bench.launcher import Launcher
-from bench.requests import Counter
+from bench.machine import syscalls
+from bench.machine.launcher import Launcher
+from bench.machine.requests import Counter
 
 # The distribution that a sample keeps of its latencies.
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)

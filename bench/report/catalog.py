@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 
-from bench import programs, terminal
-from bench.results import Record
+from bench.machine import programs
+from bench.report import terminal
+from bench.results.results import Record
 from bench.runtimes import RUNTIMES
 from bench.targets import TARGETS
 from bench.targets.model import Target

@@ -9,10 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bench import text
-from bench.client import QUANTILES
-from bench.plots import ALARM, BAND, INK, MUTED, PAPER, Drawing, blank, log_axis, mark_target, styled, styles
-from bench.results import Cell, Results
+from bench.machine.client import QUANTILES
+from bench.report.plots import (
+    ALARM,
+    BAND,
+    INK,
+    MUTED,
+    PAPER,
+    Drawing,
+    blank,
+    log_axis,
+    mark_target,
+    styled,
+    styles,
+)
+from bench.results import text
+from bench.results.results import Cell, Results
 from bench.workloads.model import Figure
 
 _ROW = 0.21  # inches

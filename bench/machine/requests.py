@@ -10,8 +10,8 @@ import os
 import struct
 from pathlib import Path
 
-from bench import syscalls
-from bench.unprivileged import User
+from bench.machine import syscalls
+from bench.machine.unprivileged import User
 from unionfs.kernel import mount_table
 from unionfs.kernel import syscalls as mounts
 from unionfs.session import abi

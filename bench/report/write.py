@@ -9,9 +9,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import dotplot, page, plots, text
-from bench.results import Cell, Results, by_suite, summarize
-from bench.terminal import notes
+from bench.report import dotplot, page, plots
+from bench.report.terminal import notes
+from bench.results import text
+from bench.results.results import Cell, Results, by_suite, summarize
 from unionfs.errors import UserError
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from bench import syscalls
+from bench.machine import syscalls
 from unionfs.kernel import mount_table
 from unionfs.kernel import syscalls as mounts
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from bench import text
-from bench.estimate import Estimate, confidence, estimate
-from bench.results import Results, summarize
+from bench.results import text
+from bench.results.estimate import Estimate, confidence, estimate
+from bench.results.results import Results, summarize
 
 _TOO_RARE = 0.01
 

@@ -10,8 +10,8 @@ from itertools import groupby
 from pathlib import Path
 
 from bench import runtimes, targets
-from bench.launcher import FILESYSTEM, RUNTIME
-from bench.layers import Build
+from bench.machine.launcher import FILESYSTEM, RUNTIME
+from bench.machine.layers import Build
 from bench.targets import ROOTLESS_BASELINE, Instance
 from bench.workloads.model import Figure, Workload
 from unionfs.errors import UserError

@@ -17,16 +17,16 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from bench import interrupt, programs, unprivileged
-from bench.client import Client, Figures, MeasurementError, Place, Sample, call
-from bench.layers import Layers, build_layers
-from bench.plan import Layout, Plan, figures_of, mount_figure
-from bench.requests import Counter
-from bench.results import FORMAT, Record, Recorder, Results
+from bench.machine import interrupt, programs, unprivileged
+from bench.machine.client import Client, Figures, MeasurementError, Place, Sample, call
+from bench.machine.layers import Layers, build_layers
+from bench.machine.requests import Counter
+from bench.machine.unprivileged import User
+from bench.measuring.plan import Layout, Plan, figures_of, mount_figure
+from bench.results.results import FORMAT, Record, Recorder, Results
 from bench.targets import Instance
 from bench.targets.kernel import Plain
 from bench.targets.model import SERVER, Mounted, Room, mounted
-from bench.unprivileged import User
 from bench.workloads.model import Workload
 
 _GIVE_UP_AFTER = 2  # rounds in which a target's server died

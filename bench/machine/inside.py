@@ -11,8 +11,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import syscalls
-from bench.layers import Layers
+from bench.machine import syscalls
+from bench.machine.layers import Layers
 from unionfs.kernel import syscalls as mounts
 
 _PROGRAMS = ("usr", "etc", "bin", "sbin", "lib", "lib32", "lib64", "libx32")

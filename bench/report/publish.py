@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publish a result file in the documentation: `python -m bench.publish RESULTS [SELFTEST]`, or `make bench-docs`.
+"""Publish a result file in the documentation: `python -m bench.report.publish RESULTS [SELFTEST]`, or `make bench-docs`.
 
 Writes the tables between the markers in docs/benchmarks.md, and the page, the pictures and the packed data in docs/benchmarks/.
 The same files give the same documentation, byte for byte.
@@ -13,16 +13,17 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench import bars, curveplot, page, plots, text
-from bench.estimate import middle_ratio
-from bench.proof import judge
-from bench.report import markdown_table, picture
-from bench.results import Cell, Results, by_suite, load, summarize
-from bench.terminal import baselines, notes
+from bench.measuring.selftest import judge
+from bench.report import bars, curveplot, page, plots
+from bench.report.terminal import baselines, notes
+from bench.report.write import markdown_table, picture
+from bench.results import text
+from bench.results.estimate import middle_ratio
+from bench.results.results import Cell, Results, by_suite, load, summarize
 from unionfs.errors import UserError
 from unionfs.program import run_command
 
-_DOCS = Path(__file__).parent.parent / "docs"
+_DOCS = Path(__file__).parents[2] / "docs"
 Groups = list[tuple[str, list[list[Cell]]]]
 
 
@@ -158,7 +159,7 @@ def _selftest(results: Results) -> str:
 def main() -> int:
     """Run as a program."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.publish", description=(__doc__ or "").partition("\n")[0]
+        prog="python -m bench.report.publish", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("results", type=Path)
     parser.add_argument("selftest", type=Path, nargs="?", help="results of: unionbench selftest")
@@ -168,7 +169,7 @@ def main() -> int:
         publish(options.results, options.selftest)
         return 0
 
-    return run_command("bench.publish", run)
+    return run_command("bench.report.publish", run)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ their lengths may be compared.
 
 from __future__ import annotations
 
-from bench import plots, text
-from bench.launcher import PLAIN, UNION
-from bench.plots import Drawing
-from bench.results import Cell, Results
-from bench.terminal import library
+from bench.machine.launcher import PLAIN, UNION
+from bench.report import plots
+from bench.report.plots import Drawing
+from bench.report.terminal import library
+from bench.results import text
+from bench.results.results import Cell, Results
 from bench.workloads.classic import BARS, MANNERS, figure_name
 
 _BLOCK = 4096  # bytes of an operation at random

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from bench import cgroups, interrupt, syscalls
+from bench.machine import cgroups, interrupt, syscalls
 from unionfs.errors import UserError
 from unionfs.kernel import syscalls as mounts
 from unionfs.program import run_command

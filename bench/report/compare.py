@@ -8,10 +8,11 @@ import math
 import statistics
 from dataclasses import asdict, dataclass
 
-from bench import terminal, text
-from bench.estimate import pair_ratios
-from bench.results import Record, Results, summarize
-from bench.student import Change, adjusted, change
+from bench.report import terminal
+from bench.results import text
+from bench.results.estimate import pair_ratios
+from bench.results.results import Record, Results, summarize
+from bench.results.student import Change, adjusted, change
 from bench.workloads.model import Figure
 from unionfs.errors import UserError
 

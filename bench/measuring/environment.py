@@ -92,7 +92,7 @@ def _fuse() -> dict[str, str]:
 
 def _git() -> str:
     """Return the commit measured, with a + when the tree has changes of its own."""
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     hash_ = _output(root, "rev-parse", "--short=12", "HEAD")
     return f"{hash_}+" if hash_ and _output(root, "status", "--porcelain", "--untracked-files=no") else hash_
 

@@ -8,9 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from bench import text
-from bench.results import Results
-from bench.terminal import library
+from bench.report.terminal import library
+from bench.results import text
+from bench.results.results import Results
 
 Drawing = Any  # a matplotlib figure, axes or ticker: its types are those of an optional library
 # Okabe and Ito's colours, which the colour-blind can tell apart, and two more. As many marks as are coprime to the

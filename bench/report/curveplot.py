@@ -6,12 +6,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
-from bench import text
-from bench.client import QUANTILES
-from bench.estimate import Estimate
-from bench.plots import Drawing, blank, log_axis, mark_target, styled, styles
-from bench.results import Cell, Results
-from bench.terminal import library
+from bench.machine.client import QUANTILES
+from bench.report.plots import Drawing, blank, log_axis, mark_target, styled, styles
+from bench.report.terminal import library
+from bench.results import text
+from bench.results.estimate import Estimate
+from bench.results.results import Cell, Results
 
 _SIZE = (4.9, 3.5)
 _MARKED = [QUANTILES.index(q) for q in (0.5, 0.99)]

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from html import escape
 
-from bench import bars, curveplot, dotplot, page_table, plots, terminal, text
-from bench.estimate import middle_ratio
-from bench.page_style import style_sheet
-from bench.results import Cell, Results, by_suite, latency_quantiles, summarize
+from bench.report import bars, curveplot, dotplot, page_table, plots, terminal
+from bench.report.page_style import style_sheet
+from bench.results import text
+from bench.results.estimate import middle_ratio
+from bench.results.results import Cell, Results, by_suite, latency_quantiles, summarize
 from bench.workloads import SUITES
 
 _NAMES = {"": "Figures", "copyup": "Copy-up", "realwork": "Real work", "mount": "Mounting"}

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TextIO
 
-from bench.client import Sample
-from bench.estimate import Estimate, estimate, pair_ratios
+from bench.machine.client import Sample
+from bench.results.estimate import Estimate, estimate, pair_ratios
 from bench.workloads.model import Figure
 from unionfs.errors import UserError
 

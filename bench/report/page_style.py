@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from bench.plots import COLOURS
+from bench.report.plots import COLOURS
 
 _DARK = ("#e6e6e6", "#5aaee8", "#ff8a4c", "#35c79b", "#e39bc4", "#e0b040", "#8ed0f5", "#b793e0", "#a6a6a6")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from html import escape
 
-from bench import text
-from bench.estimate import confidence
-from bench.results import Cell, Results
+from bench.results import text
+from bench.results.estimate import confidence
+from bench.results.results import Cell, Results
 
 
 def tables(results: Results, rows: list[list[Cell]]) -> str:

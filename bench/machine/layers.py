@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.unprivileged import User
+from bench.machine.unprivileged import User
 
 _CHUNK = 1 << 20
 

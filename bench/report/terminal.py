@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from itertools import groupby
 from types import ModuleType
 
-from bench import text
-from bench.results import Cell, Results, by_suite, summarize
+from bench.results import text
+from bench.results.results import Cell, Results, by_suite, summarize
 from unionfs.errors import UserError
 
 _TITLE_WIDTH = 46
