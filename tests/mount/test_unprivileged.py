@@ -92,6 +92,32 @@ def test_copies_in_a_user_namespace_keep_their_numbers(session: str) -> None:
     assert _run(script) == "low\nmore\n"
 
 
+@pytest.mark.parametrize("session", SESSIONS)
+def test_new_file_in_a_user_namespace_has_no_number_of_a_removed_copy(session: str) -> None:
+    """It may get the copy's inode, of which the number of the lower file was remembered."""
+    script = f"""
+        truncate -s 16M image
+        /sbin/mkfs.ext4 -q image
+        mkdir disk
+        mount -o loop image disk
+        mkdir disk/rw
+        chown 65534:65534 disk/rw
+        {USER} unshare --user --map-root-user --mount sh -ec '
+            {UNIONFS} mount --session {session} -o br:disk/rw=rw:ro=ro,udba=none mnt
+            echo more >> mnt/file
+            number=$(stat -c %i mnt/file)
+            inode=$(stat -c %i disk/rw/file)
+            rm mnt/file
+            for n in 1 2 3 4 5 6 7 8; do echo new > mnt/new$n; done
+            stat -c %i disk/rw/new* | grep -qx $inode || echo "its inode was not used again"
+            stat -c %i mnt/new* | grep -x $number || echo good
+            {UNIONFS} umount mnt
+        '
+        umount disk
+    """
+    assert _run(script) == "good\n"
+
+
 def test_remount_by_a_user_with_the_flags_it_has_succeeds() -> None:
     """What mount(8) says again for a `user` line of fstab is no change; one that is, is refused before anything is done."""
     script = f"""

@@ -72,8 +72,11 @@ class NodeMaker:
         self, parent: Node, name: bytes, found: Found, identity: Identity, kind: int, made: bool
     ) -> Node:
         branch = found.entries[0][0]
-        may_differ = not made or self._numbers.origins
-        ino = self._numbers.of_entry(parent, branch, name, identity) if may_differ else number_of(identity)
+        if made:
+            self._numbers.origins.pop(identity, None)  # of a copy that had this inode
+            ino = number_of(identity)
+        else:
+            ino = self._numbers.of_entry(parent, branch, name, identity)
         if not self._plinks and self._nodes.get(ino) is None:  # nearly always
             fresh = new_node(ino, kind)
             fresh.parent, fresh.name, fresh.identity, fresh.branch = parent, name, identity, branch
