@@ -14,7 +14,7 @@ SETTINGS = settings(
     derandomize=not FUZZ_SECONDS,
     database=None,
     print_blob=False,
-    suppress_health_check=list(HealthCheck.__members__.values()),
+    suppress_health_check=list(HealthCheck),
 )
 
 
