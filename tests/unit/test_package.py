@@ -51,3 +51,9 @@ def test_wheel_has_modules_types_and_programs(tmp_path: Path) -> None:
     assert "License-File: LICENSE" in (described / "PKG-INFO").read_text()
     for program in ("unionfs", "mount.unionfs", "unionfs-overlay", "unionbox", "unionbench"):
         assert f"\n{program} = " in (described / "entry_points.txt").read_text()
+
+
+def test_python_runs_the_program_by_its_package() -> None:
+    """For whoever has the package, but not its programs on the PATH."""
+    done = subprocess.run([sys.executable, "-m", "unionfs.cli", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("unionfs ")
