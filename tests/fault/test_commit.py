@@ -229,3 +229,16 @@ def test_commit_on_filesystem_with_reflinks_shares_blocks(union: Workshop) -> No
     made = union.mount(_PAIR, changing="B1", B0=both / "top", B1=both / "base")
     unionfs("commit", made.mnt, made.branch(1))
     assert (both / "base/big").stat().st_size == 260 << 20
+
+
+def test_commit_told_to_stop_as_it_makes_its_stage_leaves_none(union: Workshop) -> None:
+    """SIGTERM comes with the end of mkdir(2): the stage is known by the time that the program ends for it."""
+    made = union.mount("br:{B0}=rw:{B1}=ro+wh", changing="B1", B0={"f": "new"}, B1={"f": "old"})
+    tracer = ["strace", "-qq", "-o", str(union.root / "trace")]
+    tracer += ["-e", "trace=mkdirat", "-e", "inject=mkdirat:signal=SIGTERM"]
+    words = [*tracer, *program(), "commit", str(made.mnt), str(made.branch(1))]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 143, done.stderr
+    assert "mkdirat" in (union.root / "trace").read_text()
+    assert os.listdir(made.branch(1)) == ["f"] and (made.branch(1) / "f").read_text() == "old"
+    (made / "after").write_text("x")

@@ -109,7 +109,7 @@ def _empty_top(filesystem: UnionFilesystem) -> bytes:
 
 async def _thaw(mountpoint: str) -> None:
     command = [sys.executable, "-c", _THAW, mountpoint]
-    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
     done = await threads.run_program(lambda: command, env={**os.environ, "PYTHONPATH": path})
     if done.returncode:
         log.error("%s stays read-only: %s", mountpoint, done.stderr.decode(errors="replace").strip())

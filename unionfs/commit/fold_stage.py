@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import signal
 import stat
 from collections.abc import Iterator
 
@@ -130,6 +131,16 @@ class Stage:
         self._links.clear()
 
 
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put signals that end the program off until the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class FoldStages:
     """The stages of one fold into the branch `target`; removes first what a fold that was killed left in the branch's root."""
 
@@ -142,14 +153,15 @@ class FoldStages:
         """Return the stage whose entries can be renamed into `directory`: the first directory on its device has it."""
         status = os.fstat(directory)
         if status.st_dev not in self._stages:
-            parent = os.dup(directory)
-            try:
-                self._stages[status.st_dev] = Stage(parent, self._target), parent
-                restore_times(parent, status)
-            except BaseException:
-                if status.st_dev not in self._stages:
-                    os.close(parent)
-                raise
+            with _uninterrupted():  # a stage that was made, and is not known yet, would stay
+                parent = os.dup(directory)
+                try:
+                    self._stages[status.st_dev] = Stage(parent, self._target), parent
+                    restore_times(parent, status)
+                except BaseException:
+                    if status.st_dev not in self._stages:
+                        os.close(parent)
+                    raise
         return self._stages[status.st_dev][0]
 
     @contextlib.contextmanager
