@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.core import layers, opened, outcome
 from unionfs.branches.branch import OpenBranch
+from unionfs.branches.whiteout import Layers
 from unionfs.operations.policy import Policies
 from unionfs.options.aufs import parse
 
@@ -139,20 +140,21 @@ COPY_UP = [
 ]
 
 
+def _copied_to(policy: str, branches: list[OpenBranch], copies: Layers, source: int) -> str:
+    """Return the branch that a policy copies up to, or the errno."""
+    policies = _policies(f"cpup={policy}", branches, EQUAL)
+    chosen: list[OpenBranch] = []
+    failed = outcome(lambda: chosen.append(policies.for_copy_up(branches, copies, branches[source])))
+    return failed or _number(branches, chosen)
+
+
 @pytest.mark.parametrize(("layout", "source", "wanted"), COPY_UP)
 def test_copy_up_policy_picks_a_branch(
     layout: Sequence[str], source: int, wanted: str, tmp_path: Path
 ) -> None:
     """One row each, over the three policies."""
     with opened(tmp_path, layout) as branches, layers(branches, "p") as copies:
-        found = []
-        for policy in ("tdp", "bup", "bu"):
-            policies = _policies(f"cpup={policy}", branches, EQUAL)
-            chosen: list[OpenBranch] = []
-            failed = outcome(
-                lambda: chosen.append(policies.for_copy_up(branches, copies, branches[source]))  # noqa: B023
-            )
-            found.append(failed or _number(branches, chosen))
+        found = [_copied_to(policy, branches, copies, source) for policy in ("tdp", "bup", "bu")]
         assert " ".join(found) == wanted
 
 

@@ -67,12 +67,15 @@ class CopyJob:
         source_id: Identity,
         write_back: WriteBack | None,
     ) -> CopyJob:
-        """Make the stage in the directory `staging`; the job owns `source_fd` from then on."""
-        own = os.dup(staging)  # a branch may be removed while a thread copies to it
+        """Make the stage in the directory `staging`. `source_fd` is the job's from the call on, also if that fails."""
+        own = -1
         try:
+            own = os.dup(staging)  # a branch may be removed while a thread copies to it
             fd, staged = _make_stage(own, name)
         except BaseException:
-            os.close(own)
+            for descriptor in (own, source_fd):
+                if descriptor >= 0:
+                    os.close(descriptor)
             raise
         job = cls(source_fd, fd, own, staged, length, whole=whole)
         job.target, job.source_id, job.write_back = target, source_id, write_back

@@ -94,14 +94,10 @@ class Stage:
             os.link(new, first, src_dir_fd=into, dst_dir_fd=self.fd, follow_symlinks=False)
 
     def _copy_regular(self, opened: int, status: os.stat_result, into: int, new: bytes) -> None:
-        data = open_unseen(opened)
-        try:
-            job = CopyJob.create(
-                data, self.fd, new, status.st_size, whole=True, target=self._target, source_id=0, write_back=None
-            )  # fmt: skip
-        except BaseException:
-            os.close(data)
-            raise
+        job = CopyJob.create(
+            open_unseen(opened), self.fd, new, status.st_size, whole=True, target=self._target,
+            source_id=0, write_back=None,
+        )  # fmt: skip
         try:
             job.run()
             if job.error is not None:

@@ -92,21 +92,17 @@ class CopyJobs:
         union = self._union
         parent_fd = target.root if node.parent is None else self._directory_on(node.parent, target)
         staging = union.stage_dir(target, parent_fd)
+        write_back = self._write_back(target) if size else None
         data = self._open_source(node, source, status)
         try:
-            job = CopyJob.create(
-                data,
-                staging,
-                node.name,
-                size,
-                whole=size == status.st_size == os.fstat(data).st_size,
-                target=target,
-                source_id=node.identity,
-                write_back=self._write_back(target) if size else None,
-            )
-        except BaseException:
+            whole = size == status.st_size == os.fstat(data).st_size
+        except OSError:
             os.close(data)
             raise
+        job = CopyJob.create(
+            data, staging, node.name, size, whole=whole, target=target, source_id=node.identity,
+            write_back=write_back,
+        )  # fmt: skip
         job.flags = protection.flags_of(data)
         return job
 

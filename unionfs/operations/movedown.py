@@ -132,15 +132,11 @@ def _copy(
     `marked`: it may have overlayfs' marks, which stay behind.
     """
     status = os.fstat(opened)
-    data = open_unseen(opened)
-    try:
-        job = CopyJob.create(
-            data, union.stage_dir(target, fd), name, status.st_size, whole=True, target=target,
-            source_id=node.identity, write_back=None,
-        )  # fmt: skip
-    except BaseException:
-        os.close(data)
-        raise
+    staging = union.stage_dir(target, fd)
+    job = CopyJob.create(
+        open_unseen(opened), staging, name, status.st_size, whole=True, target=target,
+        source_id=node.identity, write_back=None,
+    )  # fmt: skip
     try:
         job.run()
         if job.error is not None:
